@@ -1,0 +1,1 @@
+//! Shared workloads, trace replay against Belady's optimum, peer comparisons.

@@ -1,0 +1,1 @@
+//! Brings models in: model sources, quantisation at conversion, the store writer.

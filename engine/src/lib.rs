@@ -1,0 +1,8 @@
+//! Token ids in, token ids out.
+//!
+//! The engine never sees text, JSON or HTTP, and does not know which backend it runs on.
+#![forbid(unsafe_code)]
+
+mod api;
+
+pub use api::*;

@@ -1,0 +1,1 @@
+//! XXH3-128 of the bytes of a read.

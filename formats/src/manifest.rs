@@ -1,0 +1,135 @@
+//! The store's manifest: what the files of a converted model hold, and the checksum of every read.
+
+use crate::{BlockFormat, ExpertKey, model_config::ModelConfig};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The version that this build writes and reads.
+pub const FORMAT_VERSION: u32 = 1;
+/// Every pageable object starts and ends on a multiple of this, in bytes: one aligned direct read.
+pub const OBJECT_ALIGNMENT_BYTES: u64 = 4096;
+/// Every tensor inside an object starts on a multiple of this, in bytes.
+pub const TENSOR_ALIGNMENT_BYTES: u64 = 256;
+/// The one kernel layout of this version: row-major rows of blocks, as the format defines them.
+pub const LAYOUT_ROW_MAJOR: &str = "row-major-1";
+
+/// `manifest.json`, written last: a folder without it is no store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// See [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// The name that clients see, unless the server is told another.
+    pub name: String,
+    /// Architecture and hyper-parameters.
+    pub config: ModelConfig,
+    /// Every file that the tensors live in, relative to the store, with its exact size.
+    pub files: Vec<StoreFile>,
+    /// Everything that stays in memory, by canonical tensor name (see `docs/store.md`).
+    pub resident: BTreeMap<String, ResidentTensor>,
+    /// Everything that is paged.
+    pub objects: Vec<PageableObject>,
+    /// The text side.
+    pub text: TextFiles,
+    /// Where it came from.
+    pub provenance: Provenance,
+}
+
+/// One tensor file of the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreFile {
+    /// Path relative to the store, `/` between parts.
+    pub path: String,
+    /// Its exact size.
+    pub bytes: u64,
+}
+
+/// An index into [`Manifest::files`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FileIndex(pub u32);
+
+/// One tensor that stays in memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResidentTensor {
+    /// The file.
+    pub file: FileIndex,
+    /// First byte in the file.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Rows first, elements of a row last.
+    pub shape: Vec<u64>,
+    /// How it is stored.
+    pub format: BlockFormat,
+    /// XXH3-128 of exactly these bytes, 32 lower-case hex digits.
+    pub xxh3_128: String,
+}
+
+/// One object that is read as a whole: a routed expert.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PageableObject {
+    /// Its name.
+    pub key: ExpertKey,
+    /// The file.
+    pub file: FileIndex,
+    /// First byte in the file, a multiple of [`OBJECT_ALIGNMENT_BYTES`].
+    pub offset: u64,
+    /// Length, a multiple of [`OBJECT_ALIGNMENT_BYTES`].
+    pub bytes: u64,
+    /// The kernel layout of the bytes.
+    pub layout: String,
+    /// The tensors inside, by role: `gate_proj`, `up_proj`, `down_proj`.
+    pub tensors: BTreeMap<String, ObjectTensor>,
+    /// XXH3-128 of exactly the bytes read, 32 lower-case hex digits.
+    pub xxh3_128: String,
+}
+
+/// One tensor inside a pageable object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectTensor {
+    /// First byte, from the object's start.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Rows first, elements of a row last.
+    pub shape: Vec<u64>,
+    /// How it is stored.
+    pub format: BlockFormat,
+}
+
+/// The text side of a store: file names relative to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextFiles {
+    /// `tokenizer.json` in Hugging Face's format.
+    pub tokenizer: Option<String>,
+    /// The Jinja chat template.
+    pub chat_template: Option<String>,
+    /// `generation_config.json`: default sampling and end-of-sequence ids.
+    pub generation_config: Option<String>,
+    /// Text of the special tokens that templates name: `bos_token`, `eos_token`, `pad_token`.
+    #[serde(default)]
+    pub special_tokens: BTreeMap<String, String>,
+    /// Token ids that end an answer, from the generation config or else the model config.
+    #[serde(default)]
+    pub end_of_sequence_ids: Vec<u32>,
+}
+
+/// Where a store came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// The converter's name and version.
+    pub converter: String,
+    /// The files that it read.
+    pub sources: Vec<SourceFile>,
+}
+
+/// One file that a conversion read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceFile {
+    /// File name, without folders.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256, 64 lower-case hex digits.
+    pub sha256: String,
+}

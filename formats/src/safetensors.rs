@@ -1,0 +1,1 @@
+//! Safetensors headers over hostile bytes, and a writer that aligns.

@@ -1,0 +1,1 @@
+//! Request, response, error and event types of the HTTP surface, with their schemas.

@@ -1,0 +1,2 @@
+//! The `odmoe` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Whole-server tests: the harness that starts the real binary, and what it must promise.
