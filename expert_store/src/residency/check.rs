@@ -18,6 +18,11 @@ impl Machine {
         self.check_tickets();
     }
 
+    /// Prefetched objects, in memory or on the way, that were not used so far.
+    pub fn unused_prefetches(&self) -> usize {
+        self.prefetched.len()
+    }
+
     /// Each flight is in exactly one place; slots that flights and copies read from are pinned once for each.
     fn check_flights(&self, pins: &mut HashMap<SlotId, u32>) {
         let mut in_line = 0;

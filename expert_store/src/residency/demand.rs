@@ -105,26 +105,23 @@ impl Machine {
         self.touch(key, heat_of(phase));
         let now = self.now;
         let flight = self.flights.get_mut(&key).expect("checked by the caller");
-        let before = flight.priority();
         flight.prefetch = false;
         if flight.waiters.is_empty() {
             flight.since = now;
         }
         flight.waiters.push(ticket);
         flight.decode |= phase == Phase::Decode;
-        let (stage, heat, after) = (flight.stage, flight.heat(), flight.priority());
+        let (stage, heat, priority) = (flight.stage, flight.heat(), flight.priority());
         if let Some(slot) = self.filling_slot(stage) {
             self.pool(slot)
                 .update(slot.index, |s| (s.heat, s.unused) = (heat, false));
         }
-        if let Stage::Reading(read) = stage
-            && self.reads[&read].started.is_none()
-            && after < before
-        {
-            self.commands.push(Command::Reprioritise {
-                read,
-                priority: after,
-            });
+        if let Stage::Reading(read) = stage {
+            let state = self.reads.get_mut(&read).expect("a flight's read is known");
+            if state.started.is_none() && priority < state.priority {
+                state.priority = priority;
+                self.commands.push(Command::Reprioritise { read, priority });
+            }
         }
         self.enqueue(key);
     }

@@ -56,6 +56,8 @@ impl Flight {
 pub(super) struct ReadInFlight {
     pub key: ExpertKey,
     pub slot: SlotId,
+    /// As the executor knows it.
+    pub priority: Priority,
     pub issued: Moment,
     /// When a reader took it.
     pub started: Option<Moment>,

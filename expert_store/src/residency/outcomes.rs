@@ -80,6 +80,7 @@ impl Machine {
         flight.stage = Stage::Reading(read);
         let priority = flight.priority();
         let again = ReadInFlight {
+            priority,
             issued: self.now,
             cancelling: false,
             ..state

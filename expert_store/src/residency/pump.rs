@@ -137,6 +137,7 @@ impl Machine {
                 let state = ReadInFlight {
                     key,
                     slot,
+                    priority,
                     issued: self.now,
                     started: None,
                     cancelling: false,
