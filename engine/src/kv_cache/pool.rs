@@ -86,3 +86,54 @@ impl BlockPool {
         assert!(seen.iter().all(|&seen| seen), "a KV block leaked");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_come_in_order_and_the_one_freed_last_first() {
+        let mut pool = BlockPool::new(4);
+        let mut blocks = Vec::new();
+        assert!(pool.allocate(3, &mut blocks));
+        assert_eq!(blocks, [0, 1, 2]);
+        pool.release([0, 1].into_iter());
+        assert_eq!((pool.used(), pool.free()), (1, 3));
+        let mut again = Vec::new();
+        assert!(pool.allocate(3, &mut again));
+        assert_eq!(again, [0, 1, 3]);
+        pool.check_owners([[2].as_slice(), &again].into_iter());
+    }
+
+    #[test]
+    fn too_few_blocks_change_nothing() {
+        let mut pool = BlockPool::new(2);
+        let mut blocks = Vec::new();
+        assert!(!pool.allocate(3, &mut blocks));
+        assert!(blocks.is_empty() && pool.free() == 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "freed twice")]
+    fn a_double_free_is_a_bug() {
+        let mut pool = BlockPool::new(2);
+        pool.allocate(1, &mut Vec::new());
+        pool.release([0, 0].into_iter());
+    }
+
+    #[test]
+    #[should_panic(expected = "leaked")]
+    fn a_leak_is_found() {
+        let mut pool = BlockPool::new(2);
+        pool.allocate(1, &mut Vec::new());
+        pool.check_owners(std::iter::empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "two owners")]
+    fn a_shared_block_is_found() {
+        let mut pool = BlockPool::new(2);
+        pool.allocate(1, &mut Vec::new());
+        pool.check_owners([[0].as_slice(), &[0]].into_iter());
+    }
+}

@@ -54,3 +54,31 @@ pub fn kv_position(blocks: &[u32], block_tokens: usize, position: usize) -> KvPo
         offset: (position % block_tokens) as u32,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_grows_shares_and_gives_back() {
+        let mut pool = BlockPool::new(3);
+        let mut other = BlockTable::default();
+        let mut table = BlockTable::default();
+        assert!(table.grow_to(1, &mut pool) && other.grow_to(1, &mut pool));
+        let before = table.share();
+        assert!(!table.grow_to(3, &mut pool), "one is left");
+        assert!(Arc::ptr_eq(&before, &table.share()), "nothing changed");
+        assert!(table.grow_to(2, &mut pool));
+        assert_eq!(*table.share(), [0, 2]);
+        assert_eq!(
+            kv_position(&table.share(), 4, 6),
+            KvPosition {
+                block: 2,
+                offset: 2
+            }
+        );
+        table.release(&mut pool);
+        assert_eq!(pool.used(), 1);
+        assert!(table.share().is_empty());
+    }
+}
