@@ -61,10 +61,6 @@ impl Sequence {
         self.tokens.len() - self.prompt_tokens
     }
 
-    pub fn max_new_tokens(&self) -> usize {
-        self.max_new_tokens
-    }
-
     /// Positions that are computed if all new tokens are generated. The last one is never fed back.
     pub fn most_positions(&self) -> usize {
         self.prompt_tokens + self.max_new_tokens - 1
