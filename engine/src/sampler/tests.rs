@@ -197,6 +197,11 @@ fn equal_tokens_are_cut_from_the_higher_id() {
     };
     assert_eq!(support(params(3, 1.0), &[1.0; 5]), [0, 1, 2]);
     assert_eq!(support(params(0, 0.5), &[1.0; 5]), [0, 1, 2]);
+    assert_eq!(
+        support(params(0, 0.5), &[1.0; 4]),
+        [0, 1],
+        "reached exactly"
+    );
 }
 
 #[test]
