@@ -1,98 +1,33 @@
-//! Millions of seeded steps of the scheduler: requests, cancellations, lanes that end in any order, lanes that are
-//! dropped, tiny caches. A shadow of the KV cache checks that every position of every sequence is computed with the
-//! right token, in blocks that nobody else writes while they matter.
-//!
-//! `ODMOE_SIMULATION_SEED=n` runs episode n alone.
+//! What can happen to a scheduler, at random.
 
-use odmoe_engine::scheduler::{LaneKind, LanePlan, LaneSpan, Removal, Scheduler, SchedulerConfig};
+use crate::checks::{Live, token_at};
+use crate::random::{Random, mix};
+use crate::reached::Reached;
+use odmoe_engine::scheduler::{LaneKind, LanePlan, Removal, Scheduler, SchedulerConfig};
 use odmoe_engine::{RequestId, SubmitError};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-const EPISODES: u64 = 4000;
 const STEPS: usize = 1500;
 const LANES: [LaneKind; 2] = [LaneKind::Prefill, LaneKind::Decode];
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    fn within(&mut self, first: usize, last: usize) -> usize {
-        first + self.below(last - first + 1)
-    }
-}
-
-fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-/// The one token that belongs at a position of a request, prompt and answer alike.
-fn token_at(id: RequestId, position: usize) -> u32 {
-    mix(id.0 << 32 | position as u64) as u32
-}
-
-/// What the simulation knows of a request that lives.
-struct Live {
-    prompt_tokens: usize,
-    max_new_tokens: usize,
-    tokens: usize,
-    /// Positions in the cache. None while it waits, as far as plans have told.
-    computed: Option<usize>,
-    lane: Option<LaneKind>,
-    planned: bool,
-    /// Sampled since it was last (re)computed.
-    decodes: bool,
-    removed: bool,
-    preemptions: u32,
-}
-
-/// How often something happened, over all episodes: a simulation that never gets there shows nothing.
-#[derive(Default, Debug)]
-struct Reached {
-    steps: u64,
-    finished: u64,
-    preempted: u64,
-    preempted_in_prefill: u64,
-    recomputed: u64,
-    stalled: u64,
-    aborted: u64,
-    removed_waiting: u64,
-    removed_idle: u64,
-    removed_in_lane: u64,
-    too_long: u64,
-    queue_full: u64,
-    packed: u64,
-    both_out: u64,
-}
-
-struct Simulation<'a> {
-    random: Random,
-    config: SchedulerConfig,
-    scheduler: Scheduler,
-    now: Instant,
-    next_id: u64,
+pub struct Simulation<'a> {
+    pub random: Random,
+    pub config: SchedulerConfig,
+    pub scheduler: Scheduler,
+    pub now: Instant,
+    pub next_id: u64,
     /// By id, which is the order of submission.
-    live: BTreeMap<RequestId, Live>,
-    out: BTreeMap<LaneKind, LanePlan>,
+    pub live: BTreeMap<RequestId, Live>,
+    pub out: BTreeMap<LaneKind, LanePlan>,
     /// By slot (block * block_tokens + offset): which position of which request was written last, and its token.
-    cache: Vec<Option<(RequestId, usize, u32)>>,
-    last_first_planned: Option<RequestId>,
-    reached: &'a mut Reached,
+    pub cache: Vec<Option<(RequestId, usize, u32)>>,
+    pub last_first_planned: Option<RequestId>,
+    pub reached: &'a mut Reached,
 }
 
 impl<'a> Simulation<'a> {
-    fn new(seed: u64, reached: &'a mut Reached) -> Self {
+    pub fn new(seed: u64, reached: &'a mut Reached) -> Self {
         let mut random = Random(mix(seed));
         let config = SchedulerConfig {
             max_running: random.within(1, 8),
@@ -116,7 +51,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    fn episode(&mut self) {
+    pub fn episode(&mut self) {
         // Each episode has its own mixture of events; some never happen in it.
         let mut weights: [usize; 6] = std::array::from_fn(|_| self.random.below(10));
         weights[1] += 5;
@@ -247,107 +182,6 @@ impl<'a> Simulation<'a> {
         self.out.insert(kind, plan);
     }
 
-    fn note_preempted(&mut self, id: RequestId) {
-        self.reached.preempted += 1;
-        // It may have been removed since.
-        if let Some(live) = self.live.get_mut(&id) {
-            assert!(
-                live.lane.is_none() && !live.removed,
-                "{id:?} was preempted in a lane"
-            );
-            self.reached.preempted_in_prefill += u64::from(!live.decodes);
-            live.computed = None;
-            live.decodes = false;
-            live.preemptions += 1;
-        }
-    }
-
-    fn enter(&mut self, kind: LaneKind, span: &LaneSpan) {
-        let id = span.id;
-        let live = self.live.get_mut(&id).expect("planned after its end");
-        assert!(
-            !live.removed && live.lane.is_none(),
-            "{id:?} is in two lanes or was removed"
-        );
-        let computed = *live.computed.get_or_insert(0);
-        assert_eq!(
-            span.first_position, computed,
-            "{id:?} skips or repeats positions"
-        );
-        let end = computed + span.tokens.len();
-        assert!(end > computed && end <= live.tokens);
-        for (position, &token) in (computed..).zip(&span.tokens) {
-            assert_eq!(
-                token,
-                token_at(id, position),
-                "{id:?} has a wrong token at {position}"
-            );
-        }
-        assert_eq!(span.samples, end == live.tokens);
-        assert_eq!(span.sample_position(), end);
-        assert_eq!(
-            live.decodes,
-            kind == LaneKind::Decode,
-            "{id:?} is in the wrong kind of lane"
-        );
-        assert!(kind == LaneKind::Prefill || span.tokens.len() == 1 && span.samples);
-        if kind == LaneKind::Prefill && live.tokens > live.prompt_tokens && span.samples {
-            self.reached.recomputed += 1;
-        }
-        live.lane = Some(kind);
-        if !std::mem::replace(&mut live.planned, true) {
-            assert!(self.last_first_planned < Some(id), "{id:?} was overtaken");
-            self.last_first_planned = Some(id);
-        }
-    }
-
-    /// Whoever could decode and is not in the decode lane lacks a block.
-    fn check_nobody_is_left_out(&mut self) {
-        for (id, live) in &self.live {
-            if let Some(computed) = live.computed
-                && live.lane.is_none()
-                && live.decodes
-            {
-                assert_eq!(
-                    computed % self.config.kv_block_tokens,
-                    0,
-                    "{id:?} had room and was left out"
-                );
-                assert_eq!(
-                    self.scheduler.blocks_used(),
-                    self.config.kv_blocks,
-                    "{id:?} was left out"
-                );
-                self.reached.stalled += 1;
-            }
-        }
-    }
-
-    fn write(&mut self, spans: &[LaneSpan]) {
-        for span in spans {
-            for (i, place) in span.kv_positions(self.config.kv_block_tokens).enumerate() {
-                let slot =
-                    place.block as usize * self.config.kv_block_tokens + place.offset as usize;
-                self.cache[slot] = Some((span.id, span.first_position + i, span.tokens[i]));
-            }
-        }
-    }
-
-    /// Attention of the span's last token sees every position up to it, as it was written.
-    fn check_cache(&self, span: &LaneSpan) {
-        let block_tokens = self.config.kv_block_tokens;
-        for position in 0..span.sample_position() {
-            let slot = span.blocks[position / block_tokens] as usize * block_tokens
-                + position % block_tokens;
-            let expected = Some((span.id, position, token_at(span.id, position)));
-            assert_eq!(
-                self.cache[slot], expected,
-                "position {position} of {:?}",
-                span.id
-            );
-        }
-    }
-
     fn complete(&mut self, kind: LaneKind) {
         let Some(plan) = self.out.remove(&kind) else {
             return;
@@ -388,22 +222,6 @@ impl<'a> Simulation<'a> {
             self.live.remove(&id);
             self.reached.finished += 1;
         }
-    }
-
-    fn check_tokens(&self, id: RequestId) {
-        let tokens = self.scheduler.tokens(id);
-        let live = &self.live[&id];
-        assert_eq!(tokens.len(), live.tokens);
-        assert!(
-            (0..)
-                .zip(tokens)
-                .all(|(position, &token)| token == token_at(id, position))
-        );
-        let told = self.scheduler.timings(id).preemptions;
-        assert_eq!(
-            told, live.preemptions,
-            "{id:?} was preempted and no plan told"
-        );
     }
 
     fn abort(&mut self, kind: LaneKind) {
@@ -535,61 +353,5 @@ impl<'a> Simulation<'a> {
             self.scheduler.waiting(),
         );
         assert_eq!(rest, (0, 0, 0));
-    }
-}
-
-/// Says which episode failed.
-struct SeedOnPanic(u64);
-
-impl Drop for SeedOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!(
-                "the scheduler's simulation failed: ODMOE_SIMULATION_SEED={}",
-                self.0
-            );
-        }
-    }
-}
-
-#[test]
-fn a_million_steps() {
-    let chosen = std::env::var("ODMOE_SIMULATION_SEED").ok();
-    let chosen = chosen.map(|seed| {
-        seed.parse::<u64>()
-            .expect("ODMOE_SIMULATION_SEED is a number")
-    });
-    let seeds = chosen.map_or(0..EPISODES, |seed| seed..seed + 1);
-    let mut reached = Reached::default();
-    for seed in seeds {
-        let _guard = SeedOnPanic(seed);
-        Simulation::new(seed, &mut reached).episode();
-    }
-    println!("{reached:?}");
-    if chosen.is_none() {
-        reached.check();
-    }
-}
-
-impl Reached {
-    /// That everything the simulation is for happened, and often.
-    fn check(&self) {
-        assert!(self.steps >= 1_000_000, "{self:?}");
-        let often = [
-            self.finished,
-            self.preempted,
-            self.preempted_in_prefill,
-            self.recomputed,
-            self.stalled,
-            self.aborted,
-            self.removed_waiting,
-            self.removed_idle,
-            self.removed_in_lane,
-            self.too_long,
-            self.queue_full,
-            self.packed,
-            self.both_out,
-        ];
-        assert!(often.iter().all(|&times| times >= 1000), "{self:?}");
     }
 }
