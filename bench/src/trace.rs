@@ -58,7 +58,7 @@ impl Ranking {
             return Err(TraceError::Shape(shape));
         }
         let per_token = shape.layers * shape.ranked;
-        if ids.is_empty() || ids.len() % per_token != 0 {
+        if ids.is_empty() || !ids.len().is_multiple_of(per_token) {
             return Err(TraceError::Length {
                 bytes: ids.len(),
                 per_token,
