@@ -73,7 +73,9 @@ fn a_failure_is_told_to_everybody_who_waits() {
         h.acquire_as(&[0], Phase::Prefill),
         h.acquire(&[0, 1]),
     ];
-    h.until("the read to begin", |h| h.faulty.hanging() == 1);
+    h.until("the other read to end", |h| {
+        h.faulty.hanging() == 1 && h.store.gauges().resident.0 == SMALL
+    });
     h.store.poll(Instant::now() + 2 * TIMEOUT);
     for ticket in tickets {
         let got = h.finish(ticket);
