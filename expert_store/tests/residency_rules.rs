@@ -309,10 +309,12 @@ fn prefetch_spares_what_current_hints_name() {
     d.machine.hint(1, &keys([0, 1, 2, 3]));
     d.hint([10, 11, 12, 13, 14]);
     d.read_all();
-    d.machine.demand(&keys([0, 1, 2, 3]), Phase::Decode, at(0));
-    assert_eq!(
-        d.last_lookup(),
-        LookupResult::Hit,
-        "least recently used, but hinted"
-    );
+    for index in 0..4 {
+        d.demand([index], Phase::Decode);
+        assert_eq!(
+            d.last_lookup(),
+            LookupResult::Hit,
+            "{index} is least recently used, but hinted"
+        );
+    }
 }
