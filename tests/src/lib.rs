@@ -5,12 +5,15 @@
 #![forbid(unsafe_code)]
 
 pub mod binary;
+pub mod cgroup;
 pub mod client;
+pub mod memory_sum;
 pub mod metrics;
 pub mod process;
 pub mod server;
 pub mod sse;
 pub mod store_files;
+pub mod synthetic;
 pub mod workspace;
 
 pub use client::{Client, Reply};

@@ -28,8 +28,8 @@ pub struct ServerOptions {
     pub home: Option<PathBuf>,
     /// The binary, in place of the one under test.
     pub binary: Option<PathBuf>,
-    /// The most open files, as `ulimit -n` sets it.
-    pub open_files: Option<u32>,
+    /// A shell line that the process runs before it becomes the server: a limit, a cgroup.
+    pub prelude: Option<String>,
     /// The port, in place of a free one.
     pub port: Option<u16>,
 }
@@ -171,12 +171,12 @@ fn command(options: &ServerOptions, home: &Path, port: u16) -> Command {
         .binary
         .clone()
         .unwrap_or_else(|| crate::binary::odmoe_binary().to_path_buf());
-    let mut command = match options.open_files {
+    let mut command = match &options.prelude {
         None => Command::new(binary),
-        Some(limit) => {
+        Some(line) => {
             let mut shell = Command::new("sh");
             shell
-                .args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")])
+                .args(["-ec", &format!("{line}; exec \"$0\" \"$@\"")])
                 .arg(binary);
             shell
         }
