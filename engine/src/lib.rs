@@ -4,5 +4,8 @@
 #![forbid(unsafe_code)]
 
 mod api;
+pub mod kv_cache;
+pub mod sampler;
+pub mod scheduler;
 
 pub use api::*;
