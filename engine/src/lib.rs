@@ -7,12 +7,13 @@
 
 mod api;
 mod handle;
-mod kv_cache;
+pub mod kv_cache;
 mod lanes;
 mod memory;
 mod model;
-mod sampler;
-mod scheduler;
+pub mod sampler;
+pub mod scheduler;
+mod start;
 mod step_loop;
 
 pub use api::*;

@@ -30,6 +30,8 @@ pub struct Model {
     pub kv: KvCache,
     /// The layouts of paged experts.
     pub catalog: Arc<Catalog>,
+    /// V.
+    pub vocab: usize,
     /// P; 0 predicts nothing.
     pub predict_top: usize,
     /// Who counts.
@@ -313,7 +315,7 @@ impl Cursor<'_> {
         }
         self.model.family.head(self.step())?;
         let logits = &self.scratch.logits;
-        let bytes = self.logit_bytes();
+        let bytes = self.running.pass.sampled_rows.len() * self.model.vocab * size_of::<f32>();
         self.running.phase = Phase::AwaitLogits(self.model.queue.read_back(logits, 0..bytes)?);
         Ok(Progress::LayerDone)
     }
