@@ -36,7 +36,11 @@ pub struct ExpertKey {
 impl ExpertKey {
     /// The key of a routed expert.
     pub const fn routed(layer: u32, index: u32) -> Self {
-        Self { space: Space::RoutedExpert, layer: LayerIndex(layer), index: ExpertIndex(index) }
+        Self {
+            space: Space::RoutedExpert,
+            layer: LayerIndex(layer),
+            index: ExpertIndex(index),
+        }
     }
 }
 
@@ -47,13 +51,20 @@ impl fmt::Display for ExpertKey {
 }
 
 /// A number of bytes; displayed with a binary unit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct ByteCount(pub u64);
 
 impl fmt::Display for ByteCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+        const UNITS: [(&str, u64); 4] = [
+            ("TiB", 1 << 40),
+            ("GiB", 1 << 30),
+            ("MiB", 1 << 20),
+            ("KiB", 1 << 10),
+        ];
         for (name, size) in UNITS {
             if self.0 >= size {
                 return write!(f, "{:.1} {name}", self.0 as f64 / size as f64);

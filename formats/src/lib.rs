@@ -6,10 +6,15 @@
 
 pub mod block;
 pub mod checksum;
+pub mod expected;
 pub mod ids;
 pub mod manifest;
 pub mod model_config;
+pub mod names;
 pub mod safetensors;
+
+#[cfg(test)]
+mod test_random;
 
 pub use block::BlockFormat;
 pub use ids::{ByteCount, ExpertIndex, ExpertKey, LayerIndex, Space};

@@ -1,6 +1,12 @@
 //! The store's manifest: what the files of a converted model hold, and the checksum of every read.
 
-use crate::{BlockFormat, ExpertKey, model_config::ModelConfig};
+mod error;
+mod unique_map;
+mod validate;
+
+pub use error::ManifestError;
+
+use crate::{BlockFormat, ByteCount, ExpertKey, model_config::ModelConfig};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -10,6 +16,10 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const OBJECT_ALIGNMENT_BYTES: u64 = 4096;
 /// Every tensor inside an object starts on a multiple of this, in bytes.
 pub const TENSOR_ALIGNMENT_BYTES: u64 = 256;
+/// The name of the manifest in a store.
+pub const MANIFEST_FILE: &str = "manifest.json";
+/// The largest manifest that is read: several times that of the largest models known.
+pub const MAX_MANIFEST_BYTES: u64 = 256 << 20;
 /// The one kernel layout of this version: row-major rows of blocks, as the format defines them.
 pub const LAYOUT_ROW_MAJOR: &str = "row-major-1";
 
@@ -25,6 +35,7 @@ pub struct Manifest {
     /// Every file that the tensors live in, relative to the store, with its exact size.
     pub files: Vec<StoreFile>,
     /// Everything that stays in memory, by canonical tensor name (see `docs/store.md`).
+    #[serde(deserialize_with = "unique_map::deserialize")]
     pub resident: BTreeMap<String, ResidentTensor>,
     /// Everything that is paged.
     pub objects: Vec<PageableObject>,
@@ -32,6 +43,62 @@ pub struct Manifest {
     pub text: TextFiles,
     /// Where it came from.
     pub provenance: Provenance,
+}
+
+#[derive(Deserialize)]
+struct VersionOnly {
+    format_version: u64,
+}
+
+impl Manifest {
+    /// Parses and validates. Memory use is a small multiple of `json`, which may be hostile.
+    pub fn from_json(json: &[u8]) -> Result<Self, ManifestError> {
+        if json.len() as u64 > MAX_MANIFEST_BYTES {
+            return Err(ManifestError::TooLong {
+                bytes: json.len() as u64,
+            });
+        }
+        let invalid = |error: serde_json::Error| ManifestError::Json(error.to_string());
+        // The version first: a newer format must be called that, not a list of missing fields.
+        let version = serde_json::from_slice::<VersionOnly>(json).map_err(invalid)?;
+        if version.format_version != u64::from(FORMAT_VERSION) {
+            return Err(ManifestError::Version {
+                found: version.format_version,
+            });
+        }
+        let manifest: Self = serde_json::from_slice(json).map_err(invalid)?;
+        manifest.validate()?;
+        Ok(manifest)
+    }
+
+    /// Checks everything that can be checked without the files. What passes has every range inside its declared
+    /// file and apart from all others, every size equal to its shape's, and exactly the objects of its
+    /// configuration.
+    pub fn validate(&self) -> Result<(), ManifestError> {
+        validate::validate(self)
+    }
+
+    /// As JSON. The same manifest gives the same bytes.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut json = serde_json::to_vec_pretty(self).expect("strings and numbers serialise");
+        json.push(b'\n');
+        json
+    }
+
+    /// The declared file of an index. Panics where the manifest was not validated.
+    pub fn file(&self, index: FileIndex) -> &StoreFile {
+        &self.files[index.0 as usize]
+    }
+
+    /// Bytes of all resident tensors.
+    pub fn resident_bytes(&self) -> ByteCount {
+        ByteCount(self.resident.values().map(|tensor| tensor.bytes).sum())
+    }
+
+    /// Bytes of all pageable objects.
+    pub fn object_bytes(&self) -> ByteCount {
+        ByteCount(self.objects.iter().map(|object| object.bytes).sum())
+    }
 }
 
 /// One tensor file of the store.
@@ -79,6 +146,7 @@ pub struct PageableObject {
     /// The kernel layout of the bytes.
     pub layout: String,
     /// The tensors inside, by role: `gate_proj`, `up_proj`, `down_proj`.
+    #[serde(deserialize_with = "unique_map::deserialize")]
     pub tensors: BTreeMap<String, ObjectTensor>,
     /// XXH3-128 of exactly the bytes read, 32 lower-case hex digits.
     pub xxh3_128: String,
@@ -107,7 +175,7 @@ pub struct TextFiles {
     /// `generation_config.json`: default sampling and end-of-sequence ids.
     pub generation_config: Option<String>,
     /// Text of the special tokens that templates name: `bos_token`, `eos_token`, `pad_token`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "unique_map::deserialize")]
     pub special_tokens: BTreeMap<String, String>,
     /// Token ids that end an answer, from the generation config or else the model config.
     #[serde(default)]
@@ -133,3 +201,6 @@ pub struct SourceFile {
     /// SHA-256, 64 lower-case hex digits.
     pub sha256: String,
 }
+
+#[cfg(test)]
+mod tests;

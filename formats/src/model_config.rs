@@ -47,3 +47,362 @@ pub struct MoeConfig {
     /// Layers with a dense MLP in place of experts, ascending.
     pub dense_layers: Vec<u32>,
 }
+
+/// The most layers that a configuration may claim.
+pub const MAX_LAYERS: u32 = 1024;
+/// The most routed experts that a layer may claim.
+pub const MAX_EXPERTS_PER_LAYER: u32 = 65_536;
+/// The largest width of anything: the vocabulary, a hidden state, all heads together.
+pub const MAX_WIDTH: u32 = 1 << 24;
+/// The widest head.
+pub const MAX_HEAD_DIM: u32 = 4096;
+
+/// A configuration that no model can have, or that is too large to be meant.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A size of nothing.
+    #[error("{field} is 0")]
+    Zero {
+        /// Which.
+        field: &'static str,
+    },
+    /// Larger than any model of today by far.
+    #[error("{field} is {found}, more than the {limit} that this build accepts")]
+    TooLarge {
+        /// Which.
+        field: &'static str,
+        /// What it says.
+        found: u64,
+        /// The most.
+        limit: u64,
+    },
+    /// Grouped-query attention needs whole groups.
+    #[error(
+        "num_attention_heads ({attention}) is not a multiple of num_key_value_heads ({key_value})"
+    )]
+    HeadGroups {
+        /// Query heads.
+        attention: u32,
+        /// Key/value heads.
+        key_value: u32,
+    },
+    /// Rotary embedding turns pairs of elements.
+    #[error("head_dim is {0}, an odd number; rotary embedding turns pairs")]
+    OddHeadDim(u32),
+    /// The router cannot choose more experts than there are.
+    #[error("num_experts_per_tok is {chosen} but there are {experts} experts")]
+    TopK {
+        /// How many are chosen.
+        chosen: u32,
+        /// How many there are.
+        experts: u32,
+    },
+    /// A number that is not a usable one.
+    #[error("{field} is {found}; it must be finite and greater than 0")]
+    NotPositive {
+        /// Which.
+        field: &'static str,
+        /// What it says.
+        found: f64,
+    },
+    /// The list of dense layers is not ascending or names a layer that is not there.
+    #[error("dense_layers must be ascending and below {layers}; {found} is not")]
+    DenseLayers {
+        /// The first that is wrong.
+        found: u32,
+        /// How many layers there are.
+        layers: u32,
+    },
+    /// Nothing to page: not a mixture-of-experts model.
+    #[error("every layer is dense; a mixture-of-experts model has at least one sparse layer")]
+    NoSparseLayer,
+    /// An architecture name that cannot be one.
+    #[error("architecture {0:?} is not a name of 1 to 64 letters, digits, '-', '_' or '.'")]
+    ArchitectureName(String),
+}
+
+impl ModelConfig {
+    /// Whether a layer routes to experts.
+    pub fn is_sparse(&self, layer: u32) -> bool {
+        self.moe.dense_layers.binary_search(&layer).is_err()
+    }
+
+    /// Layers that route to experts. Only of a configuration that passed [`Self::check`].
+    pub fn sparse_layers(&self) -> u32 {
+        self.num_hidden_layers - self.moe.dense_layers.len() as u32
+    }
+
+    /// Routed experts of all layers. Only of a configuration that passed [`Self::check`].
+    pub fn routed_experts(&self) -> u64 {
+        u64::from(self.sparse_layers()) * u64::from(self.moe.num_experts)
+    }
+
+    /// Whether such a model can be. What passes has no size of 0, no product of two sizes that overflows 64 bits,
+    /// and at most [`MAX_LAYERS`] x [`MAX_EXPERTS_PER_LAYER`] experts.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.check_name()?;
+        self.check_sizes()?;
+        self.check_numbers()?;
+        self.check_relations()?;
+        self.check_dense_layers()
+    }
+
+    fn check_name(&self) -> Result<(), ConfigError> {
+        let name = &self.architecture;
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(allowed) {
+            return Err(ConfigError::ArchitectureName(
+                name.chars().take(64).collect(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_sizes(&self) -> Result<(), ConfigError> {
+        let sizes = [
+            ("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS),
+            ("hidden_size", self.hidden_size, MAX_WIDTH),
+            ("num_attention_heads", self.num_attention_heads, MAX_WIDTH),
+            ("num_key_value_heads", self.num_key_value_heads, MAX_WIDTH),
+            ("head_dim", self.head_dim, MAX_HEAD_DIM),
+            ("vocab_size", self.vocab_size, MAX_WIDTH),
+            (
+                "max_position_embeddings",
+                self.max_position_embeddings,
+                1 << 30,
+            ),
+            ("num_experts", self.moe.num_experts, MAX_EXPERTS_PER_LAYER),
+            (
+                "num_experts_per_tok",
+                self.moe.num_experts_per_tok,
+                MAX_EXPERTS_PER_LAYER,
+            ),
+            (
+                "moe_intermediate_size",
+                self.moe.moe_intermediate_size,
+                MAX_WIDTH,
+            ),
+        ];
+        for (field, found, limit) in sizes {
+            check_size(field, found.into(), limit.into())?;
+        }
+        let all_heads = u64::from(self.num_attention_heads) * u64::from(self.head_dim);
+        check_size(
+            "num_attention_heads * head_dim",
+            all_heads,
+            MAX_WIDTH.into(),
+        )?;
+        if !self.moe.dense_layers.is_empty() {
+            let width = self.intermediate_size.into();
+            check_size("intermediate_size", width, MAX_WIDTH.into())?;
+        }
+        Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<(), ConfigError> {
+        let numbers = [
+            ("rms_norm_eps", f64::from(self.rms_norm_eps)),
+            ("rope_theta", self.rope_theta),
+        ];
+        for (field, found) in numbers {
+            if !(found.is_finite() && found > 0.0) {
+                return Err(ConfigError::NotPositive { field, found });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_relations(&self) -> Result<(), ConfigError> {
+        let (attention, key_value) = (self.num_attention_heads, self.num_key_value_heads);
+        if !attention.is_multiple_of(key_value) {
+            return Err(ConfigError::HeadGroups {
+                attention,
+                key_value,
+            });
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return Err(ConfigError::OddHeadDim(self.head_dim));
+        }
+        let (chosen, experts) = (self.moe.num_experts_per_tok, self.moe.num_experts);
+        if chosen > experts {
+            return Err(ConfigError::TopK { chosen, experts });
+        }
+        Ok(())
+    }
+
+    fn check_dense_layers(&self) -> Result<(), ConfigError> {
+        let layers = self.num_hidden_layers;
+        let mut least = 0;
+        for &found in &self.moe.dense_layers {
+            if found < least || found >= layers {
+                return Err(ConfigError::DenseLayers { found, layers });
+            }
+            least = found + 1;
+        }
+        if self.sparse_layers() == 0 {
+            return Err(ConfigError::NoSparseLayer);
+        }
+        Ok(())
+    }
+}
+
+fn check_size(field: &'static str, found: u64, limit: u64) -> Result<(), ConfigError> {
+    match found {
+        0 => Err(ConfigError::Zero { field }),
+        _ if found > limit => Err(ConfigError::TooLarge {
+            field,
+            found,
+            limit,
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn small() -> ModelConfig {
+        ModelConfig {
+            architecture: "qwen3moe".into(),
+            num_hidden_layers: 2,
+            hidden_size: 64,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 16,
+            vocab_size: 40,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10_000.0,
+            max_position_embeddings: 128,
+            tie_word_embeddings: false,
+            intermediate_size: 0,
+            moe: MoeConfig {
+                num_experts: 3,
+                num_experts_per_tok: 2,
+                moe_intermediate_size: 32,
+                norm_topk_prob: true,
+                dense_layers: Vec::new(),
+            },
+        }
+    }
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut ModelConfig), expected: ConfigError) {
+        let mut config = small();
+        assert_eq!(config.check(), Ok(()));
+        change(&mut config);
+        assert_eq!(config.check(), Err(expected));
+    }
+
+    #[test]
+    fn each_implausible_value_has_its_error() {
+        use ConfigError as E;
+        check(
+            |c| c.hidden_size = 0,
+            E::Zero {
+                field: "hidden_size",
+            },
+        );
+        check(
+            |c| c.moe.num_experts_per_tok = 0,
+            E::Zero {
+                field: "num_experts_per_tok",
+            },
+        );
+        check(
+            |c| c.num_hidden_layers = u32::MAX,
+            E::TooLarge {
+                field: "num_hidden_layers",
+                found: u32::MAX.into(),
+                limit: 1024,
+            },
+        );
+        check(
+            |c| (c.num_attention_heads, c.head_dim) = (1 << 20, 64),
+            E::TooLarge {
+                field: "num_attention_heads * head_dim",
+                found: 1 << 26,
+                limit: 1 << 24,
+            },
+        );
+        check(
+            |c| c.num_key_value_heads = 3,
+            E::HeadGroups {
+                attention: 4,
+                key_value: 3,
+            },
+        );
+        check(|c| c.head_dim = 15, E::OddHeadDim(15));
+        check(
+            |c| c.moe.num_experts_per_tok = 4,
+            E::TopK {
+                chosen: 4,
+                experts: 3,
+            },
+        );
+        check(
+            |c| c.rope_theta = -1.0,
+            E::NotPositive {
+                field: "rope_theta",
+                found: -1.0,
+            },
+        );
+        check(
+            |c| c.rms_norm_eps = f32::INFINITY,
+            E::NotPositive {
+                field: "rms_norm_eps",
+                found: f64::INFINITY,
+            },
+        );
+        check(
+            |c| c.architecture = "a b".into(),
+            E::ArchitectureName("a b".into()),
+        );
+    }
+
+    #[test]
+    fn dense_layers_are_ascending_and_not_all() {
+        use ConfigError as E;
+        let dense = |layers: &'static [u32]| {
+            move |c: &mut ModelConfig| {
+                c.intermediate_size = 8;
+                c.moe.dense_layers = layers.to_vec();
+            }
+        };
+        check(
+            dense(&[2]),
+            E::DenseLayers {
+                found: 2,
+                layers: 2,
+            },
+        );
+        check(
+            dense(&[0, 0]),
+            E::DenseLayers {
+                found: 0,
+                layers: 2,
+            },
+        );
+        check(
+            dense(&[1, 0]),
+            E::DenseLayers {
+                found: 0,
+                layers: 2,
+            },
+        );
+        check(dense(&[0, 1]), E::NoSparseLayer);
+        check(
+            |c| c.moe.dense_layers = vec![1],
+            E::Zero {
+                field: "intermediate_size",
+            },
+        );
+
+        let mut config = small();
+        dense(&[1])(&mut config);
+        assert_eq!(config.check(), Ok(()));
+        assert!(config.is_sparse(0) && !config.is_sparse(1));
+        assert_eq!((config.sparse_layers(), config.routed_experts()), (1, 3));
+    }
+}

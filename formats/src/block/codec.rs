@@ -1,0 +1,102 @@
+//! The reference decoder and encoder of each format: the plainest code that is right, one element after another.
+//! Kernels are checked against it.
+
+use super::BlockFormat;
+use half::{bf16, f16};
+
+/// Elements that share a scale in [`BlockFormat::Q8_0`].
+const Q8_0_ELEMENTS: usize = BlockFormat::Q8_0.block_elements();
+
+impl BlockFormat {
+    /// Decodes whole blocks to F32. Exact for every format.
+    ///
+    /// Panics where `encoded` is not the bytes of exactly `decoded.len()` elements.
+    pub fn decode_row(self, encoded: &[u8], decoded: &mut [f32]) {
+        self.assert_row(encoded.len(), decoded.len());
+        match self {
+            Self::F32 => decode_each(encoded, decoded, f32::from_le_bytes),
+            Self::F16 => decode_each(encoded, decoded, |b| f16::from_le_bytes(b).to_f32()),
+            Self::BF16 => decode_each(encoded, decoded, |b| bf16::from_le_bytes(b).to_f32()),
+            Self::Q8_0 => {
+                let blocks = encoded.chunks_exact(self.block_bytes());
+                for (block, elements) in blocks.zip(decoded.chunks_exact_mut(Q8_0_ELEMENTS)) {
+                    decode_q8_0(block, elements);
+                }
+            }
+        }
+    }
+
+    /// Encodes F32 as whole blocks. Floats round to nearest even and keep NaN as NaN. `Q8_0` follows ggml's reference
+    /// quantiser; what it makes of a block with a value that is not finite is unspecified, but never a panic.
+    ///
+    /// Panics where `encoded` is not the bytes of exactly `decoded.len()` elements.
+    pub fn encode_row(self, decoded: &[f32], encoded: &mut [u8]) {
+        self.assert_row(encoded.len(), decoded.len());
+        match self {
+            Self::F32 => encode_each(decoded, encoded, f32::to_le_bytes),
+            Self::F16 => encode_each(decoded, encoded, |x| f16::from_f32(x).to_le_bytes()),
+            Self::BF16 => encode_each(decoded, encoded, |x| bf16::from_f32(x).to_le_bytes()),
+            Self::Q8_0 => {
+                let blocks = encoded.chunks_exact_mut(self.block_bytes());
+                for (elements, block) in decoded.chunks_exact(Q8_0_ELEMENTS).zip(blocks) {
+                    encode_q8_0(elements, block);
+                }
+            }
+        }
+    }
+
+    fn assert_row(self, bytes: usize, elements: usize) {
+        assert_eq!(
+            self.row_bytes(elements as u64),
+            Some(bytes as u64),
+            "{elements} elements of {self} do not take {bytes} bytes"
+        );
+    }
+}
+
+fn decode_each<const BYTES: usize>(
+    encoded: &[u8],
+    decoded: &mut [f32],
+    decode: impl Fn([u8; BYTES]) -> f32,
+) {
+    let (elements, rest) = encoded.as_chunks::<BYTES>();
+    debug_assert!(rest.is_empty());
+    for (out, bytes) in decoded.iter_mut().zip(elements) {
+        *out = decode(*bytes);
+    }
+}
+
+fn encode_each<const BYTES: usize>(
+    decoded: &[f32],
+    encoded: &mut [u8],
+    encode: impl Fn(f32) -> [u8; BYTES],
+) {
+    let (elements, rest) = encoded.as_chunks_mut::<BYTES>();
+    debug_assert!(rest.is_empty());
+    for (bytes, x) in elements.iter_mut().zip(decoded) {
+        *bytes = encode(*x);
+    }
+}
+
+fn decode_q8_0(block: &[u8], elements: &mut [f32]) {
+    let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
+    for (out, quant) in elements.iter_mut().zip(&block[2..]) {
+        *out = scale * f32::from(*quant as i8);
+    }
+}
+
+/// d = max |x| / 127; q = x * (1 / d), halves away from zero, with d still in F32; then d is stored as binary16.
+fn encode_q8_0(elements: &[f32], block: &mut [u8]) {
+    let largest = elements
+        .iter()
+        .fold(0.0f32, |largest, x| largest.max(x.abs()));
+    let scale = largest / 127.0;
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    block[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+    for (quant, x) in block[2..].iter_mut().zip(elements) {
+        *quant = (x * inverse).round() as i8 as u8;
+    }
+}
+
+#[cfg(test)]
+mod tests;

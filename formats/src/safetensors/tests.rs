@@ -1,0 +1,364 @@
+use super::*;
+use crate::BlockFormat;
+use crate::test_random::Random;
+use ::safetensors::SafeTensors;
+
+/// A file of `data` zeros behind the given JSON.
+fn file(json: &str, data: usize) -> Vec<u8> {
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(json.as_bytes());
+    bytes.resize(bytes.len() + data, 0);
+    bytes
+}
+
+fn parse(bytes: &[u8]) -> Result<SafetensorsHeader, SafetensorsError> {
+    SafetensorsHeader::parse(bytes, bytes.len() as u64)
+}
+
+#[track_caller]
+fn refused(json: &str, data: usize, expected: SafetensorsError) {
+    assert_eq!(parse(&file(json, data)), Err(expected));
+}
+
+#[test]
+fn tensors_come_in_the_order_of_their_bytes() {
+    let json = r#"{"b":{"dtype":"BF16","shape":[2,3],"data_offsets":[8,20]},"__metadata__":{"a":"b"},
+        "a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"i":{"dtype":"I64","shape":[],"data_offsets":[20,28]}}  "#;
+    let header = parse(&file(json, 28)).unwrap();
+    let start = header.data_start;
+    assert_eq!(start, 8 + json.len() as u64);
+    assert_eq!(header.metadata["a"], "b");
+    let names: Vec<&str> = header
+        .tensors
+        .iter()
+        .map(|tensor| tensor.name.as_str())
+        .collect();
+    assert_eq!(names, ["a", "b", "i"]);
+    assert_eq!(header.tensors[1].range, start + 8..start + 20);
+    assert_eq!(header.tensors[1].block_format(), Ok(BlockFormat::BF16));
+    assert_eq!(
+        header.tensors[2].block_format(),
+        Err(SafetensorsError::UnsupportedDtype {
+            tensor: "i".into(),
+            dtype: Dtype::I64
+        })
+    );
+}
+
+#[test]
+fn lengths_are_checked_against_the_file() {
+    use SafetensorsError as E;
+    assert_eq!(
+        header_length(&[0; 7], 7),
+        Err(E::NoLength { file_bytes: 7 })
+    );
+    assert_eq!(
+        header_length(&[0; 8], 4),
+        Err(E::NoLength { file_bytes: 4 })
+    );
+    let beyond = E::HeaderBeyondFile {
+        header_bytes: u64::MAX,
+        file_bytes: 100,
+    };
+    assert_eq!(header_length(&[0xff; 8], 100), Err(beyond));
+    let long = E::HeaderTooLong {
+        header_bytes: 100_000_001,
+    };
+    assert_eq!(
+        header_length(&100_000_001u64.to_le_bytes(), 1 << 40),
+        Err(long)
+    );
+    assert_eq!(header_length(&20u64.to_le_bytes(), 1 << 40), Ok(28));
+
+    let whole = file("{}", 0);
+    assert!(parse(&whole).unwrap().tensors.is_empty());
+    let cut = SafetensorsHeader::parse(&whole[..9], 10);
+    assert_eq!(
+        cut,
+        Err(E::Incomplete {
+            given: 9,
+            needed: 10
+        })
+    );
+}
+
+#[test]
+fn each_lie_has_its_error() {
+    use SafetensorsError as E;
+    let one = |dtype: &str, shape: &str, begin: u64, end: u64| {
+        format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{begin},{end}]}}}}"#)
+    };
+    let tensor = || "a".to_string();
+    refused(
+        &one("F32", "[2]", 0, 4),
+        8,
+        E::SizeMismatch {
+            tensor: tensor(),
+            expected: 8,
+            found: 4,
+        },
+    );
+    refused(
+        &one("F32", "[2]", 8, 0),
+        8,
+        E::BackwardOffsets {
+            tensor: tensor(),
+            begin: 8,
+            end: 0,
+        },
+    );
+    refused(
+        &one("F32", "[2]", 0, 8),
+        4,
+        E::OutOfBounds {
+            tensor: tensor(),
+            end: 8,
+            data_bytes: 4,
+        },
+    );
+    refused(&one("F32", "[1]", 4, 8), 8, E::Gap { begin: 0, end: 4 });
+    refused(&one("F32", "[1]", 0, 4), 8, E::Gap { begin: 4, end: 8 });
+    refused("{}", 1, E::Gap { begin: 0, end: 1 });
+    refused(
+        &one("F31", "[1]", 0, 4),
+        4,
+        E::UnknownDtype {
+            tensor: tensor(),
+            dtype: "F31".into(),
+        },
+    );
+    for shape in [vec![1 << 32, 1 << 32], vec![u64::MAX]] {
+        let json = one("F32", &format!("{shape:?}"), 0, 0);
+        refused(
+            &json,
+            0,
+            E::NoSize {
+                tensor: tensor(),
+                shape,
+                dtype: Dtype::F32,
+            },
+        );
+    }
+    let half_byte = E::NoSize {
+        tensor: tensor(),
+        shape: vec![3],
+        dtype: Dtype::F4,
+    };
+    refused(&one("F4", "[3]", 0, 2), 2, half_byte);
+    let deep = E::TooManyDimensions {
+        tensor: tensor(),
+        dimensions: 9,
+    };
+    refused(&one("F32", "[1,1,1,1,1,1,1,1,1]", 0, 4), 4, deep.clone());
+    refused(&one("F32", &format!("{:?}", [1; 5000]), 0, 4), 4, deep);
+}
+
+#[test]
+fn overlaps_and_duplicates_are_refused() {
+    use SafetensorsError as E;
+    let entry = |name: &str, begin: u64, end: u64| {
+        let elements = (end - begin) / 4;
+        format!(r#""{name}":{{"dtype":"F32","shape":[{elements}],"data_offsets":[{begin},{end}]}}"#)
+    };
+    let pair = |a: String, b: String| format!("{{{a},{b}}}");
+    let overlap = E::Overlap {
+        tensor: "b".into(),
+        begin: 4,
+        previous_end: 8,
+    };
+    refused(&pair(entry("a", 0, 8), entry("b", 4, 12)), 12, overlap);
+    refused(
+        &pair(entry("a", 0, 4), entry("a", 4, 8)),
+        8,
+        E::DuplicateTensor("a".into()),
+    );
+    let metadata = r#"{"__metadata__":{"k":"1","k":"2"}}"#;
+    refused(metadata, 0, E::DuplicateMetadata("k".into()));
+    let long = "n".repeat(MAX_NAME_BYTES + 1);
+    refused(
+        &format!("{{{}}}", entry(&long, 0, 4)),
+        4,
+        E::NameLength(MAX_NAME_BYTES + 1),
+    );
+    refused(&format!("{{{}}}", entry("", 0, 4)), 4, E::NameLength(0));
+}
+
+#[test]
+fn json_of_another_form_is_refused() {
+    let deep = "[".repeat(200_000);
+    for json in [
+        "",
+        "null",
+        "[]",
+        "{",
+        "{\"a\":1}",
+        "{} x",
+        r#"{"a":{"dtype":"F32"}}"#,
+        &deep,
+    ] {
+        let error = parse(&file(json, 0)).unwrap_err();
+        assert!(
+            matches!(error, SafetensorsError::Json(_)),
+            "{json:.20}: {error}"
+        );
+    }
+}
+
+fn specs() -> Vec<TensorSpec> {
+    let spec = |name: &str, format, shape: &[u64]| TensorSpec {
+        name: name.into(),
+        format,
+        shape: shape.to_vec(),
+    };
+    vec![
+        spec("gate_proj", BlockFormat::Q8_0, &[5, 64]),
+        spec("odd \"name\"", BlockFormat::BF16, &[3, 7]),
+        spec("norm", BlockFormat::F32, &[64]),
+        spec("half", BlockFormat::F16, &[1, 1, 9]),
+    ]
+}
+
+fn written(layout: &SafetensorsLayout) -> Vec<u8> {
+    let mut bytes = layout.header.clone();
+    bytes.resize(layout.file_bytes as usize, 0);
+    for (number, tensor) in layout.tensors.iter().enumerate() {
+        bytes[tensor.offset as usize..(tensor.offset + tensor.bytes) as usize]
+            .fill(number as u8 + 1);
+    }
+    bytes
+}
+
+#[test]
+fn a_layout_is_aligned_and_read_by_both_readers() {
+    let specs = specs();
+    let layout = SafetensorsLayout::new(&specs).unwrap();
+    assert_eq!(SafetensorsLayout::new(&specs).unwrap(), layout);
+    assert_eq!(
+        (layout.data_start() % 4096, layout.file_bytes % 4096),
+        (0, 0)
+    );
+    let bytes = written(&layout);
+    let header = parse(&bytes).unwrap();
+    let other = SafeTensors::deserialize(&bytes).unwrap();
+    for (number, (spec, placed)) in specs.iter().zip(&layout.tensors).enumerate() {
+        assert_eq!(placed.offset % 256, 0);
+        assert_eq!(Some(placed.bytes), spec.format.tensor_bytes(&spec.shape));
+        let entry = header
+            .tensors
+            .iter()
+            .find(|tensor| tensor.name == spec.name)
+            .unwrap();
+        assert_eq!(entry.block_format(), Ok(spec.format));
+        assert_eq!(entry.shape, spec.shape);
+        assert_eq!(entry.range, placed.offset..placed.offset + placed.bytes);
+        let view = other.tensor(&spec.name).unwrap();
+        assert_eq!(view.data(), vec![number as u8 + 1; placed.bytes as usize]);
+    }
+    let fillers = header
+        .tensors
+        .iter()
+        .filter(|tensor| tensor.name.starts_with(FILLER_PREFIX));
+    assert!(fillers.clone().count() > 0);
+    for filler in fillers {
+        assert_eq!(filler.encoding, Encoding::Other(Dtype::U8));
+    }
+}
+
+#[test]
+fn a_layout_that_needs_no_filler_has_none() {
+    let spec = TensorSpec {
+        name: "a".into(),
+        format: BlockFormat::F32,
+        shape: vec![32, 32],
+    };
+    let layout = SafetensorsLayout::new(&[spec]).unwrap();
+    assert_eq!((layout.data_start(), layout.data_bytes()), (4096, 4096));
+    assert_eq!(parse(&written(&layout)).unwrap().tensors.len(), 1);
+}
+
+#[test]
+fn what_cannot_be_laid_out_is_refused() {
+    let refused = |name: &str, format, shape: &[u64]| {
+        let spec = TensorSpec {
+            name: name.into(),
+            format,
+            shape: shape.to_vec(),
+        };
+        SafetensorsLayout::new(&[spec.clone(), spec]).unwrap_err()
+    };
+    assert_eq!(SafetensorsLayout::new(&[]), Err(LayoutError::Empty));
+    let names = ["", "__metadata__", "__odmoe_filler__.0", "twice"];
+    for name in names {
+        assert_eq!(
+            refused(name, BlockFormat::F32, &[1]),
+            LayoutError::Name(name.into())
+        );
+    }
+    let shapes: [&[u64]; 5] = [&[], &[0], &[33], &[1 << 40, 1 << 40], &[1; 9]];
+    for shape in shapes {
+        let spec = TensorSpec {
+            name: "a".into(),
+            format: BlockFormat::Q8_0,
+            shape: shape.to_vec(),
+        };
+        assert!(matches!(
+            SafetensorsLayout::new(&[spec]),
+            Err(LayoutError::Size { .. })
+        ));
+    }
+}
+
+#[test]
+fn a_wrong_block_description_is_refused() {
+    let layout = SafetensorsLayout::new(&specs()).unwrap();
+    let bytes = written(&layout);
+    let right = b"Q8_0 5x64";
+    let at = bytes
+        .windows(right.len())
+        .position(|window| window == right)
+        .unwrap();
+    for wrong in [
+        b"Q8_0 5x65",
+        b"Q8_1 5x64",
+        b"Q8_0 +5x6",
+        b"Q8_0 5x x",
+        b"BF16 5x64",
+        b"         ",
+    ] {
+        let mut changed = bytes.clone();
+        changed[at..at + right.len()].copy_from_slice(wrong);
+        let error = parse(&changed).unwrap_err();
+        assert!(
+            matches!(error, SafetensorsError::BadBlockDescription { .. }),
+            "{error}"
+        );
+    }
+}
+
+/// Whatever is done to a header, it never panics, and what we accept the reference reader accepts too.
+#[test]
+fn mutated_headers_never_panic_and_never_pass_what_the_reference_refuses() {
+    let layout = SafetensorsLayout::new(&specs()).unwrap();
+    let json_end = layout.header.iter().rposition(|b| *b == b'}').unwrap() + 1;
+    let (json, data) = (&layout.header[8..json_end], layout.data_bytes() as usize);
+    let mut accepted = 0;
+    for seed in 0..4000 {
+        let mut random = Random::new(seed);
+        let mut mutated = json.to_vec();
+        random.mutate(&mut mutated);
+        let mut bytes = (mutated.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(&mutated);
+        bytes.resize(bytes.len() + data, 0);
+        if random.below(20) == 0 {
+            bytes[random.below(8)] = random.next() as u8;
+        }
+        if parse(&bytes).is_ok() {
+            accepted += 1;
+            assert!(SafeTensors::deserialize(&bytes).is_ok(), "seed {seed}");
+        }
+    }
+    assert!(
+        accepted > 0,
+        "every mutation was refused: the mutations are too wild to test anything"
+    );
+}
