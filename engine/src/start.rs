@@ -12,9 +12,7 @@ use crate::step_loop::{StepLoop, StepLoopParts};
 use odmoe_backend::Waker;
 use odmoe_expert_store::{Catalog, ExpertStore, StoreEvent, StoreHealth, StoreObserver};
 use odmoe_formats::manifest::Manifest;
-use odmoe_formats::names::ExpertRole;
-use odmoe_formats::{BlockFormat, ExpertKey};
-use std::collections::HashSet;
+use odmoe_formats::BlockFormat;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -26,7 +24,7 @@ pub fn start(
 ) -> Result<(Arc<Shared>, JoinHandle<()>), StartError> {
     let manifest = parts.manifest.clone();
     let family = load_family(&parts, progress)?;
-    check_experts(&manifest, &*family, &parts.backend.capabilities().formats)?;
+    check_expert_formats(&manifest, &parts.backend.capabilities().formats)?;
     let scheduler_config = scheduler_config(&parts);
     let limits = Limits {
         vocab: manifest.config.vocab_size as usize,
@@ -134,27 +132,15 @@ fn idle_gauges(parts: &EngineParts) -> EngineGauges {
     }
 }
 
-/// Every expert that a router can choose exists, with the shapes that the layer multiplies.
-fn check_experts(manifest: &Manifest, family: &dyn Family, formats: &[BlockFormat]) -> Result<(), StartError> {
-    let config = &manifest.config;
-    let mut found = HashSet::new();
-    for object in &manifest.objects {
-        for role in ExpertRole::ALL {
-            let shape = role.shape(config.hidden_size, config.moe.moe_intermediate_size);
-            let fits = object.tensors.get(role.name());
-            if !fits.is_some_and(|tensor| tensor.shape == shape && formats.contains(&tensor.format)) {
-                let key = object.key;
-                return Err(StartError::Shape(format!("{key}: {role} is missing or does not fit {shape:?}")));
-            }
+/// A validated manifest holds every expert in its shape; which formats can be multiplied is for the backend to say.
+fn check_expert_formats(manifest: &Manifest, formats: &[BlockFormat]) -> Result<(), StartError> {
+    let tensors = manifest.objects.iter().flat_map(|object| object.tensors.values().map(|t| (object.key, t.format)));
+    match tensors.into_iter().find(|(_, format)| !formats.contains(format)) {
+        Some((key, format)) => {
+            Err(StartError::Shape(format!("{key} is {format}, which this backend cannot multiply")))
         }
-        found.insert(object.key);
+        None => Ok(()),
     }
-    let routed = (0..family.layers()).filter(|&layer| family.routed(layer).is_some());
-    let mut keys = routed.flat_map(|layer| (0..config.moe.num_experts).map(move |e| (layer as u32, e)));
-    let missing = keys.find(|&(layer, expert)| !found.contains(&ExpertKey::routed(layer, expert)));
-    missing.map_or(Ok(()), |(layer, expert)| {
-        Err(StartError::Shape(format!("{} is missing", ExpertKey::routed(layer, expert))))
-    })
 }
 
 /// Passes the store's events on.
