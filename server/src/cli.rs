@@ -72,13 +72,20 @@ fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
         Some(path) => Some(path.clone()),
         None => file::default_path(&|name| std::env::var_os(name)).filter(|path| path.exists()),
     };
-    let Some(path) = path else { return Cli::from_arg_matches(&first) };
-    let usage = |error: ConfigFileError| Cli::command().error(clap::error::ErrorKind::InvalidValue, error);
+    let Some(path) = path else {
+        return Cli::from_arg_matches(&first);
+    };
+    let usage =
+        |error: ConfigFileError| Cli::command().error(clap::error::ErrorKind::InvalidValue, error);
     let pairs = file::read(&path).map_err(usage)?;
     let command = file::apply(Cli::command(), &path, &pairs).map_err(usage)?;
     let matches = command.try_get_matches_from(&arguments).map_err(|error| {
         let text = error.to_string();
-        let text = text.trim_start_matches("error: ").lines().next().unwrap_or_default();
+        let text = text
+            .trim_start_matches("error: ")
+            .lines()
+            .next()
+            .unwrap_or_default();
         Cli::command().error(error.kind(), format!("{}: {text}", path.display()))
     })?;
     Cli::from_arg_matches(&matches)

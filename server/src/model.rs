@@ -2,4 +2,10 @@
 
 pub mod budget;
 pub mod cache_folder;
+pub mod facts;
+pub mod locate;
 pub mod memory_limit;
+pub mod open;
+pub mod report;
+pub mod settings;
+pub mod text_side;

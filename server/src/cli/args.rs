@@ -1,6 +1,8 @@
 //! Every option of the command line, which is also every option of the environment and of the configuration file.
 
-use crate::config::{ByteSize, ExpertCacheSize, KvCacheSize, Seconds, parse_kernels, parse_kv_format};
+use crate::config::{
+    ByteSize, ExpertCacheSize, KvCacheSize, Seconds, parse_kernels, parse_kv_format,
+};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use odmoe_backend::KvFormat;
@@ -74,7 +76,12 @@ pub struct ModelArgs {
     pub memory_limit: Option<ByteSize>,
 
     /// The KV cache: auto, a number of tokens, or a size.
-    #[arg(long, env = "ODMOE_KV_CACHE", value_name = "auto|TOKENS|SIZE", default_value = "auto")]
+    #[arg(
+        long,
+        env = "ODMOE_KV_CACHE",
+        value_name = "auto|TOKENS|SIZE",
+        default_value = "auto"
+    )]
     pub kv_cache: KvCacheSize,
 
     /// How keys and values are stored.
@@ -106,7 +113,12 @@ pub struct ModelArgs {
     pub readers: u32,
 
     /// Give up on a read after this many seconds.
-    #[arg(long, env = "ODMOE_READ_TIMEOUT", value_name = "SECONDS", default_value = "30")]
+    #[arg(
+        long,
+        env = "ODMOE_READ_TIMEOUT",
+        value_name = "SECONDS",
+        default_value = "30"
+    )]
     pub read_timeout: Seconds,
 
     /// Do not read experts ahead of demand.
@@ -131,15 +143,33 @@ pub struct ServeArgs {
     pub model: ModelArgs,
 
     /// The address to listen on. Beyond loopback an API key is required.
-    #[arg(long, env = "ODMOE_HOST", value_name = "ADDRESS", default_value = "127.0.0.1", help_heading = "Server")]
+    #[arg(
+        long,
+        env = "ODMOE_HOST",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1",
+        help_heading = "Server"
+    )]
     pub host: IpAddr,
 
     /// The port to listen on; 0 takes any that is free.
-    #[arg(long, env = "ODMOE_PORT", value_name = "PORT", default_value_t = 8000, help_heading = "Server")]
+    #[arg(
+        long,
+        env = "ODMOE_PORT",
+        value_name = "PORT",
+        default_value_t = 8000,
+        help_heading = "Server"
+    )]
     pub port: u16,
 
     /// Ask for this key on every route but /health and /ready.
-    #[arg(long, env = "ODMOE_API_KEY", value_name = "KEY", hide_env_values = true, help_heading = "Server")]
+    #[arg(
+        long,
+        env = "ODMOE_API_KEY",
+        value_name = "KEY",
+        hide_env_values = true,
+        help_heading = "Server"
+    )]
     pub api_key: Option<String>,
 
     /// Listen beyond loopback without a key: everybody who reaches the port can use the model.
@@ -147,19 +177,42 @@ pub struct ServeArgs {
     pub allow_unauthenticated: bool,
 
     /// A web origin that may call from a browser, such as https://chat.example.org; several are separated by commas.
-    #[arg(long, env = "ODMOE_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',', help_heading = "Server")]
+    #[arg(
+        long,
+        env = "ODMOE_ALLOWED_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        help_heading = "Server"
+    )]
     pub allowed_origins: Vec<String>,
 
     /// A host name that a loopback address answers to besides localhost; several are separated by commas.
-    #[arg(long, env = "ODMOE_ALLOWED_HOSTS", value_name = "NAME", value_delimiter = ',', help_heading = "Server")]
+    #[arg(
+        long,
+        env = "ODMOE_ALLOWED_HOSTS",
+        value_name = "NAME",
+        value_delimiter = ',',
+        help_heading = "Server"
+    )]
     pub allowed_hosts: Vec<String>,
 
     /// The name that clients use for the model. [default: the store's]
-    #[arg(long, env = "ODMOE_SERVED_MODEL_NAME", value_name = "NAME", help_heading = "Server")]
+    #[arg(
+        long,
+        env = "ODMOE_SERVED_MODEL_NAME",
+        value_name = "NAME",
+        help_heading = "Server"
+    )]
     pub served_model_name: Option<String>,
 
     /// How long accepted requests may go on after the first signal to stop, in seconds.
-    #[arg(long, env = "ODMOE_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "45", help_heading = "Server")]
+    #[arg(
+        long,
+        env = "ODMOE_DRAIN_TIMEOUT",
+        value_name = "SECONDS",
+        default_value = "45",
+        help_heading = "Server"
+    )]
     pub drain_timeout: Seconds,
 
     /// How log lines are written, on standard error.
@@ -184,7 +237,12 @@ pub struct GenerateArgs {
     pub model: ModelArgs,
 
     /// The prompt.
-    #[arg(long, value_name = "TEXT", required_unless_present = "prompts", conflicts_with = "prompts")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        required_unless_present = "prompts",
+        conflicts_with = "prompts"
+    )]
     pub prompt: Option<String>,
 
     /// A file with one prompt a line, JSON strings or plain; - is standard input. Answers come in the same order.
@@ -339,5 +397,9 @@ fn positive(most: u32) -> clap::builder::RangedI64ValueParser<u32> {
 fn parse_within<const LEAST: i32, const MOST: i32>(text: &str) -> Result<f32, String> {
     let number: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
     let range = LEAST as f32..=MOST as f32;
-    if range.contains(&number) { Ok(number) } else { Err(format!("must be from {LEAST} to {MOST}")) }
+    if range.contains(&number) {
+        Ok(number)
+    } else {
+        Err(format!("must be from {LEAST} to {MOST}"))
+    }
 }

@@ -112,28 +112,41 @@ pub fn apply(
     path: &Path,
     pairs: &[(String, String)],
 ) -> Result<clap::Command, ConfigFileError> {
-    let is_reader = |subcommand: &&clap::Command| subcommand.get_arguments().any(|a| a.get_id() == "config");
-    let readers: Vec<String> =
-        command.get_subcommands().filter(is_reader).map(|s| s.get_name().to_owned()).collect();
+    let is_reader =
+        |subcommand: &&clap::Command| subcommand.get_arguments().any(|a| a.get_id() == "config");
+    let readers: Vec<String> = command
+        .get_subcommands()
+        .filter(is_reader)
+        .map(|s| s.get_name().to_owned())
+        .collect();
     for (key, value) in pairs {
-        let serve = command.find_subcommand("serve").expect("the server's own command");
+        let serve = command
+            .find_subcommand("serve")
+            .expect("the server's own command");
         if NOT_IN_FILE.contains(&key.as_str()) || argument_of(serve, key).is_none() {
-            return Err(ConfigFileError::UnknownKey { path: path.to_owned(), key: key.clone() });
+            return Err(ConfigFileError::UnknownKey {
+                path: path.to_owned(),
+                key: key.clone(),
+            });
         }
         // Defaults live as long as the command, that is, the process.
         let value: &'static str = value.clone().leak();
         for reader in &readers {
-            command = command.mut_subcommand(reader, |subcommand| match argument_of(&subcommand, key) {
-                Some(id) => subcommand.mut_arg(id, |argument| argument.default_value(value)),
-                None => subcommand,
-            });
+            command =
+                command.mut_subcommand(reader, |subcommand| match argument_of(&subcommand, key) {
+                    Some(id) => subcommand.mut_arg(id, |argument| argument.default_value(value)),
+                    None => subcommand,
+                });
         }
     }
     Ok(command)
 }
 
 fn argument_of(command: &clap::Command, flag: &str) -> Option<clap::Id> {
-    command.get_arguments().find(|a| a.get_long() == Some(flag)).map(|a| a.get_id().clone())
+    command
+        .get_arguments()
+        .find(|a| a.get_long() == Some(flag))
+        .map(|a| a.get_id().clone())
 }
 
 #[cfg(test)]

@@ -37,11 +37,16 @@ pub fn pack(store: &Path, output: &Path) -> Result<String, PackError> {
     };
     let manifest_path = store.join(MANIFEST_FILE);
     let json = std::fs::read(&manifest_path).map_err(io_error(&manifest_path))?;
-    let manifest = Manifest::from_json(&json)
-        .map_err(|source| PackError::Manifest { path: manifest_path, source })?;
+    let manifest = Manifest::from_json(&json).map_err(|source| PackError::Manifest {
+        path: manifest_path,
+        source,
+    })?;
 
     let file = std::fs::File::create(output).map_err(io_error(output))?;
-    let mut writer = Hashing { file: io::BufWriter::new(file), hash: Sha256::new() };
+    let mut writer = Hashing {
+        file: io::BufWriter::new(file),
+        hash: Sha256::new(),
+    };
     let mut builder = tar::Builder::new(&mut writer);
     for name in file_names(&manifest) {
         let path = store.join(&name);
@@ -52,7 +57,9 @@ pub fn pack(store: &Path, output: &Path) -> Result<String, PackError> {
         header.set_mtime(0);
         header.set_uid(0);
         header.set_gid(0);
-        builder.append_data(&mut header, &name, bytes.as_slice()).map_err(io_error(output))?;
+        builder
+            .append_data(&mut header, &name, bytes.as_slice())
+            .map_err(io_error(output))?;
     }
     builder.finish().map_err(io_error(output))?;
     drop(builder);
@@ -62,8 +69,16 @@ pub fn pack(store: &Path, output: &Path) -> Result<String, PackError> {
 
 fn file_names(manifest: &Manifest) -> BTreeSet<String> {
     let text = &manifest.text;
-    let mut names: BTreeSet<String> = manifest.files.iter().map(|file| file.path.clone()).collect();
-    let optional = [&text.tokenizer, &text.chat_template, &text.generation_config];
+    let mut names: BTreeSet<String> = manifest
+        .files
+        .iter()
+        .map(|file| file.path.clone())
+        .collect();
+    let optional = [
+        &text.tokenizer,
+        &text.chat_template,
+        &text.generation_config,
+    ];
     names.extend(optional.into_iter().flatten().cloned());
     names.insert(MANIFEST_FILE.to_owned());
     names
@@ -105,7 +120,10 @@ impl Archive {
     }
 
     /// Calls `visit` with each file.
-    pub(super) fn for_each(&self, mut visit: impl FnMut(Member) -> io::Result<()>) -> io::Result<()> {
+    pub(super) fn for_each(
+        &self,
+        mut visit: impl FnMut(Member) -> io::Result<()>,
+    ) -> io::Result<()> {
         for entry in tar::Archive::new(Cursor::new(self.bytes)).entries()? {
             let mut entry = entry?;
             let path = relative(&entry.path()?)?;
@@ -120,14 +138,22 @@ impl Archive {
     pub(super) fn listing(&self) -> io::Result<Vec<(PathBuf, u64)>> {
         let mut archive = tar::Archive::new(Cursor::new(self.bytes));
         let entries = archive.entries_with_seek()?;
-        entries.map(|entry| entry.and_then(|e| Ok((relative(&e.path()?)?, e.size())))).collect()
+        entries
+            .map(|entry| entry.and_then(|e| Ok((relative(&e.path()?)?, e.size()))))
+            .collect()
     }
 }
 
 fn relative(path: &Path) -> io::Result<PathBuf> {
-    if path.components().all(|part| matches!(part, Component::Normal(_))) {
+    if path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)))
+    {
         Ok(path.to_owned())
     } else {
-        Err(io::Error::other(format!("{} is not a path inside a store", path.display())))
+        Err(io::Error::other(format!(
+            "{} is not a path inside a store",
+            path.display()
+        )))
     }
 }

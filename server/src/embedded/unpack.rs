@@ -16,7 +16,9 @@ const ATTEMPTS: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
     /// The program file is damaged.
-    #[error("the embedded model {0} does not match its checksum: the odmoe binary is damaged, install it again")]
+    #[error(
+        "the embedded model {0} does not match its checksum: the odmoe binary is damaged, install it again"
+    )]
     Damaged(&'static str),
     /// Neither folder can be written.
     #[error(
@@ -59,19 +61,31 @@ pub fn unpack(archive: &Archive, cache: Option<&Path>) -> Result<Unpacked, Unpac
         Some(cache) => unpack_once(archive, &cache.join("embedded"), &name),
     };
     let refused = match in_cache {
-        Ok(folder) => return Ok(Unpacked { folder, temporary: None }),
+        Ok(folder) => {
+            return Ok(Unpacked {
+                folder,
+                temporary: None,
+            });
+        }
         Err(_) if !archive.is_whole() => return Err(UnpackError::Damaged(archive.name)),
         Err(error) => error,
     };
-    let temporary = tempfile::Builder::new().prefix("odmoe-").tempdir().and_then(|folder| {
-        write_all(archive, folder.path())?;
-        Ok(folder)
-    });
+    let temporary = tempfile::Builder::new()
+        .prefix("odmoe-")
+        .tempdir()
+        .and_then(|folder| {
+            write_all(archive, folder.path())?;
+            Ok(folder)
+        });
     match temporary {
-        Ok(folder) => Ok(Unpacked { folder: folder.path().to_owned(), temporary: Some(folder) }),
-        Err(error) => {
-            Err(UnpackError::NoFolder { cache: refused.to_string(), temporary: error.to_string() })
-        }
+        Ok(folder) => Ok(Unpacked {
+            folder: folder.path().to_owned(),
+            temporary: Some(folder),
+        }),
+        Err(error) => Err(UnpackError::NoFolder {
+            cache: refused.to_string(),
+            temporary: error.to_string(),
+        }),
     }
 }
 
@@ -84,7 +98,9 @@ fn unpack_once(archive: &Archive, parent: &Path, name: &str) -> io::Result<PathB
         return Err(io::Error::other("the archive is damaged"));
     }
     std::fs::create_dir_all(parent)?;
-    let own = tempfile::Builder::new().prefix(".unpacking-").tempdir_in(parent)?;
+    let own = tempfile::Builder::new()
+        .prefix(".unpacking-")
+        .tempdir_in(parent)?;
     write_all(archive, own.path())?;
     for _ in 0..ATTEMPTS {
         if std::fs::rename(own.path(), &place).is_ok() {
@@ -96,14 +112,19 @@ fn unpack_once(archive: &Archive, parent: &Path, name: &str) -> io::Result<PathB
             return Ok(place);
         }
         // A damaged copy is in the way: move it aside, so that whoever reads it keeps what is open, and try again.
-        let aside = tempfile::Builder::new().prefix(".damaged-").tempdir_in(parent)?;
+        let aside = tempfile::Builder::new()
+            .prefix(".damaged-")
+            .tempdir_in(parent)?;
         match std::fs::rename(&place, aside.path().join("copy")) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
-    Err(io::Error::other(format!("{} changes all the time", place.display())))
+    Err(io::Error::other(format!(
+        "{} changes all the time",
+        place.display()
+    )))
 }
 
 fn is_whole(archive: &Archive, folder: &Path) -> io::Result<bool> {
@@ -121,7 +142,10 @@ fn is_whole(archive: &Archive, folder: &Path) -> io::Result<bool> {
 fn write_all(archive: &Archive, folder: &Path) -> io::Result<()> {
     archive.for_each(|member| {
         let path = folder.join(&member.path);
-        if let Some(parent) = path.parent().filter(|p| p.file_name() != Some(OsStr::new(""))) {
+        if let Some(parent) = path
+            .parent()
+            .filter(|p| p.file_name() != Some(OsStr::new("")))
+        {
             std::fs::create_dir_all(parent)?;
         }
         std::fs::write(path, member.bytes)
@@ -145,11 +169,18 @@ mod tests {
         }
         let bytes: &'static [u8] = builder.into_inner().unwrap().leak();
         let sha256: &'static str = to_hex(&Sha256::digest(bytes)).leak();
-        Archive { name: "small", bytes, sha256 }
+        Archive {
+            name: "small",
+            bytes,
+            sha256,
+        }
     }
 
     fn small() -> Archive {
-        archive(&[("manifest.json", b"{}"), ("experts/layer-000/expert-000.safetensors", &[7; 5000])])
+        archive(&[
+            ("manifest.json", b"{}"),
+            ("experts/layer-000/expert-000.safetensors", &[7; 5000]),
+        ])
     }
 
     fn entries(folder: &Path) -> usize {
@@ -161,13 +192,23 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let first = unpack(&small(), Some(cache.path())).unwrap();
         assert!(!first.is_temporary());
-        let shard = first.folder.join("experts/layer-000/expert-000.safetensors");
+        let shard = first
+            .folder
+            .join("experts/layer-000/expert-000.safetensors");
         assert_eq!(std::fs::read(&shard).unwrap(), [7; 5000]);
         let written = std::fs::metadata(&shard).unwrap().modified().unwrap();
         let second = unpack(&small(), Some(cache.path())).unwrap();
         assert_eq!(second.folder, first.folder);
-        assert_eq!(std::fs::metadata(&shard).unwrap().modified().unwrap(), written, "not written again");
-        assert_eq!(entries(&cache.path().join("embedded")), 1, "nothing is left behind");
+        assert_eq!(
+            std::fs::metadata(&shard).unwrap().modified().unwrap(),
+            written,
+            "not written again"
+        );
+        assert_eq!(
+            entries(&cache.path().join("embedded")),
+            1,
+            "nothing is left behind"
+        );
     }
 
     #[test]
@@ -186,7 +227,11 @@ mod tests {
             assert_eq!(repaired.folder, folder);
             assert_eq!(std::fs::read(folder.join("manifest.json")).unwrap(), b"{}");
             assert!(is_whole(&small(), &folder).unwrap());
-            assert_eq!(entries(&cache.path().join("embedded")), 1, "nothing is left behind");
+            assert_eq!(
+                entries(&cache.path().join("embedded")),
+                1,
+                "nothing is left behind"
+            );
         }
     }
 
@@ -205,11 +250,18 @@ mod tests {
                     unpack(&small(), Some(cache.path())).unwrap().folder
                 };
                 let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
-                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap())
+                    .collect()
             });
             assert!(folders.iter().all(|folder| *folder == folders[0]));
             assert!(is_whole(&small(), &folders[0]).unwrap());
-            assert_eq!(entries(&cache.path().join("embedded")), 1, "nothing is left behind");
+            assert_eq!(
+                entries(&cache.path().join("embedded")),
+                1,
+                "nothing is left behind"
+            );
         }
     }
 
@@ -228,9 +280,15 @@ mod tests {
     #[test]
     fn a_damaged_binary_is_told_as_such() {
         let cache = tempfile::tempdir().unwrap();
-        let broken = Archive { sha256: "00", ..small() };
+        let broken = Archive {
+            sha256: "00",
+            ..small()
+        };
         for cache in [None, Some(cache.path())] {
-            assert!(matches!(unpack(&broken, cache), Err(UnpackError::Damaged("small"))));
+            assert!(matches!(
+                unpack(&broken, cache),
+                Err(UnpackError::Damaged("small"))
+            ));
         }
     }
 
@@ -240,11 +298,22 @@ mod tests {
         // The tar crate refuses to write such a path, so it is patched in.
         let mut bytes = archive(&[("aa/manifest.json", b"{}")]).bytes.to_vec();
         bytes[..2].copy_from_slice(b"..");
-        let sum: u32 = (0..512).map(|i| if (148..156).contains(&i) { 32 } else { u32::from(bytes[i]) }).sum();
+        let sum: u32 = (0..512)
+            .map(|i| {
+                if (148..156).contains(&i) {
+                    32
+                } else {
+                    u32::from(bytes[i])
+                }
+            })
+            .sum();
         bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         outside.sha256 = to_hex(&Sha256::digest(&bytes)).leak();
         outside.bytes = bytes.leak();
         let cache = tempfile::tempdir().unwrap();
-        assert!(matches!(unpack(&outside, Some(cache.path())), Err(UnpackError::NoFolder { .. })));
+        assert!(matches!(
+            unpack(&outside, Some(cache.path())),
+            Err(UnpackError::NoFolder { .. })
+        ));
     }
 }

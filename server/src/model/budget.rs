@@ -10,14 +10,12 @@ use odmoe_formats::model_config::ModelConfig;
 /// Tokens in a KV block.
 pub const KV_BLOCK_TOKENS: usize = 16;
 
-/// Bytes of pageable experts: sizes in slots, and as stored.
+/// Bytes that experts take in memory, that is, in slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpertBytes {
-    /// Of all experts as they are stored; what a percentage refers to.
-    pub stored: ByteCount,
-    /// Two of the largest, in slots.
+    /// Two of the largest.
     pub least: ByteCount,
-    /// Every expert in a slot of its own.
+    /// All; what a percentage refers to.
     pub full: ByteCount,
 }
 
@@ -83,7 +81,9 @@ pub enum BudgetError {
         source_of_limit: String,
     },
     /// Less than two experts were asked for.
-    #[error("--expert-cache {asked} is too small: the least is {least}, two of the largest experts")]
+    #[error(
+        "--expert-cache {asked} is too small: the least is {least}, two of the largest experts"
+    )]
     TooSmall {
         /// What was asked for.
         asked: ByteCount,
@@ -108,25 +108,46 @@ pub fn expert_budget(
         return Err(least_does_not_fit(plan, experts.least, limit));
     }
     let (asked, reason) = match size {
-        ExpertCacheSize::Auto if room >= experts.full.0 => (experts.full.0, "all experts fit".to_owned()),
+        ExpertCacheSize::Auto if room >= experts.full.0 => {
+            (experts.full.0, "all experts fit".to_owned())
+        }
         ExpertCacheSize::Auto => (room, "what the memory limit leaves".to_owned()),
         ExpertCacheSize::Bytes(bytes) => (bytes.0, format!("--expert-cache {bytes}")),
         ExpertCacheSize::Percent(percent) => {
-            let share = (experts.stored.0 as f64 * percent / 100.0).ceil() as u64;
-            (share.max(experts.least.0), format!("--expert-cache {percent}%"))
+            let share = (experts.full.0 as f64 * percent / 100.0).ceil() as u64;
+            (
+                share.max(experts.least.0),
+                format!("--expert-cache {percent}%"),
+            )
         }
     };
     if asked < experts.least.0 {
-        return Err(BudgetError::TooSmall { asked: ByteCount(asked), least: experts.least });
+        return Err(BudgetError::TooSmall {
+            asked: ByteCount(asked),
+            least: experts.least,
+        });
     }
     let bytes = asked.min(experts.full.0);
     if let Some(limit) = limit
         && bytes > room
     {
-        return Err(asked_does_not_fit(ByteCount(bytes), plan, ByteCount(room), limit));
+        return Err(asked_does_not_fit(
+            ByteCount(bytes),
+            plan,
+            ByteCount(room),
+            limit,
+        ));
     }
-    let percent = if experts.full.0 == 0 { 100.0 } else { bytes as f64 * 100.0 / experts.full.0 as f64 };
-    Ok(ExpertBudget { bytes: ByteCount(bytes), percent, reason })
+    let percent = if experts.full.0 == 0 {
+        100.0
+    } else {
+        bytes as f64 * 100.0 / experts.full.0 as f64
+    };
+    Ok(ExpertBudget {
+        bytes: ByteCount(bytes),
+        percent,
+        reason,
+    })
 }
 
 fn least_does_not_fit(plan: &MemoryPlan, least: ByteCount, limit: &MemoryLimit) -> BudgetError {
@@ -142,7 +163,12 @@ fn least_does_not_fit(plan: &MemoryPlan, least: ByteCount, limit: &MemoryLimit) 
     }
 }
 
-fn asked_does_not_fit(asked: ByteCount, plan: &MemoryPlan, room: ByteCount, limit: &MemoryLimit) -> BudgetError {
+fn asked_does_not_fit(
+    asked: ByteCount,
+    plan: &MemoryPlan,
+    room: ByteCount,
+    limit: &MemoryLimit,
+) -> BudgetError {
     BudgetError::AskedDoesNotFit {
         asked,
         base: plan.base,
@@ -170,7 +196,13 @@ pub fn kv_token_bytes(model: &ModelConfig, format: KvFormat) -> u64 {
 
 /// Blocks of the KV cache, at least one. `room` is what the limit leaves beside base, scratch and overhead; `auto`
 /// takes at most a quarter of it, unless one whole context needs more.
-pub fn kv_blocks(size: KvCacheSize, model: &ModelConfig, format: KvFormat, max_running: usize, room: u64) -> usize {
+pub fn kv_blocks(
+    size: KvCacheSize,
+    model: &ModelConfig,
+    format: KvFormat,
+    max_running: usize,
+    room: u64,
+) -> usize {
     let block_bytes = kv_token_bytes(model, format).max(1) * KV_BLOCK_TOKENS as u64;
     let blocks_of_tokens = |tokens: u64| tokens.div_ceil(KV_BLOCK_TOKENS as u64);
     let blocks = match size {
@@ -198,26 +230,48 @@ mod tests {
 
     fn plan() -> MemoryPlan {
         let mib = |n: u64| ByteCount(n * MIB);
-        MemoryPlan { base: mib(100), kv: mib(50), experts: mib(7), scratch: mib(20), overhead: mib(30) }
+        MemoryPlan {
+            base: mib(100),
+            kv: mib(50),
+            experts: mib(7),
+            scratch: mib(20),
+            overhead: mib(30),
+        }
     }
 
     fn experts() -> ExpertBytes {
-        ExpertBytes { stored: ByteCount(990 * MIB), least: ByteCount(20 * MIB), full: ByteCount(1000 * MIB) }
+        ExpertBytes {
+            least: ByteCount(20 * MIB),
+            full: ByteCount(1000 * MIB),
+        }
     }
 
     fn limit(mib: u64) -> MemoryLimit {
-        MemoryLimit { bytes: ByteCount(mib * MIB), source: LimitSource::Flag }
+        MemoryLimit {
+            bytes: ByteCount(mib * MIB),
+            source: LimitSource::Flag,
+        }
     }
 
     fn choose(size: ExpertCacheSize, limit_mib: u64) -> Result<(u64, String), BudgetError> {
-        expert_budget(size, &plan(), experts(), Some(&limit(limit_mib))).map(|b| (b.bytes.0 / MIB, b.reason))
+        expert_budget(size, &plan(), experts(), Some(&limit(limit_mib)))
+            .map(|b| (b.bytes.0 / MIB, b.reason))
     }
 
     #[test]
     fn auto_is_all_or_what_is_left() {
-        assert_eq!(choose(ExpertCacheSize::Auto, 5000).unwrap(), (1000, "all experts fit".into()));
-        assert_eq!(choose(ExpertCacheSize::Auto, 1200).unwrap(), (1000, "all experts fit".into()));
-        assert_eq!(choose(ExpertCacheSize::Auto, 1199).unwrap(), (999, "what the memory limit leaves".into()));
+        assert_eq!(
+            choose(ExpertCacheSize::Auto, 5000).unwrap(),
+            (1000, "all experts fit".into())
+        );
+        assert_eq!(
+            choose(ExpertCacheSize::Auto, 1200).unwrap(),
+            (1000, "all experts fit".into())
+        );
+        assert_eq!(
+            choose(ExpertCacheSize::Auto, 1199).unwrap(),
+            (999, "what the memory limit leaves".into())
+        );
         assert_eq!(choose(ExpertCacheSize::Auto, 220).unwrap().0, 20);
         let unlimited = expert_budget(ExpertCacheSize::Auto, &plan(), experts(), None).unwrap();
         assert_eq!((unlimited.bytes.0 / MIB, unlimited.percent), (1000, 100.0));
@@ -226,20 +280,33 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_with_the_sum() {
         let error = choose(ExpertCacheSize::Auto, 219).unwrap_err().to_string();
-        for part in ["base 100.0 MiB", "KV cache 50.0 MiB", "20.0 MiB", "= 220.0 MiB", "219.0 MiB (--memory-limit)"] {
+        for part in [
+            "base 100.0 MiB",
+            "KV cache 50.0 MiB",
+            "20.0 MiB",
+            "= 220.0 MiB",
+            "219.0 MiB (--memory-limit)",
+        ] {
             assert!(error.contains(part), "{error} lacks {part}");
         }
         let asked = choose(ExpertCacheSize::Bytes(ByteCount(500 * MIB)), 600).unwrap_err();
-        assert!(matches!(asked, BudgetError::AskedDoesNotFit { room: ByteCount(r), .. } if r == 400 * MIB));
+        assert!(
+            matches!(asked, BudgetError::AskedDoesNotFit { room: ByteCount(r), .. } if r == 400 * MIB)
+        );
         let small = choose(ExpertCacheSize::Bytes(ByteCount(19 * MIB)), 600).unwrap_err();
         assert!(matches!(small, BudgetError::TooSmall { .. }));
     }
 
     #[test]
-    fn shares_are_of_the_stored_bytes_and_never_below_the_least() {
-        assert_eq!(choose(ExpertCacheSize::Percent(10.0), 5000).unwrap().0, 99);
+    fn shares_are_of_all_experts_and_never_below_the_least() {
+        assert_eq!(choose(ExpertCacheSize::Percent(10.0), 5000).unwrap().0, 100);
         assert_eq!(choose(ExpertCacheSize::Percent(0.001), 5000).unwrap().0, 20);
-        assert_eq!(choose(ExpertCacheSize::Bytes(ByteCount(u64::MAX)), 5000).unwrap().0, 1000);
+        assert_eq!(
+            choose(ExpertCacheSize::Bytes(ByteCount(u64::MAX)), 5000)
+                .unwrap()
+                .0,
+            1000
+        );
     }
 
     fn model() -> ModelConfig {
@@ -271,14 +338,32 @@ mod tests {
         let block = kv_token_bytes(&model(), KvFormat::F16) * KV_BLOCK_TOKENS as u64;
         assert_eq!(block, 4 * 2 * 2 * 16 * 2 * 16);
         let auto = |blocks_of_room: u64| {
-            kv_blocks(KvCacheSize::Auto, &model(), KvFormat::F16, 8, blocks_of_room * block)
+            kv_blocks(
+                KvCacheSize::Auto,
+                &model(),
+                KvFormat::F16,
+                8,
+                blocks_of_room * block,
+            )
         };
         assert_eq!(auto(u64::from(u32::MAX)), 63 * 8);
         assert_eq!(auto(400), 100);
         assert_eq!(auto(200), 63);
         assert_eq!(auto(100), 50);
         assert_eq!(auto(0), 1);
-        assert_eq!(kv_blocks(KvCacheSize::Tokens(17), &model(), KvFormat::F16, 8, 0), 2);
-        assert_eq!(kv_blocks(KvCacheSize::Bytes(ByteCount(5 * block + 1)), &model(), KvFormat::F16, 8, 0), 5);
+        assert_eq!(
+            kv_blocks(KvCacheSize::Tokens(17), &model(), KvFormat::F16, 8, 0),
+            2
+        );
+        assert_eq!(
+            kv_blocks(
+                KvCacheSize::Bytes(ByteCount(5 * block + 1)),
+                &model(),
+                KvFormat::F16,
+                8,
+                0
+            ),
+            5
+        );
     }
 }
