@@ -260,3 +260,19 @@ fn every_key_gets_its_bytes_or_an_error_whatever_happens() {
         h.assert_at_rest();
     }
 }
+
+#[test]
+fn a_store_ends_without_waiting_for_a_read_that_hangs() {
+    let mut h = harness(2);
+    h.faulty.strike(&h.object(0).clone(), Fault::Hang, Some(1));
+    h.acquire(&[0]);
+    h.until("the read to begin", |h| h.faulty.hanging() == 1);
+    let faulty = h.faulty.clone();
+    drop(h);
+    assert_eq!(faulty.hanging(), 1);
+    faulty.release();
+    // The reader writes into memory that it keeps alive, finds nobody to report to, and ends.
+    while Arc::strong_count(&faulty) > 1 {
+        std::thread::yield_now();
+    }
+}
