@@ -60,6 +60,7 @@ impl AttentionTile<'_> {
         let mut scores = vec![0.0f32; queries * SPLIT];
         let mut values = vec![0.0f32; queries * head_dim];
         let mut states = vec![(f32::NEG_INFINITY, 0.0f32); queries];
+        let mut maxima = states.clone();
         self.out.fill(0.0);
         let seen = self.visible.last().copied().unwrap_or(0);
         for start in (0..seen).step_by(SPLIT) {
@@ -72,11 +73,10 @@ impl AttentionTile<'_> {
                 .iter()
                 .map(|seen| seen.saturating_sub(start).min(SPLIT))
                 .collect();
-            let maxima: Vec<(f32, f32)> = scores
-                .chunks_exact_mut(SPLIT)
-                .zip(&counts)
-                .map(|(scores, &count)| softmax_split(&mut scores[..count], self.scale))
-                .collect();
+            for query in 0..queries {
+                let scores = &mut scores[query * SPLIT..][..counts[query]];
+                maxima[query] = softmax_split(scores, self.scale);
+            }
             values.fill(0.0);
             for run in self.runs::<E>(KvHalf::Value, split) {
                 weigh(simd, &run, head_dim, &scores, &counts, &mut values);
@@ -200,6 +200,7 @@ fn weigh<S: Simd, E: Element>(
 }
 
 #[inline(always)]
+#[allow(clippy::needless_range_loop)]
 fn weigh_tile<S: Simd, E: Element, const T: usize>(
     simd: S,
     run: &Run<'_, E>,
@@ -217,9 +218,10 @@ fn weigh_tile<S: Simd, E: Element, const T: usize>(
     let mut piece = 0;
     while piece < head_dim {
         let width = LANES.min(head_dim - piece);
-        let mut sums: [S::F; T] = std::array::from_fn(|t| {
-            simd.load(&padded(&values[(query + t) * head_dim + piece..][..width]))
-        });
+        let mut sums = [simd.splat(0.0); T];
+        for t in 0..T {
+            sums[t] = simd.load(&padded(&values[(query + t) * head_dim + piece..][..width]));
+        }
         for position in positions.clone() {
             let row = &run.rows[position * head_dim + piece..];
             let value = match row.first_chunk::<LANES>() {

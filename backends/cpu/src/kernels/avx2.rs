@@ -80,10 +80,10 @@ impl Simd for Avx2 {
     fn load_bf16(self, x: &[Bytes2; LANES]) -> Self::F {
         let x = x.as_ptr().cast::<__m128i>();
         unsafe {
-            [x, x.add(1)].map(|half| {
-                let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(half));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
-            })
+            [
+                widen_bf16(_mm_loadu_si128(x)),
+                widen_bf16(_mm_loadu_si128(x.add(1))),
+            ]
         }
     }
     #[inline(always)]
@@ -126,13 +126,15 @@ impl Simd for Avx2 {
                 _mm256_loadu_si256(x_halves),
                 _mm256_loadu_si256(x_halves.add(1)),
             );
-            let products = blocks.map(|block| {
-                let [low, high] = widen(block);
-                _mm256_add_epi32(
+            let mut products = [_mm256_setzero_si256(); 8];
+            for row in 0..8 {
+                let [low, high] = widen(blocks[row]);
+                let (low, high) = (
                     _mm256_madd_epi16(low, x_low),
                     _mm256_madd_epi16(high, x_high),
-                )
-            });
+                );
+                products[row] = _mm256_add_epi32(low, high);
+            }
             let dots = _mm256_cvtepi32_ps(sum_rows8(products));
             let scales = _mm256_mul_ps(scales8(blocks), _mm256_set1_ps(x.scale));
             _mm256_fmadd_ps(scales, dots, sums)
@@ -144,9 +146,12 @@ impl Simd for Avx2 {
         unsafe {
             for half in 0..2 {
                 let blocks: [&Q8Block; 8] = std::array::from_fn(|row| blocks[half * 8 + row]);
-                let wide = blocks.map(|block| widen(block));
-                to.words[half][..8].copy_from_slice(&transpose8(wide.map(|row| row[0])));
-                to.words[half][8..].copy_from_slice(&transpose8(wide.map(|row| row[1])));
+                let mut wide = [[_mm256_setzero_si256(); 8]; 2];
+                for row in 0..8 {
+                    [wide[0][row], wide[1][row]] = widen(blocks[row]);
+                }
+                to.words[half][..8].copy_from_slice(&transpose8(wide[0]));
+                to.words[half][8..].copy_from_slice(&transpose8(wide[1]));
                 to.scales[half] = scales8(blocks);
             }
         }
@@ -182,6 +187,13 @@ impl Simd for Avx2 {
             }
         }
     }
+}
+
+/// Eight bfloat16 as binary32.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn widen_bf16(x: __m128i) -> __m256 {
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x)))
 }
 
 /// The 32 quants as 16-bit integers.

@@ -112,9 +112,10 @@ impl Simd for Avx512 {
     fn q8_step(self, blocks: [&Q8Block; 8], x: BlockOperand<'_>, sums: __m256) -> __m256 {
         unsafe {
             let x_quants = _mm256_loadu_si256(x.quants.as_ptr().cast());
-            let products = blocks.map(|block| {
-                _mm256_dpbusd_epi32(_mm256_setzero_si256(), unsigned(block), x_quants)
-            });
+            let mut products = [_mm256_setzero_si256(); 8];
+            for row in 0..8 {
+                products[row] = _mm256_dpbusd_epi32(products[row], unsigned(blocks[row]), x_quants);
+            }
             let dots = _mm256_add_epi32(sum_rows8(products), _mm256_set1_epi32(x.offset));
             let scales = _mm256_mul_ps(scales8(blocks), _mm256_set1_ps(x.scale));
             _mm256_fmadd_ps(scales, _mm256_cvtepi32_ps(dots), sums)
@@ -126,7 +127,11 @@ impl Simd for Avx512 {
         unsafe {
             for half in 0..2 {
                 let blocks: [&Q8Block; 8] = std::array::from_fn(|row| blocks[half * 8 + row]);
-                let words = transpose8(blocks.map(|block| unsigned(block)));
+                let mut words = [_mm256_setzero_si256(); 8];
+                for row in 0..8 {
+                    words[row] = unsigned(blocks[row]);
+                }
+                let words = transpose8(words);
                 for (to, words) in to.words.iter_mut().zip(words) {
                     to[half] = words;
                 }
@@ -142,7 +147,10 @@ impl Simd for Avx512 {
         sums: &mut [__m512; T],
     ) {
         unsafe {
-            let mut dots = x.map(|x| _mm512_set1_epi32(x.offset));
+            let mut dots = [_mm512_setzero_si512(); T];
+            for token in 0..T {
+                dots[token] = _mm512_set1_epi32(x[token].offset);
+            }
             for word in 0..8 {
                 let weights = _mm512_loadu_si512(packed.words[word].as_ptr().cast());
                 for token in 0..T {

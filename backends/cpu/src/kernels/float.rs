@@ -6,6 +6,7 @@ use crate::reference::LANES;
 /// out\[r\]\[t\] = dot of weights\[r\] with x\[t\], all of one length. Every dot has the lanes of `reference::dot`, so it
 /// does not matter in which tile it is computed.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)]
 pub fn tile<S: Simd, E: Element, const R: usize, const T: usize>(
     simd: S,
     weights: [&[E]; R],
@@ -17,7 +18,10 @@ pub fn tile<S: Simd, E: Element, const R: usize, const T: usize>(
     let x_parts = x.map(|row| &row[..columns].as_chunks::<LANES>().0[..parts]);
     let mut sums = [[simd.splat(0.0); T]; R];
     for part in 0..parts {
-        let x = x_parts.map(|row| simd.load(&row[part]));
+        let mut x = [simd.splat(0.0); T];
+        for token in 0..T {
+            x[token] = simd.load(&x_parts[token][part]);
+        }
         for row in 0..R {
             let weight = E::load(simd, &weight_parts[row][part]);
             for token in 0..T {
@@ -26,15 +30,21 @@ pub fn tile<S: Simd, E: Element, const R: usize, const T: usize>(
         }
     }
     if !columns.is_multiple_of(LANES) {
-        let x = x.map(|row| simd.load(&padded(&row[parts * LANES..])));
         for row in 0..R {
             let weight = E::load(simd, &padded(&weights[row][parts * LANES..columns]));
             for token in 0..T {
-                sums[row][token] = simd.fma(weight, x[token], sums[row][token]);
+                let x = simd.load(&padded(&x[token][parts * LANES..]));
+                sums[row][token] = simd.fma(weight, x, sums[row][token]);
             }
         }
     }
-    sums.map(|sums| sums.map(|sums| simd.reduce(sums)))
+    let mut dots = [[0.0; T]; R];
+    for row in 0..R {
+        for token in 0..T {
+            dots[row][token] = simd.reduce(sums[row][token]);
+        }
+    }
+    dots
 }
 
 /// A last part of fewer than sixteen elements, filled up with zeros.

@@ -96,8 +96,11 @@ pub struct BlockOperand<'a> {
     pub scale: f32,
 }
 
-/// Code to be compiled for every set. Implementations of `call` must be `#[inline(always)]`: it is what lets the
-/// compiler use the set's instructions in it.
+/// Code to be compiled for every set.
+///
+/// Implementations of `call`, and every function under it that handles vectors or long loops, must be
+/// `#[inline(always)]`: it is what lets the compiler use the set's instructions in them. A closure cannot be, so
+/// vectors stay out of closures (`map`, `from_fn`): primitives would become calls there.
 pub trait Kernel {
     /// The result.
     type Output;
