@@ -52,7 +52,7 @@ impl SequenceSampler {
     }
 
     /// Chooses and counts the token at `position` (its own absolute position, `LaneSpan::sample_position`) from
-    /// `logits` [vocab], which are changed. `logprobs`: how many of the most likely tokens to report.
+    /// `logits` (V of them), which are changed. `logprobs`: how many of the most likely tokens to report.
     ///
     /// A logit of NaN counts as -inf; tokens at +inf share all probability; if none is above -inf, all tokens are
     /// equally likely, and the most likely is token 0.

@@ -24,7 +24,7 @@ pub struct TensorSpec {
 /// Where a tensor goes, in bytes from the start of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlacedTensor {
-    /// First byte, a multiple of [`TENSOR_ALIGNMENT_BYTES`].
+    /// First byte.
     pub offset: u64,
     /// Length in bytes.
     pub bytes: u64,
@@ -32,8 +32,9 @@ pub struct PlacedTensor {
 
 /// A file to be written: the header first, then each tensor at its place, and zeros in between.
 ///
-/// The data starts and the file ends on a multiple of [`OBJECT_ALIGNMENT_BYTES`]. The format allows no gaps, so what
-/// alignment leaves open is covered by U8 filler tensors.
+/// In a store's files the data starts and the file ends on a multiple of [`OBJECT_ALIGNMENT_BYTES`], and tensors start
+/// on multiples of [`TENSOR_ALIGNMENT_BYTES`]. The format allows no gaps, so what alignment leaves open is covered by U8
+/// filler tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SafetensorsLayout {
     /// The file's first bytes, up to the data.
@@ -69,12 +70,47 @@ pub enum LayoutError {
     },
 }
 
+/// Multiples that places are rounded up to, in bytes.
+struct Alignment {
+    header: u64,
+    tensor: u64,
+    end: u64,
+}
+
 impl SafetensorsLayout {
-    /// Lays out a file. The same tensors give the same bytes.
+    /// Lays out a file of a store, with every tensor aligned. The same tensors give the same bytes.
     pub fn new(tensors: &[TensorSpec]) -> Result<Self, LayoutError> {
+        let alignment = Alignment {
+            header: OBJECT_ALIGNMENT_BYTES,
+            tensor: TENSOR_ALIGNMENT_BYTES,
+            end: OBJECT_ALIGNMENT_BYTES,
+        };
+        Self::aligned(tensors, &[], alignment)
+    }
+
+    /// Lays out a file as other programs write it: tensor after tensor without fillers, and the given pairs, whose
+    /// keys must differ, in the metadata.
+    pub fn packed(tensors: &[TensorSpec], metadata: &[(&str, &str)]) -> Result<Self, LayoutError> {
+        Self::aligned(
+            tensors,
+            metadata,
+            Alignment {
+                header: 8,
+                tensor: 1,
+                end: 1,
+            },
+        )
+    }
+
+    fn aligned(
+        tensors: &[TensorSpec],
+        metadata: &[(&str, &str)],
+        alignment: Alignment,
+    ) -> Result<Self, LayoutError> {
         check_names(tensors)?;
-        let (placed, fillers, data_bytes) = place(tensors)?;
-        let header = header_bytes(tensors, &placed, &fillers)?;
+        let (placed, fillers, data_bytes) = place(tensors, &alignment)?;
+        let json = header_json(tensors, metadata, &placed, &fillers);
+        let header = padded_header(&json, alignment.header)?;
         let data_start = header.len() as u64;
         let placed = placed
             .into_iter()
@@ -93,12 +129,12 @@ impl SafetensorsLayout {
         })
     }
 
-    /// First byte of the data: the header's length, a multiple of [`OBJECT_ALIGNMENT_BYTES`].
+    /// First byte of the data: the header's length.
     pub fn data_start(&self) -> u64 {
         self.header.len() as u64
     }
 
-    /// Bytes of the data, a multiple of [`OBJECT_ALIGNMENT_BYTES`].
+    /// Bytes of the data.
     pub fn data_bytes(&self) -> u64 {
         self.file_bytes - self.data_start()
     }
@@ -127,7 +163,10 @@ fn check_names(tensors: &[TensorSpec]) -> Result<(), LayoutError> {
 type Places = Vec<Range<u64>>;
 
 /// Ranges of tensors and of fillers from the data's start, and the data's length.
-fn place(tensors: &[TensorSpec]) -> Result<(Places, Places, u64), LayoutError> {
+fn place(
+    tensors: &[TensorSpec],
+    alignment: &Alignment,
+) -> Result<(Places, Places, u64), LayoutError> {
     let mut placed = Vec::with_capacity(tensors.len());
     let mut fillers = Vec::new();
     let mut end = 0u64;
@@ -139,14 +178,13 @@ fn place(tensors: &[TensorSpec]) -> Result<(Places, Places, u64), LayoutError> {
         };
         let whole = tensor.shape.len() <= MAX_DIMENSIONS && !tensor.shape.contains(&0);
         let bytes = tensor.format.tensor_bytes(&tensor.shape).filter(|_| whole);
-        let start = fill_to(end, TENSOR_ALIGNMENT_BYTES, &mut fillers).ok_or_else(no_size)?;
+        let start = fill_to(end, alignment.tensor, &mut fillers).ok_or_else(no_size)?;
         end = bytes
             .and_then(|bytes| start.checked_add(bytes))
             .ok_or_else(no_size)?;
         placed.push(start..end);
     }
-    let end =
-        fill_to(end, OBJECT_ALIGNMENT_BYTES, &mut fillers).ok_or(LayoutError::HeaderTooLong)?;
+    let end = fill_to(end, alignment.end, &mut fillers).ok_or(LayoutError::HeaderTooLong)?;
     Ok((placed, fillers, end))
 }
 
@@ -158,12 +196,13 @@ fn fill_to(from: u64, alignment: u64, fillers: &mut Places) -> Option<u64> {
     Some(to)
 }
 
-/// Length, JSON in the order of the bytes, and spaces up to the data.
-fn header_bytes(
+/// The JSON in the order of the bytes.
+fn header_json(
     tensors: &[TensorSpec],
+    metadata: &[(&str, &str)],
     placed: &Places,
     fillers: &Places,
-) -> Result<Vec<u8>, LayoutError> {
+) -> String {
     let mut entries: Vec<(u64, String)> = Vec::with_capacity(placed.len() + fillers.len());
     for (tensor, range) in tensors.iter().zip(placed) {
         let (dtype, shape) = match tensor.format {
@@ -183,17 +222,15 @@ fn header_bytes(
     }
     entries.sort();
 
-    let mut json = String::from("{");
-    json.push_str(&metadata_json(tensors));
-    for (_, entry) in &entries {
-        if json.len() > 1 {
-            json.push(',');
-        }
-        json.push_str(entry);
-    }
-    json.push('}');
+    let metadata = metadata_json(tensors, metadata);
+    let entries = entries.into_iter().map(|(_, entry)| entry);
+    let members: Vec<String> = metadata.into_iter().chain(entries).collect();
+    format!("{{{}}}", members.join(","))
+}
 
-    let bytes = (PREFIX_BYTES + json.len() as u64).next_multiple_of(OBJECT_ALIGNMENT_BYTES);
+/// Length, JSON, and spaces up to the data.
+fn padded_header(json: &str, alignment: u64) -> Result<Vec<u8>, LayoutError> {
+    let bytes = (PREFIX_BYTES + json.len() as u64).next_multiple_of(alignment);
     let json_bytes = bytes - PREFIX_BYTES;
     if json_bytes > MAX_HEADER_BYTES {
         return Err(LayoutError::HeaderTooLong);
@@ -204,22 +241,22 @@ fn header_bytes(
     Ok(header)
 }
 
-fn metadata_json(tensors: &[TensorSpec]) -> String {
-    let pairs: Vec<String> = tensors
+fn metadata_json(tensors: &[TensorSpec], metadata: &[(&str, &str)]) -> Option<String> {
+    let given = metadata
+        .iter()
+        .map(|(key, value)| (key.to_string(), value.to_string()));
+    let blocks = tensors
         .iter()
         .filter(|tensor| !tensor.format.is_float())
         .map(|tensor| {
-            let key = quoted(&format!("{BLOCKS_KEY_PREFIX}{}", tensor.name));
-            format!(
-                "{key}:{}",
-                quoted(&block_description(tensor.format, &tensor.shape))
-            )
-        })
+            let description = block_description(tensor.format, &tensor.shape);
+            (format!("{BLOCKS_KEY_PREFIX}{}", tensor.name), description)
+        });
+    let pairs: Vec<String> = given
+        .chain(blocks)
+        .map(|(key, value)| format!("{}:{}", quoted(&key), quoted(&value)))
         .collect();
-    match pairs.is_empty() {
-        true => String::new(),
-        false => format!("\"__metadata__\":{{{}}}", pairs.join(",")),
-    }
+    (!pairs.is_empty()).then(|| format!("\"__metadata__\":{{{}}}", pairs.join(",")))
 }
 
 fn entry_json(name: &str, dtype: &str, shape: &[u64], range: &Range<u64>) -> String {

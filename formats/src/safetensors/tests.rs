@@ -277,6 +277,19 @@ fn a_layout_that_needs_no_filler_has_none() {
 }
 
 #[test]
+fn a_packed_layout_has_no_fillers_and_keeps_its_metadata() {
+    let layout = SafetensorsLayout::packed(&specs(), &[("format", "pt")]).unwrap();
+    let bytes = written(&layout);
+    let header = parse(&bytes).unwrap();
+    assert_eq!(header.tensors.len(), specs().len());
+    assert_eq!(header.metadata["format"], "pt");
+    assert_eq!(
+        SafeTensors::deserialize(&bytes).unwrap().len(),
+        specs().len()
+    );
+}
+
+#[test]
 fn what_cannot_be_laid_out_is_refused() {
     let refused = |name: &str, format, shape: &[u64]| {
         let spec = TensorSpec {
