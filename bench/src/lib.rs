@@ -1,1 +1,10 @@
-//! Shared workloads, trace replay against Belady's optimum, peer comparisons.
+//! Replay of recorded routing traces: eviction policies against Belady's optimum, and predictor recall.
+//!
+//! Policies are compared on recorded routing only. Synthetic routing flatters every policy alike and says nothing
+//! about a real model.
+#![forbid(unsafe_code)]
+
+pub mod belady;
+pub mod recall;
+pub mod replay;
+pub mod trace;

@@ -1,0 +1,80 @@
+//! Which kernels run.
+
+use std::fmt;
+
+/// A set of kernels. All sets give the same bits; they differ in speed and in what the machine must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KernelSet {
+    /// The scalar definition of every op, on one thread.
+    Reference,
+    /// Plain Rust that the compiler vectorises for whatever it targets.
+    Portable,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
+    Avx512,
+}
+
+/// A name that is none of [`KernelSet::NAMES`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown kernel set {0:?}; use one of reference, portable, avx2, avx512")]
+pub struct UnknownKernelSet(pub String);
+
+impl KernelSet {
+    /// Every set, slowest first.
+    pub const ALL: [Self; 4] = [Self::Reference, Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// The set of that name: `reference`, `portable`, `avx2` or `avx512`, in any case.
+    pub fn parse(name: &str) -> Result<Self, UnknownKernelSet> {
+        let found = Self::ALL
+            .into_iter()
+            .find(|set| set.name().eq_ignore_ascii_case(name.trim()));
+        found.ok_or_else(|| UnknownKernelSet(name.to_owned()))
+    }
+
+    /// The sets that this machine can run, slowest first.
+    pub fn available() -> Vec<Self> {
+        Self::ALL
+            .into_iter()
+            .filter(|set| set.is_available())
+            .collect()
+    }
+
+    /// The fastest set that this machine can run.
+    pub fn best() -> Self {
+        Self::ALL
+            .into_iter()
+            .rfind(|set| set.is_available())
+            .unwrap_or(Self::Portable)
+    }
+
+    /// Whether this machine can run it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Reference => true,
+            _ => false,
+        }
+    }
+
+    /// Its name for the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reference => "reference",
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+/// As people write it: `AVX-512`.
+impl fmt::Display for KernelSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reference => "scalar reference",
+            Self::Portable => "portable",
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
+        })
+    }
+}

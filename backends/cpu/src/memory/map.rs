@@ -1,0 +1,110 @@
+//! Raw zeroed memory: anonymous maps for what is large, the heap for what is small.
+
+use memmap2::MmapMut;
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::io;
+use std::ptr::NonNull;
+
+/// Alignment of every allocation: a cache line and an AVX-512 register.
+const HEAP_ALIGNMENT: usize = 64;
+/// Alignment of a map: the largest page of common machines (16 KiB on Apple silicon), for direct reads.
+const MAP_ALIGNMENT: usize = 16 << 10;
+/// Maps at least this long are aligned to it, so that the kernel can back them by huge pages.
+const HUGE_PAGE: usize = 2 << 20;
+/// From here on memory comes from a map, which is zeroed as it is first touched.
+const MAP_THRESHOLD: usize = 256 << 10;
+
+/// Zeroed memory that is freed when it is dropped. It hands out a pointer only: who may read and write is settled
+/// by [`super::region::Region`].
+pub struct RawMemory {
+    base: NonNull<u8>,
+    bytes: usize,
+    owner: Owner,
+}
+
+enum Owner {
+    Heap(Layout),
+    Map { _map: MmapMut },
+}
+
+// SAFETY: the memory belongs to this value alone, and the pointer is only used through `Region`, which
+// synchronises access by its borrow state.
+unsafe impl Send for RawMemory {}
+// SAFETY: as above.
+unsafe impl Sync for RawMemory {}
+
+impl RawMemory {
+    /// `bytes` of zeros, aligned to 64 bytes at least.
+    pub fn zeroed(bytes: usize) -> io::Result<Self> {
+        if bytes >= MAP_THRESHOLD {
+            Self::mapped(bytes)
+        } else {
+            Self::on_heap(bytes)
+        }
+    }
+
+    /// `bytes` of zeros in an anonymous map, aligned to 16 KiB at least.
+    pub fn mapped(bytes: usize) -> io::Result<Self> {
+        let alignment = if bytes >= HUGE_PAGE {
+            HUGE_PAGE
+        } else {
+            MAP_ALIGNMENT
+        };
+        let padded = bytes
+            .checked_add(alignment)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let mut map = MmapMut::map_anon(padded)?;
+        advise_huge_pages(&map);
+        let start = map.as_mut_ptr();
+        let skip = start.align_offset(alignment);
+        assert!(skip <= alignment, "a byte pointer can always be aligned");
+        // SAFETY: `skip <= alignment`, and the map is `alignment` longer than `bytes`.
+        let base = NonNull::new(unsafe { start.add(skip) }).expect("a map is never at null");
+        Ok(Self {
+            base,
+            bytes,
+            owner: Owner::Map { _map: map },
+        })
+    }
+
+    fn on_heap(bytes: usize) -> io::Result<Self> {
+        let layout = Layout::from_size_align(bytes.max(1), HEAP_ALIGNMENT)
+            .map_err(|_| io::ErrorKind::OutOfMemory)?;
+        // SAFETY: the layout's size is at least one.
+        let base =
+            NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self {
+            base,
+            bytes,
+            owner: Owner::Heap(layout),
+        })
+    }
+
+    /// The first byte.
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// How many bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for RawMemory {
+    fn drop(&mut self) {
+        if let Owner::Heap(layout) = &self.owner {
+            // SAFETY: allocated by `on_heap` with this layout, freed once.
+            unsafe { dealloc(self.base.as_ptr(), *layout) }
+        }
+    }
+}
+
+/// Only a wish: a kernel without huge pages refuses, and nothing but speed depends on it.
+#[cfg(target_os = "linux")]
+fn advise_huge_pages(map: &MmapMut) {
+    let _ = map.advise(memmap2::Advice::HugePage);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise_huge_pages(_map: &MmapMut) {}

@@ -1,0 +1,65 @@
+//! Rotary angles of recent positions.
+
+use crate::reference::rope_row;
+use odmoe_backend::Rope;
+use std::collections::HashMap;
+
+/// Positions kept for one kind of head. All layers of a step ask for the same few; 1024 of 128 wide are 512 KiB.
+const ROWS: usize = 1024;
+
+/// Cosines and sines by position. Bounded: a position takes the place of the one 1024 before or after it.
+#[derive(Default)]
+pub struct AngleCache {
+    tables: HashMap<(u64, usize), Table>,
+}
+
+struct Table {
+    /// Which position each row holds.
+    positions: Vec<Option<u32>>,
+    /// [ROWS][cosines, sines][D / 2].
+    angles: Vec<f32>,
+}
+
+impl AngleCache {
+    /// Cosines and sines, [D / 2] each.
+    pub fn at(&mut self, rope: Rope, head_dim: usize, position: u32) -> (&[f32], &[f32]) {
+        let table = self
+            .tables
+            .entry((rope.theta.to_bits(), head_dim))
+            .or_insert_with(|| Table {
+                positions: vec![None; ROWS],
+                angles: vec![0.0; ROWS * head_dim],
+            });
+        let row = position as usize % ROWS;
+        let (cos, sin) = table.angles[row * head_dim..][..head_dim].split_at_mut(head_dim / 2);
+        if table.positions[row] != Some(position) {
+            rope_row(rope.theta, position, cos, sin);
+            table.positions[row] = Some(position);
+        }
+        (cos, sin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_displaced_position_is_computed_again() {
+        let mut cache = AngleCache::default();
+        let rope = Rope { theta: 10_000.0 };
+        let first = cache.at(rope, 8, 3).0.to_vec();
+        let other = cache.at(rope, 8, 3 + ROWS as u32).0.to_vec();
+        assert_ne!(first, other);
+        assert_eq!(first, cache.at(rope, 8, 3).0);
+    }
+
+    #[test]
+    fn kinds_of_heads_do_not_mix() {
+        let mut cache = AngleCache::default();
+        let near = cache.at(Rope { theta: 10_000.0 }, 8, 5).1.to_vec();
+        let far = cache.at(Rope { theta: 1_000_000.0 }, 8, 5).1.to_vec();
+        assert_ne!(near, far);
+        assert_eq!(cache.at(Rope { theta: 10_000.0 }, 16, 5).1.len(), 8);
+    }
+}

@@ -1,0 +1,161 @@
+//! Ops that move or change rows: embedding, norms, rotation, sums.
+
+use super::Executor;
+use super::operands::{floats, floats_mut, read, weight_view, write};
+use crate::reference;
+use odmoe_backend::{Buffer, Choice, Rope, Weight};
+
+impl Executor {
+    /// out [T, H] = rows of table [V, H].
+    pub(super) fn embed(&mut self, table: &Weight, ids: &[u32], out: &Buffer) {
+        let table_bytes = read(&table.buffer);
+        let table = weight_view(table, &table_bytes);
+        let mut out = write(out);
+        let out = floats_mut(&mut out, ids.len() * table.columns);
+        for (&id, out) in ids.iter().zip(out.chunks_exact_mut(table.columns)) {
+            assert!(
+                (id as usize) < table.rows,
+                "token id {id} of a vocabulary of {}",
+                table.rows
+            );
+            reference::decode_row(&table, id as usize, out);
+        }
+    }
+
+    /// out [rows, width] = norm of x [rows, width]; in place where both are one buffer.
+    pub(super) fn rms_norm(
+        &mut self,
+        x: &Buffer,
+        weight: &Weight,
+        epsilon: f32,
+        out: &Buffer,
+        rows: usize,
+    ) {
+        let weight_bytes = read(&weight.buffer);
+        let weight = weight_view(weight, &weight_bytes).as_f32();
+        let elements = rows * weight.len();
+        copy_unless_same(x, out, elements);
+        let mut out = write(out);
+        for row in floats_mut(&mut out, elements).chunks_exact_mut(weight.len()) {
+            reference::rms_norm_row(row, &weight, epsilon);
+        }
+    }
+
+    /// In place on into [T, heads, D].
+    pub(super) fn norm_rope(&mut self, args: NormRope<'_>) {
+        let NormRope {
+            into,
+            norm,
+            rope,
+            heads,
+            head_dim,
+            positions,
+        } = args;
+        assert!(
+            head_dim % 2 == 0,
+            "rotary embedding turns pairs, but heads are {head_dim} wide"
+        );
+        let norm_bytes = norm.as_ref().map(|(weight, _)| read(&weight.buffer));
+        let norm = norm
+            .as_ref()
+            .zip(norm_bytes.as_ref())
+            .map(|((weight, epsilon), bytes)| {
+                let weight = weight_view(weight, bytes).as_f32();
+                assert_eq!(
+                    weight.len(),
+                    head_dim,
+                    "a head's norm has one weight an element"
+                );
+                (weight, *epsilon)
+            });
+        let mut into = write(into);
+        let into = floats_mut(&mut into, positions.len() * heads * head_dim);
+        for (&position, row) in positions
+            .iter()
+            .zip(into.chunks_exact_mut(heads * head_dim))
+        {
+            let (cos, sin) = self.angles.at(rope, head_dim, position);
+            for head in row.chunks_exact_mut(head_dim) {
+                if let Some((weight, epsilon)) = &norm {
+                    reference::rms_norm_row(head, weight, *epsilon);
+                }
+                reference::rotate_head(head, cos, sin);
+            }
+        }
+    }
+
+    /// into += x.
+    pub(super) fn add_in_place(&mut self, x: &Buffer, into: &Buffer, elements: usize) {
+        let (x, mut into) = (read(x), write(into));
+        reference::add_in_place(floats(&x, elements), floats_mut(&mut into, elements));
+    }
+
+    /// out = silu(gate) * up; in place where gate and out are one buffer.
+    pub(super) fn silu_mul(&mut self, gate: &Buffer, up: &Buffer, out: &Buffer, elements: usize) {
+        copy_unless_same(gate, out, elements);
+        let (up, mut out) = (read(up), write(out));
+        reference::silu_mul(floats_mut(&mut out, elements), floats(&up, elements));
+    }
+
+    /// into [T, H] += weighted sums of expert_out [T * K, H].
+    pub(super) fn combine_experts(&mut self, args: CombineExperts<'_>) {
+        let CombineExperts {
+            expert_out,
+            choices,
+            into,
+            tokens,
+            top_k,
+            hidden,
+        } = args;
+        let (outputs, choices, mut into) = (read(expert_out), read(choices), write(into));
+        let outputs = floats(&outputs, tokens * top_k * hidden);
+        let weights: Vec<f32> = Choice::decode(&choices[..tokens * top_k * Choice::BYTES])
+            .map(|c| c.weight)
+            .collect();
+        for (token, into) in floats_mut(&mut into, tokens * hidden)
+            .chunks_exact_mut(hidden)
+            .enumerate()
+        {
+            let outputs = &outputs[token * top_k * hidden..][..top_k * hidden];
+            reference::combine_row(outputs, |j| weights[token * top_k + j], into);
+        }
+    }
+
+    /// out[i] = x[rows[i]].
+    pub(super) fn gather_rows(&mut self, x: &Buffer, rows: &[u32], out: &Buffer, width: usize) {
+        let (x, mut out) = (read(x), write(out));
+        let x: &[f32] = floats(&x, x.len() / 4);
+        for (&row, out) in rows
+            .iter()
+            .zip(floats_mut(&mut out, rows.len() * width).chunks_exact_mut(width))
+        {
+            out.copy_from_slice(&x[row as usize * width..][..width]);
+        }
+    }
+}
+
+/// Operands of [`odmoe_backend::Op::NormRope`].
+pub(super) struct NormRope<'a> {
+    pub into: &'a Buffer,
+    pub norm: &'a Option<(Weight, f32)>,
+    pub rope: Rope,
+    pub heads: usize,
+    pub head_dim: usize,
+    pub positions: &'a [u32],
+}
+
+/// Operands of [`odmoe_backend::Op::CombineExperts`].
+pub(super) struct CombineExperts<'a> {
+    pub expert_out: &'a Buffer,
+    pub choices: &'a Buffer,
+    pub into: &'a Buffer,
+    pub tokens: usize,
+    pub top_k: usize,
+    pub hidden: usize,
+}
+
+fn copy_unless_same(from: &Buffer, to: &Buffer, elements: usize) {
+    if !from.is_same(to) {
+        floats_mut(&mut write(to), elements).copy_from_slice(floats(&read(from), elements));
+    }
+}

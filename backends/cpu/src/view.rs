@@ -1,0 +1,142 @@
+//! Operands as kernels see them: slices with shapes.
+
+use bytemuck::{Pod, Zeroable};
+use odmoe_formats::BlockFormat;
+use std::borrow::Cow;
+
+/// Elements of a Q8_0 block.
+pub const Q8_ELEMENTS: usize = 32;
+
+/// A Q8_0 block as it lies in memory: 34 bytes, without alignment.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Q8Block {
+    /// Scale, binary16, little endian.
+    pub scale: [u8; 2],
+    /// Elements in units of the scale.
+    pub quants: [i8; Q8_ELEMENTS],
+}
+
+impl Q8Block {
+    /// The scale, exactly.
+    #[inline(always)]
+    pub fn scale(&self) -> f32 {
+        half::f16::from_le_bytes(self.scale).to_f32()
+    }
+}
+
+/// A weight matrix [rows, columns] as bytes.
+#[derive(Clone, Copy)]
+pub struct WeightView<'a> {
+    /// Exactly `rows` rows.
+    bytes: &'a [u8],
+    /// How elements are stored.
+    pub format: BlockFormat,
+    /// Output width, N.
+    pub rows: usize,
+    /// Input width, a whole number of blocks.
+    pub columns: usize,
+    row_bytes: usize,
+}
+
+impl<'a> WeightView<'a> {
+    /// The matrix that starts at `bytes[offset]`. Panics where it does not fit or is not whole blocks.
+    pub fn new(
+        bytes: &'a [u8],
+        offset: usize,
+        format: BlockFormat,
+        rows: usize,
+        columns: usize,
+    ) -> Self {
+        let row_bytes = format
+            .row_bytes(columns as u64)
+            .and_then(|bytes| usize::try_from(bytes).ok());
+        let row_bytes = row_bytes
+            .unwrap_or_else(|| panic!("{columns} columns are not whole blocks of {format:?}"));
+        let end = row_bytes
+            .checked_mul(rows)
+            .and_then(|bytes| bytes.checked_add(offset));
+        assert!(
+            end.is_some_and(|end| end <= bytes.len()),
+            "a {rows} x {columns} {format:?} weight at {offset} leaves its buffer of {} bytes",
+            bytes.len()
+        );
+        Self {
+            bytes: &bytes[offset..offset + row_bytes * rows],
+            format,
+            rows,
+            columns,
+            row_bytes,
+        }
+    }
+
+    /// The bytes of one row.
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> &'a [u8] {
+        &self.bytes[row * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// The blocks of one row of a Q8_0 weight.
+    #[inline(always)]
+    pub fn q8_row(&self, row: usize) -> &'a [Q8Block] {
+        debug_assert_eq!(self.format, BlockFormat::Q8_0);
+        bytemuck::cast_slice(self.row(row))
+    }
+
+    /// All elements of an F32 weight. Copies only where the bytes are not aligned.
+    pub fn as_f32(&self) -> Cow<'a, [f32]> {
+        assert_eq!(self.format, BlockFormat::F32, "norm weights are F32");
+        match bytemuck::try_cast_slice(self.bytes) {
+            Ok(elements) => Cow::Borrowed(elements),
+            Err(_) => Cow::Owned(self.bytes.chunks_exact(4).map(read_f32).collect()),
+        }
+    }
+}
+
+/// The float that four little-endian bytes hold.
+#[inline(always)]
+pub fn read_f32(bytes: &[u8]) -> f32 {
+    f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+/// One layer of a KV cache: `[blocks][key, value][G][block_tokens][D]`.
+#[derive(Clone, Copy, Debug)]
+pub struct KvLayout {
+    /// Blocks in all.
+    pub blocks: usize,
+    /// G.
+    pub kv_heads: usize,
+    /// Tokens in one block.
+    pub block_tokens: usize,
+    /// D.
+    pub head_dim: usize,
+}
+
+/// Which half of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvHalf {
+    /// The keys.
+    Key = 0,
+    /// The values.
+    Value = 1,
+}
+
+impl KvLayout {
+    /// Elements of the layer.
+    pub fn elements(&self) -> usize {
+        self.blocks * 2 * self.kv_heads * self.block_tokens * self.head_dim
+    }
+
+    /// The first element of one token's key or value. Panics out of bounds.
+    #[inline(always)]
+    pub fn element(&self, half: KvHalf, block: usize, head: usize, offset: usize) -> usize {
+        assert!(block < self.blocks, "KV block {block} of {}", self.blocks);
+        assert!(
+            offset < self.block_tokens,
+            "offset {offset} in a KV block of {}",
+            self.block_tokens
+        );
+        (((block * 2 + half as usize) * self.kv_heads + head) * self.block_tokens + offset)
+            * self.head_dim
+    }
+}

@@ -1,0 +1,104 @@
+//! From logits to a token.
+//!
+//! The order of the steps is that of [`SamplingParams`]: logit bias, repetition penalty, presence and frequency
+//! penalties; here logprobs are taken; then temperature, top-k, top-p, min-p, and the draw. Equal logits are ordered
+//! by ascending token. A result is a function of logits, parameters, the tokens so far and the position: sums have a
+//! fixed order, and random numbers come from a counter, so that neither batching, nor preemption, nor the order of
+//! calls for other sequences can change a bit.
+
+mod draw;
+mod logprobs;
+mod penalties;
+mod philox;
+mod rank;
+#[cfg(test)]
+mod tests;
+
+use crate::api::{PositionLogprobs, SamplingParams};
+use penalties::Penalties;
+
+/// What [`SequenceSampler::next`] chose.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampled {
+    /// The token.
+    pub token: u32,
+    /// If asked for.
+    pub logprobs: Option<PositionLogprobs>,
+}
+
+/// Chooses the tokens of one sequence. Lives as long as its request: a preemption neither resets nor repeats it.
+#[derive(Clone, Debug)]
+pub struct SequenceSampler {
+    /// Less the logit bias, which moved into `penalties`.
+    params: SamplingParams,
+    penalties: Penalties,
+    vocab: usize,
+}
+
+impl SequenceSampler {
+    /// For a sequence that begins with `prompt`. Parameters out of range do not panic: a temperature that is not
+    /// above 0 takes the most likely token, and every cut keeps at least that one.
+    pub fn new(mut params: SamplingParams, prompt: &[u32], vocab: usize) -> Self {
+        assert!(
+            vocab > 0 && u32::try_from(vocab).is_ok(),
+            "a vocabulary of {vocab} tokens"
+        );
+        let penalties = Penalties::new(&mut params, prompt);
+        Self {
+            params,
+            penalties,
+            vocab,
+        }
+    }
+
+    /// Chooses and counts the token at `position` (its own absolute position, `LaneSpan::sample_position`) from
+    /// `logits` (V of them), which are changed. `logprobs`: how many of the most likely tokens to report.
+    ///
+    /// A logit of NaN counts as -inf; tokens at +inf share all probability; if none is above -inf, all tokens are
+    /// equally likely, and the most likely is token 0.
+    pub fn next(&mut self, logits: &mut [f32], position: usize, logprobs: Option<u32>) -> Sampled {
+        assert_eq!(
+            logits.len(),
+            self.vocab,
+            "one logit for each token of the vocabulary"
+        );
+        self.penalties.apply(logits);
+        let best = make_comparable(logits);
+        let greatest = logits[best as usize];
+        let token = if self.params.temperature > 0.0 {
+            let uniform = philox::uniform(self.params.seed, self.params.choice, position);
+            draw::draw(logits, greatest, &self.params, uniform)
+        } else {
+            best
+        };
+        self.penalties.count(token);
+        Sampled {
+            token,
+            logprobs: logprobs.map(|top| logprobs::logprobs(logits, greatest, token, top)),
+        }
+    }
+}
+
+/// Leaves finite logits and -inf, at least one of them finite, and returns the most likely token.
+fn make_comparable(logits: &mut [f32]) -> u32 {
+    let mut best = 0;
+    for token in 0..logits.len() {
+        if logits[token].is_nan() {
+            logits[token] = f32::NEG_INFINITY;
+        }
+        if logits[token] > logits[best] {
+            best = token;
+        }
+    }
+    let greatest = logits[best];
+    if greatest.is_infinite() {
+        for logit in logits.iter_mut() {
+            *logit = if *logit == greatest {
+                0.0
+            } else {
+                f32::NEG_INFINITY
+            };
+        }
+    }
+    best as u32
+}

@@ -1,0 +1,101 @@
+//! Who may enter the queue, and who leaves it for KV blocks.
+
+use super::{Scheduler, SchedulerConfig};
+use crate::api::SubmitError;
+
+impl SchedulerConfig {
+    pub(super) fn check(&self) {
+        let Self {
+            max_running,
+            max_waiting,
+            prefill_chunk_tokens,
+            kv_block_tokens,
+            kv_blocks,
+            max_context_tokens,
+        } = *self;
+        let figures = [
+            max_running,
+            max_waiting,
+            prefill_chunk_tokens,
+            kv_block_tokens,
+            kv_blocks,
+            max_context_tokens,
+        ];
+        assert!(
+            figures.iter().all(|&figure| figure > 0),
+            "every limit is at least one: {self:?}"
+        );
+    }
+
+    /// The longest sequence, prompt and answer, that can ever be computed.
+    pub fn longest_sequence_tokens(&self) -> usize {
+        self.max_context_tokens
+            .min(self.kv_blocks.saturating_mul(self.kv_block_tokens))
+    }
+
+    /// Whether a request may enter a queue of `waiting`.
+    pub(super) fn check_request(
+        &self,
+        prompt_tokens: usize,
+        max_new_tokens: u32,
+        waiting: usize,
+    ) -> Result<(), SubmitError> {
+        let (new, limit) = (max_new_tokens as usize, self.longest_sequence_tokens());
+        if prompt_tokens == 0 {
+            return Err(SubmitError::BadPrompt(
+                "the prompt is empty: send at least one token".into(),
+            ));
+        }
+        if new == 0 {
+            return Err(SubmitError::BadPrompt(
+                "no new tokens are asked for: ask for at least one".into(),
+            ));
+        }
+        if prompt_tokens.saturating_add(new) > limit {
+            return Err(SubmitError::TooLong {
+                prompt: prompt_tokens,
+                new,
+                limit,
+            });
+        }
+        if waiting >= self.max_waiting {
+            return Err(SubmitError::QueueFull {
+                waiting,
+                limit: self.max_waiting,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Scheduler {
+    /// Admits from the head of the queue, never past it, until the next prefill lane is full.
+    ///
+    /// A request gets the blocks of all its tokens at once, so that prefill never stops for blocks. One more must be
+    /// free, or what was admitted last would be preempted next; not where the request never needs it, or one that
+    /// fills the whole cache would wait for ever.
+    pub(super) fn admit(&mut self) {
+        let block_tokens = self.config.kv_block_tokens;
+        let mut pending_tokens: usize = self
+            .running
+            .values()
+            .map(|sequence| sequence.prefill_tokens())
+            .sum();
+        while pending_tokens < self.config.prefill_chunk_tokens
+            && self.running.len() < self.config.max_running
+            && let Some(head) = self.waiting.first_entry()
+        {
+            let sequence = head.get();
+            let blocks = sequence.tokens.len().div_ceil(block_tokens);
+            let most_blocks = sequence.most_positions().div_ceil(block_tokens);
+            if self.pool.free() < most_blocks.min(blocks + 1) {
+                break;
+            }
+            let (age, mut sequence) = head.remove_entry();
+            let grown = sequence.table.grow_to(blocks, &mut self.pool);
+            assert!(grown, "free blocks were counted wrongly");
+            pending_tokens += sequence.prefill_tokens();
+            self.running.insert(age, sequence);
+        }
+    }
+}

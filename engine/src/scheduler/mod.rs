@@ -1,0 +1,229 @@
+//! Which sequences compute which tokens next. A pure state machine: no clock, file, thread or randomness.
+//!
+//! The engine asks for a lane ([`Scheduler::plan`]), runs it, and reports what came of it ([`Scheduler::complete`]
+//! or [`Scheduler::abort`]). At most one lane of each kind is out, and a sequence is in at most one of them.
+//!
+//! Order is by age throughout. Requests are admitted first come, first served, and get all blocks of their tokens at
+//! once, with one to spare; later blocks come one by one, and where none is left the youngest sequence outside lanes
+//! gives its up and is computed again when there is room. As a sequence takes blocks only from younger ones, the
+//! oldest always advances and nobody starves.
+//!
+//! Work per plan is bounded by sequences that run, tokens planned and blocks that change hands.
+
+mod admission;
+mod invariants;
+mod lane;
+mod plan;
+mod preemption;
+mod sequence;
+#[cfg(test)]
+mod tests;
+
+pub use plan::{LaneKind, LanePlan, LaneSpan, Removal, SchedulerConfig, SequenceTimings};
+
+use crate::api::{RequestId, SubmitError};
+use crate::kv_cache::BlockPool;
+use lane::OutLanes;
+use sequence::{Age, Sequence};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Scheduler {
+    config: SchedulerConfig,
+    pool: BlockPool,
+    next_age: u64,
+    ages: BTreeMap<RequestId, Age>,
+    /// Without blocks. Preempted sequences are older than those that never ran, so they come first by themselves.
+    waiting: BTreeMap<Age, Sequence>,
+    /// With blocks.
+    running: BTreeMap<Age, Sequence>,
+    lanes: OutLanes,
+    /// Not yet told in a plan.
+    preempted: Vec<RequestId>,
+}
+
+impl Scheduler {
+    /// An empty one. Every figure of the configuration is at least one.
+    pub fn new(config: SchedulerConfig) -> Self {
+        config.check();
+        Self {
+            config,
+            pool: BlockPool::new(config.kv_blocks),
+            next_age: 0,
+            ages: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            running: BTreeMap::new(),
+            lanes: OutLanes::default(),
+            preempted: Vec::new(),
+        }
+    }
+
+    /// Queues a request. An id that is still known is a bug.
+    pub fn submit(
+        &mut self,
+        id: RequestId,
+        prompt: Vec<u32>,
+        max_new_tokens: u32,
+        now: Instant,
+    ) -> Result<(), SubmitError> {
+        self.config
+            .check_request(prompt.len(), max_new_tokens, self.waiting.len())?;
+        let age = Age(self.next_age);
+        self.next_age += 1;
+        assert!(
+            self.ages.insert(id, age).is_none(),
+            "{id:?} was submitted twice"
+        );
+        self.waiting
+            .insert(age, Sequence::new(id, prompt, max_new_tokens as usize, now));
+        Ok(())
+    }
+
+    /// The next lane of a kind. None if there is nothing to do or that lane is out.
+    ///
+    /// A sequence that has its `max_new_tokens` must have been removed before: planning it is a bug.
+    pub fn plan(&mut self, kind: LaneKind, now: Instant) -> Option<LanePlan> {
+        if self.lanes.is_out(kind) {
+            return None;
+        }
+        // Whichever lane ended, its sequences can be preempted now: an older one may have waited for just that.
+        self.grow_decoding();
+        let spans = match kind {
+            LaneKind::Prefill => {
+                self.admit();
+                self.prefill_spans(now)
+            }
+            LaneKind::Decode => self.decode_spans(now),
+        };
+        if spans.is_empty() {
+            return None;
+        }
+        self.lanes
+            .send(kind, spans.iter().map(|span| (self.ages[&span.id], span)));
+        Some(LanePlan {
+            kind,
+            spans,
+            preempted: std::mem::take(&mut self.preempted),
+        })
+    }
+
+    /// The lane is done: its positions are computed, and `sampled` holds one token, in any order, for each span that
+    /// samples (those of removed sequences may be left out and are ignored). Removed sequences are freed.
+    pub fn complete(&mut self, kind: LaneKind, sampled: &[(RequestId, u32)], now: Instant) {
+        let mut tokens: BTreeMap<RequestId, u32> = sampled.iter().copied().collect();
+        assert_eq!(
+            tokens.len(),
+            sampled.len(),
+            "a request was sampled twice in one lane"
+        );
+        for flight in self.lanes.land(kind) {
+            let Some(sequence) = self.leave_lane(flight.age) else {
+                continue;
+            };
+            let token = flight
+                .samples
+                .then(|| tokens.remove(&sequence.id).expect("a span was not sampled"));
+            sequence.advance(flight.tokens, token, now);
+        }
+        tokens.retain(|id, _| self.ages.contains_key(id));
+        assert!(
+            tokens.is_empty(),
+            "sampled without having been asked for: {tokens:?}"
+        );
+    }
+
+    /// The lane was dropped: nothing advanced, the same positions will be planned again. The blocks of removed
+    /// sequences are free now: ops of the lane that are still pending must come before those of any later lane.
+    pub fn abort(&mut self, kind: LaneKind) {
+        for flight in self.lanes.land(kind) {
+            self.leave_lane(flight.age);
+        }
+    }
+
+    /// Ends a request: finished, cancelled or failed. Take [`Scheduler::timings`] before.
+    pub fn remove(&mut self, id: RequestId) -> Removal {
+        let Some(&age) = self.ages.get(&id) else {
+            return Removal::Unknown;
+        };
+        if let Some(sequence) = self.running.get_mut(&age)
+            && let Some(kind) = sequence.lane
+        {
+            sequence.removed = true;
+            return Removal::InLane(kind);
+        }
+        if self.waiting.remove(&age).is_some() {
+            self.ages.remove(&id);
+        } else {
+            self.free(age);
+        }
+        Removal::Freed
+    }
+
+    /// Whether the request is waiting or running. False from [`Scheduler::remove`] on.
+    pub fn contains(&self, id: RequestId) -> bool {
+        self.find(id).is_some()
+    }
+
+    /// Nothing waits, runs or is in a lane.
+    pub fn is_idle(&self) -> bool {
+        self.ages.is_empty()
+    }
+
+    /// Sequences that hold blocks, among them removed ones whose lane is out.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Requests that wait, preempted ones among them.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// KV blocks that sequences hold.
+    pub fn blocks_used(&self) -> usize {
+        self.pool.used()
+    }
+
+    /// Prompt and generated tokens. Panics unless [`Scheduler::contains`].
+    pub fn tokens(&self, id: RequestId) -> &[u32] {
+        &self.find(id).expect("an unknown or removed request").tokens
+    }
+
+    /// When what happened. Panics unless [`Scheduler::contains`].
+    pub fn timings(&self, id: RequestId) -> SequenceTimings {
+        self.find(id)
+            .expect("an unknown or removed request")
+            .timings
+    }
+
+    fn find(&self, id: RequestId) -> Option<&Sequence> {
+        let age = self.ages.get(&id)?;
+        let sequence = self.running.get(age).or_else(|| self.waiting.get(age));
+        sequence.filter(|sequence| !sequence.removed)
+    }
+
+    /// The lane of a sequence ended. None if it was removed meanwhile; then it is gone now.
+    fn leave_lane(&mut self, age: Age) -> Option<&mut Sequence> {
+        let sequence = self
+            .running
+            .get_mut(&age)
+            .expect("what is in a lane is running");
+        sequence.lane = None;
+        if sequence.removed {
+            self.free(age);
+            return None;
+        }
+        self.running.get_mut(&age)
+    }
+
+    fn free(&mut self, age: Age) {
+        let mut sequence = self
+            .running
+            .remove(&age)
+            .expect("only what is running holds blocks");
+        sequence.table.release(&mut self.pool);
+        self.ages.remove(&sequence.id);
+    }
+}

@@ -1,0 +1,237 @@
+//! Hugging Face's `tokenizer.json`: encoding by the `tokenizers` crate, decoding by a table of bytes.
+
+use crate::surface::Surface;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// Token ids from here on are refused: tables are sized by the largest id, and real vocabularies end below 2^19.
+const TOKEN_ID_LIMIT: u32 = 1 << 22;
+
+/// Why a tokenizer could not be opened, or a text not be encoded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenizerError {
+    /// The file is no `tokenizer.json`.
+    #[error("the tokenizer cannot be read: {0}; it must be a Hugging Face tokenizer.json")]
+    Parse(String),
+    /// The decoder is of a kind that no language model served here uses.
+    #[error("the tokenizer's decoder {0:?} is not supported")]
+    Decoder(String),
+    /// An id beyond any real vocabulary.
+    #[error("the tokenizer has token id {found}; ids must be below {limit}")]
+    IdTooLarge {
+        /// The largest id.
+        found: u32,
+        /// Ids must be below it.
+        limit: u32,
+    },
+    /// The library numbers added tokens itself: where the file says otherwise, every prompt would be wrong.
+    #[error(
+        "the tokenizer gives {text:?} the id {written}, which does not follow on from its vocabulary ({numbered:?})"
+    )]
+    AddedToken {
+        /// The token.
+        text: String,
+        /// Its id in the file.
+        written: u64,
+        /// Its id by the order of the file.
+        numbered: Option<u32>,
+    },
+    /// The text was refused by the tokenizer.
+    #[error("the text cannot be encoded: {0}")]
+    Encode(String),
+}
+
+/// Text to token ids and back. Cloning shares it.
+#[derive(Clone)]
+pub struct Tokenizer(Arc<Inner>);
+
+struct Inner {
+    encoder: tokenizers::Tokenizer,
+    tokens: TokenTable,
+    strip_leading_spaces: usize,
+}
+
+/// The bytes of every token, back to back, with where each begins.
+struct TokenTable {
+    bytes: Vec<u8>,
+    /// Token `i` is `bytes[starts[i]..starts[i + 1]]`.
+    starts: Vec<usize>,
+    special: Vec<bool>,
+}
+
+impl Tokenizer {
+    /// From the bytes of a `tokenizer.json`.
+    ///
+    /// Truncation and padding that the file may ask for are left out: they belong to training.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, TokenizerError> {
+        let file: serde_json::Value =
+            serde_json::from_slice(bytes).map_err(|e| TokenizerError::Parse(e.to_string()))?;
+        let surface = Surface::from_decoder(&file["decoder"])?;
+        let mut encoder = no_panic(|| tokenizers::Tokenizer::from_bytes(bytes))
+            .map_err(TokenizerError::Parse)?
+            .map_err(|e| TokenizerError::Parse(e.to_string()))?;
+        check_added_tokens(&file, &encoder)?;
+        drop(file);
+        encoder.with_padding(None);
+        encoder
+            .with_truncation(None)
+            .map_err(|e| TokenizerError::Parse(e.to_string()))?;
+        let tokens = TokenTable::new(&encoder, &surface)?;
+        let strip_leading_spaces = surface.strip_leading_spaces();
+        Ok(Self(Arc::new(Inner {
+            encoder,
+            tokens,
+            strip_leading_spaces,
+        })))
+    }
+
+    /// Token ids of a text. With `add_special_tokens` also those that the model's own post-processing puts around it
+    /// (a beginning-of-sequence token, for most families none); a rendered chat template has them already.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = no_panic(|| self.0.encoder.encode_fast(text, add_special_tokens))
+            .map_err(TokenizerError::Encode)?
+            .map_err(|e| TokenizerError::Encode(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of token ids. Bytes that are not UTF-8 become U+FFFD, unknown ids nothing.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> String {
+        let mut bytes = Vec::new();
+        for &id in ids {
+            if !(skip_special_tokens && self.is_special(id)) {
+                bytes.extend_from_slice(self.0.tokens.get(id));
+            }
+        }
+        let spaces = bytes
+            .iter()
+            .take(self.0.strip_leading_spaces)
+            .take_while(|b| **b == b' ')
+            .count();
+        String::from_utf8_lossy(&bytes[spaces..]).into_owned()
+    }
+
+    /// The raw bytes of one token: not always whole characters, and empty for an unknown id.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        self.0.tokens.get(id).to_vec()
+    }
+
+    pub(crate) fn token_slice(&self, id: u32) -> &[u8] {
+        self.0.tokens.get(id)
+    }
+
+    pub(crate) fn strip_leading_spaces(&self) -> usize {
+        self.0.strip_leading_spaces
+    }
+
+    /// One more than the largest id.
+    pub fn vocabulary_size(&self) -> usize {
+        self.0.tokens.special.len()
+    }
+
+    /// The id of a token by its text as `tokenizer.json` spells it.
+    pub fn token_id(&self, text: &str) -> Option<u32> {
+        self.0.encoder.token_to_id(text)
+    }
+
+    /// Whether a token marks structure, such as the end of a turn, and is no text of the answer.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.0
+            .tokens
+            .special
+            .get(id as usize)
+            .copied()
+            .unwrap_or(false)
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tokenizer({} tokens)", self.vocabulary_size())
+    }
+}
+
+impl TokenTable {
+    fn new(encoder: &tokenizers::Tokenizer, surface: &Surface) -> Result<Self, TokenizerError> {
+        let mut entries: Vec<(u32, Vec<u8>)> = encoder
+            .get_vocab(false)
+            .into_iter()
+            .map(|(text, id)| (id, surface.bytes(&text)))
+            .collect();
+        // Added tokens come last, so that they win over a vocabulary entry of the same id: their text is literal.
+        entries.sort_unstable();
+        let added = encoder.get_added_tokens_decoder();
+        entries.extend(
+            added
+                .iter()
+                .map(|(id, token)| (*id, token.content.clone().into_bytes())),
+        );
+        entries.sort_by_key(|(id, _)| *id);
+
+        let size = entries.last().map_or(0, |(id, _)| id.saturating_add(1));
+        if size > TOKEN_ID_LIMIT {
+            return Err(TokenizerError::IdTooLarge {
+                found: size - 1,
+                limit: TOKEN_ID_LIMIT,
+            });
+        }
+        let mut special = vec![false; size as usize];
+        for (id, token) in &added {
+            special[*id as usize] = token.special;
+        }
+        let mut table = Self {
+            bytes: Vec::new(),
+            starts: vec![0],
+            special,
+        };
+        let mut entries = entries.into_iter().peekable();
+        for id in 0..size {
+            let mut text = None;
+            while let Some((_, bytes)) = entries.next_if(|(entry, _)| *entry == id) {
+                text = Some(bytes);
+            }
+            table.bytes.extend_from_slice(&text.unwrap_or_default());
+            table.starts.push(table.bytes.len());
+        }
+        Ok(table)
+    }
+
+    fn get(&self, id: u32) -> &[u8] {
+        let id = id as usize;
+        match (self.starts.get(id), self.starts.get(id + 1)) {
+            (Some(&start), Some(&end)) => &self.bytes[start..end],
+            _ => &[],
+        }
+    }
+}
+
+fn check_added_tokens(
+    file: &serde_json::Value,
+    encoder: &tokenizers::Tokenizer,
+) -> Result<(), TokenizerError> {
+    for token in file["added_tokens"].as_array().into_iter().flatten() {
+        let (Some(text), Some(written)) = (token["content"].as_str(), token["id"].as_u64()) else {
+            continue;
+        };
+        let numbered = encoder.token_to_id(text);
+        if numbered.map(u64::from) != Some(written) {
+            let text = text.to_owned();
+            return Err(TokenizerError::AddedToken {
+                text,
+                written,
+                numbered,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The `tokenizers` crate asserts on some malformed files; such a panic is an error of the file.
+fn no_panic<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text
+            .or_else(|| payload.downcast_ref::<&str>().copied())
+            .unwrap_or("no reason given");
+        format!("the tokenizer library stopped: {text}")
+    })
+}
