@@ -4,7 +4,8 @@ use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::{CpuBackend, CpuConfig};
 use odmoe_convert::{ConvertOptions, NoProgress, convert, open_source, open_store};
 use odmoe_engine::{
-    EngineConfig, EngineEvent, EngineHandle, EngineObserver, EngineParts, PositionLogprobs, TokenEvent, TokenSink,
+    EngineConfig, EngineEvent, EngineHandle, EngineObserver, EngineParts, PositionLogprobs, Request, SamplingParams,
+    TokenEvent, TokenSink,
 };
 use odmoe_expert_store::{FileReader, StoreConfig};
 use odmoe_formats::ByteCount;
@@ -68,6 +69,21 @@ impl TestEngine {
         self.vocabulary
     }
 
+    /// Greedy tokens after `prompt`, each with its logprob.
+    #[track_caller]
+    pub fn generate(&self, prompt: &[u32], tokens: u32) -> Vec<PositionLogprobs> {
+        let (sender, events) = channel();
+        let request = Request {
+            prompt: prompt.to_vec(),
+            sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+            max_new_tokens: tokens,
+            stop_token_ids: Vec::new(),
+            logprobs: Some(1),
+        };
+        self.handle.submit(request, Box::new(Sink(sender))).unwrap_or_else(|e| panic!("{e}"));
+        Scoring { events }.wait()
+    }
+
     /// Begins to score `continuation` after `prompt`: the logprobs of its tokens, and of the `top` most likely ones.
     #[track_caller]
     pub fn score(&self, prompt: &[u32], continuation: &[u32], top: usize) -> Scoring {
@@ -110,6 +126,7 @@ fn store_config(manifest: &Manifest, share: f64) -> StoreConfig {
         readers: 2,
         prefetch: true,
         read_timeout: Duration::from_secs(60),
+        host_budget: None,
     }
 }
 

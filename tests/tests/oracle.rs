@@ -85,3 +85,14 @@ fn dense_layers_among_sparse_ones() {
 fn a_context_of_hundreds_of_tokens() {
     check("long-context");
 }
+
+/// Scoring what was generated gives the same logprobs, bit for bit: it is the same computation.
+#[test]
+fn scoring_is_what_generation_says() {
+    let golden = Golden::read("remainders");
+    let engine = TestEngine::start(&golden.folder, EngineOptions::default());
+    let prompt = &golden.ids[..9];
+    let generated = engine.generate(prompt, 20);
+    let tokens: Vec<u32> = generated.iter().map(|position| position.chosen.token).collect();
+    assert_eq!(engine.score(prompt, &tokens, 1).wait(), generated);
+}
