@@ -24,6 +24,8 @@ pub struct Submission {
     pub id: RequestId,
     /// What is asked for.
     pub request: Request,
+    /// The tokens that the answer is to have, where it is scored and not generated; else empty.
+    pub continuation: Vec<u32>,
     /// Where events go.
     pub sink: Box<dyn TokenSink>,
     /// When it was queued.
@@ -79,6 +81,26 @@ impl Shared {
 
     /// Checks and queues a request.
     pub fn submit(&self, request: Request, sink: Box<dyn TokenSink>) -> Result<RequestId, SubmitError> {
+        self.queue(request, Vec::new(), sink)
+    }
+
+    /// Checks and queues a request whose answer is given, to be scored.
+    pub fn score(
+        &self,
+        request: Request,
+        continuation: Vec<u32>,
+        sink: Box<dyn TokenSink>,
+    ) -> Result<RequestId, SubmitError> {
+        self.limits.check_tokens(&continuation)?;
+        self.queue(request, continuation, sink)
+    }
+
+    fn queue(
+        &self,
+        request: Request,
+        continuation: Vec<u32>,
+        sink: Box<dyn TokenSink>,
+    ) -> Result<RequestId, SubmitError> {
         self.limits.check(&request)?;
         let mut state = self.lock();
         if state.draining || state.stop {
@@ -88,7 +110,7 @@ impl Shared {
         let id = RequestId(state.next_id);
         state.next_id += 1;
         state.live.insert(id);
-        state.submissions.push_back(Submission { id, request, sink, at: Instant::now() });
+        state.submissions.push_back(Submission { id, request, continuation, sink, at: Instant::now() });
         self.ring_locked(state);
         Ok(id)
     }
@@ -212,15 +234,20 @@ impl Limits {
         if new == 0 {
             return Err(SubmitError::BadPrompt("no new tokens are asked for: ask for at least one".into()));
         }
-        if let Some(token) = request.prompt.iter().find(|&&token| token as usize >= self.vocab) {
+        self.check_tokens(&request.prompt)?;
+        let limit = self.sequence_tokens;
+        if prompt.saturating_add(new) > limit {
+            return Err(SubmitError::TooLong { prompt, new, limit });
+        }
+        Ok(())
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<(), SubmitError> {
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.vocab) {
             let vocab = self.vocab;
             return Err(SubmitError::BadPrompt(format!(
                 "token {token} is not in the vocabulary of {vocab} tokens"
             )));
-        }
-        let limit = self.sequence_tokens;
-        if prompt.saturating_add(new) > limit {
-            return Err(SubmitError::TooLong { prompt, new, limit });
         }
         Ok(())
     }
