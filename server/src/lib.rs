@@ -3,4 +3,6 @@
 //! The only crate of the workspace that knows HTTP, JSON bodies, the environment and the async runtime.
 #![forbid(unsafe_code)]
 
+pub mod http;
+pub mod metrics;
 pub mod state;
