@@ -108,7 +108,7 @@ impl TestEngine {
     pub fn wait_until(&self, what: &str, mut done: impl FnMut(&Self) -> bool) {
         let begin = Instant::now();
         while !done(self) {
-            assert!(begin.elapsed() < Duration::from_secs(120), "never {what}: {:?}", self.handle.gauges());
+            assert!(begin.elapsed() < Duration::from_secs(60), "never {what}: {:?}", self.handle.gauges());
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -60,7 +60,8 @@ impl TestReader {
 
     /// Reads of `keys` do this.
     pub fn set_faults(&self, keys: impl IntoIterator<Item = ExpertKey>, fault: Fault) {
-        self.script.lock().unwrap().faults.extend(keys.into_iter().map(|key| (key, fault)));
+        let faults: Vec<_> = keys.into_iter().map(|key| (key, fault)).collect();
+        self.script.lock().unwrap().faults.extend(faults);
     }
 
     /// Every read is good again; those that hang go on.
