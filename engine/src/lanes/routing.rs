@@ -20,11 +20,19 @@ impl Demand {
         let mut by_expert: BTreeMap<u32, Vec<ExpertRow>> = BTreeMap::new();
         for token_row in pass.live_spans().flat_map(|span| span.rows.clone()) {
             for out_row in token_row * top_k..(token_row + 1) * top_k {
-                let row = ExpertRow { token_row: token_row as u32, out_row: out_row as u32 };
-                by_expert.entry(choices[out_row].expert).or_default().push(row);
+                let row = ExpertRow {
+                    token_row: token_row as u32,
+                    out_row: out_row as u32,
+                };
+                by_expert
+                    .entry(choices[out_row].expert)
+                    .or_default()
+                    .push(row);
             }
         }
-        let keyed = by_expert.into_iter().map(|(expert, rows)| (ExpertKey::routed(layer, expert), rows.into()));
+        let keyed = by_expert
+            .into_iter()
+            .map(|(expert, rows)| (ExpertKey::routed(layer, expert), rows.into()));
         let (keys, rows) = keyed.map(|(key, rows)| (key, (key, rows))).unzip();
         Self { keys, rows }
     }
@@ -64,7 +72,12 @@ impl Prediction {
         }
         let mut ranked: Vec<_> = wanted.into_iter().collect();
         ranked.sort_by(|(_, a), (_, b)| Reverse(a.0).cmp(&Reverse(b.0)).then(b.1.total_cmp(&a.1)));
-        Self { keys: ranked.into_iter().map(|(expert, _)| ExpertKey::routed(layer, expert)).collect() }
+        Self {
+            keys: ranked
+                .into_iter()
+                .map(|(expert, _)| ExpertKey::routed(layer, expert))
+                .collect(),
+        }
     }
 
     /// Most wanted first.
@@ -74,6 +87,9 @@ impl Prediction {
 
     /// How many of the demanded experts it names.
     pub fn hits(&self, demand: &Demand) -> usize {
-        self.keys.iter().filter(|key| demand.contains(**key)).count()
+        self.keys
+            .iter()
+            .filter(|key| demand.contains(**key))
+            .count()
     }
 }

@@ -43,19 +43,41 @@ impl Pass {
         for span in &plan.spans {
             let rows = first_row..first_row + span.tokens.len();
             first_row = rows.end;
-            let sample = span.samples.then(|| (sampled_rows.len(), span.sample_position()));
+            let sample = span
+                .samples
+                .then(|| (sampled_rows.len(), span.sample_position()));
             if span.samples {
                 sampled_rows.push((rows.end - 1) as u32);
             }
-            spans.push(PassSpan { id: span.id, rows, sample, live: true });
+            spans.push(PassSpan {
+                id: span.id,
+                rows,
+                sample,
+                live: true,
+            });
         }
-        let attention = plan.spans.iter().zip(&spans).map(|(span, place)| attend(span, place)).collect();
-        let positions = |span: &LaneSpan| (span.first_position..span.sample_position()).map(|p| p as u32);
+        let attention = plan
+            .spans
+            .iter()
+            .zip(&spans)
+            .map(|(span, place)| attend(span, place))
+            .collect();
+        let positions =
+            |span: &LaneSpan| (span.first_position..span.sample_position()).map(|p| p as u32);
         Self {
             tokens: first_row,
-            ids: plan.spans.iter().flat_map(|span| &span.tokens).copied().collect(),
+            ids: plan
+                .spans
+                .iter()
+                .flat_map(|span| &span.tokens)
+                .copied()
+                .collect(),
             positions: plan.spans.iter().flat_map(positions).collect(),
-            kv_positions: plan.spans.iter().flat_map(|span| span.kv_positions(block_tokens)).collect(),
+            kv_positions: plan
+                .spans
+                .iter()
+                .flat_map(|span| span.kv_positions(block_tokens))
+                .collect(),
             attention,
             sampled_rows: sampled_rows.into(),
             spans,
@@ -64,7 +86,10 @@ impl Pass {
 
     /// Marks a sequence as ended. Returns whether it has rows here.
     pub fn end(&mut self, id: RequestId) -> bool {
-        let span = self.spans.iter_mut().find(|span| span.id == id && span.live);
+        let span = self
+            .spans
+            .iter_mut()
+            .find(|span| span.id == id && span.live);
         span.map(|span| span.live = false).is_some()
     }
 

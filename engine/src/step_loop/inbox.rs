@@ -74,11 +74,19 @@ impl Shared {
             live: BTreeSet::new(),
             gauges,
         };
-        Self { limits, state: Mutex::new(state), bell: Condvar::new() }
+        Self {
+            limits,
+            state: Mutex::new(state),
+            bell: Condvar::new(),
+        }
     }
 
     /// Checks and queues a request.
-    pub fn submit(&self, request: Request, sink: Box<dyn TokenSink>) -> Result<RequestId, SubmitError> {
+    pub fn submit(
+        &self,
+        request: Request,
+        sink: Box<dyn TokenSink>,
+    ) -> Result<RequestId, SubmitError> {
         self.limits.check(&request)?;
         let mut state = self.lock();
         if state.draining || state.stop {
@@ -88,7 +96,12 @@ impl Shared {
         let id = RequestId(state.next_id);
         state.next_id += 1;
         state.live.insert(id);
-        state.submissions.push_back(Submission { id, request, sink, at: Instant::now() });
+        state.submissions.push_back(Submission {
+            id,
+            request,
+            sink,
+            at: Instant::now(),
+        });
         self.ring_locked(state);
         Ok(id)
     }
@@ -124,14 +137,21 @@ impl Shared {
         let mut state = self.lock();
         while !state.rung {
             let Some(deadline) = deadline else {
-                state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self
+                    .bell
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
-            state = self.bell.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .bell
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         state.rung = false;
     }
@@ -207,12 +227,20 @@ impl Limits {
     fn check(&self, request: &Request) -> Result<(), SubmitError> {
         let (prompt, new) = (request.prompt.len(), request.max_new_tokens as usize);
         if prompt == 0 {
-            return Err(SubmitError::BadPrompt("the prompt is empty: send at least one token".into()));
+            return Err(SubmitError::BadPrompt(
+                "the prompt is empty: send at least one token".into(),
+            ));
         }
         if new == 0 {
-            return Err(SubmitError::BadPrompt("no new tokens are asked for: ask for at least one".into()));
+            return Err(SubmitError::BadPrompt(
+                "no new tokens are asked for: ask for at least one".into(),
+            ));
         }
-        if let Some(token) = request.prompt.iter().find(|&&token| token as usize >= self.vocab) {
+        if let Some(token) = request
+            .prompt
+            .iter()
+            .find(|&&token| token as usize >= self.vocab)
+        {
             let vocab = self.vocab;
             return Err(SubmitError::BadPrompt(format!(
                 "token {token} is not in the vocabulary of {vocab} tokens"
@@ -230,7 +258,10 @@ impl Limits {
     fn check_queue(&self, live: usize) -> Result<(), SubmitError> {
         let waiting = live.saturating_sub(self.max_running);
         if live >= self.max_running + self.max_waiting {
-            return Err(SubmitError::QueueFull { waiting, limit: self.max_waiting });
+            return Err(SubmitError::QueueFull {
+                waiting,
+                limit: self.max_waiting,
+            });
         }
         Ok(())
     }
