@@ -24,6 +24,8 @@ pub struct Submission {
     pub id: RequestId,
     /// What is asked for.
     pub request: Request,
+    /// The tokens that the answer is to have, where it is scored and not generated; else empty.
+    pub continuation: Vec<u32>,
     /// Where events go.
     pub sink: Box<dyn TokenSink>,
     /// When it was queued.
@@ -74,17 +76,29 @@ impl Shared {
             live: BTreeSet::new(),
             gauges,
         };
-        Self {
-            limits,
-            state: Mutex::new(state),
-            bell: Condvar::new(),
-        }
+        Self { limits, state: Mutex::new(state), bell: Condvar::new() }
     }
 
     /// Checks and queues a request.
-    pub fn submit(
+    pub fn submit(&self, request: Request, sink: Box<dyn TokenSink>) -> Result<RequestId, SubmitError> {
+        self.queue(request, Vec::new(), sink)
+    }
+
+    /// Checks and queues a request whose answer is given, to be scored.
+    pub fn score(
         &self,
         request: Request,
+        continuation: Vec<u32>,
+        sink: Box<dyn TokenSink>,
+    ) -> Result<RequestId, SubmitError> {
+        self.limits.check_tokens(&continuation)?;
+        self.queue(request, continuation, sink)
+    }
+
+    fn queue(
+        &self,
+        request: Request,
+        continuation: Vec<u32>,
         sink: Box<dyn TokenSink>,
     ) -> Result<RequestId, SubmitError> {
         self.limits.check(&request)?;
@@ -96,12 +110,7 @@ impl Shared {
         let id = RequestId(state.next_id);
         state.next_id += 1;
         state.live.insert(id);
-        state.submissions.push_back(Submission {
-            id,
-            request,
-            sink,
-            at: Instant::now(),
-        });
+        state.submissions.push_back(Submission { id, request, continuation, sink, at: Instant::now() });
         self.ring_locked(state);
         Ok(id)
     }
@@ -137,21 +146,14 @@ impl Shared {
         let mut state = self.lock();
         while !state.rung {
             let Some(deadline) = deadline else {
-                state = self
-                    .bell
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
-            state = self
-                .bell
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = self.bell.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         state.rung = false;
     }
@@ -227,28 +229,25 @@ impl Limits {
     fn check(&self, request: &Request) -> Result<(), SubmitError> {
         let (prompt, new) = (request.prompt.len(), request.max_new_tokens as usize);
         if prompt == 0 {
-            return Err(SubmitError::BadPrompt(
-                "the prompt is empty: send at least one token".into(),
-            ));
+            return Err(SubmitError::BadPrompt("the prompt is empty: send at least one token".into()));
         }
         if new == 0 {
-            return Err(SubmitError::BadPrompt(
-                "no new tokens are asked for: ask for at least one".into(),
-            ));
+            return Err(SubmitError::BadPrompt("no new tokens are asked for: ask for at least one".into()));
         }
-        if let Some(token) = request
-            .prompt
-            .iter()
-            .find(|&&token| token as usize >= self.vocab)
-        {
+        self.check_tokens(&request.prompt)?;
+        let limit = self.sequence_tokens;
+        if prompt.saturating_add(new) > limit {
+            return Err(SubmitError::TooLong { prompt, new, limit });
+        }
+        Ok(())
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<(), SubmitError> {
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.vocab) {
             let vocab = self.vocab;
             return Err(SubmitError::BadPrompt(format!(
                 "token {token} is not in the vocabulary of {vocab} tokens"
             )));
-        }
-        let limit = self.sequence_tokens;
-        if prompt.saturating_add(new) > limit {
-            return Err(SubmitError::TooLong { prompt, new, limit });
         }
         Ok(())
     }
@@ -258,10 +257,7 @@ impl Limits {
     fn check_queue(&self, live: usize) -> Result<(), SubmitError> {
         let waiting = live.saturating_sub(self.max_running);
         if live >= self.max_running + self.max_waiting {
-            return Err(SubmitError::QueueFull {
-                waiting,
-                limit: self.max_waiting,
-            });
+            return Err(SubmitError::QueueFull { waiting, limit: self.max_waiting });
         }
         Ok(())
     }
