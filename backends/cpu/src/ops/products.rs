@@ -35,24 +35,16 @@ pub fn activations<'a>(
         return Activations::Float(x);
     }
     let rows = x.len() / columns;
-    let QuantisedPart {
-        quants,
-        wide,
-        scales,
-        offsets,
-    } = quantised.prepare(rows, columns);
-    let (quants, wide) = (SharedSlice::new(quants), SharedSlice::new(wide));
-    let (scales, offsets) = (SharedSlice::new(scales), SharedSlice::new(offsets));
-    let blocks = columns / Q8_ELEMENTS;
+    let QuantisedPart { blocks, wide } = quantised.prepare(rows, columns);
+    let (blocks, wide) = (SharedSlice::new(blocks), SharedSlice::new(wide));
+    let blocks_a_row = columns / Q8_ELEMENTS;
     machine.parallel(rows, x.len(), |row| {
-        let range = row * blocks..(row + 1) * blocks;
+        let range = row * blocks_a_row..(row + 1) * blocks_a_row;
         // SAFETY: every row is claimed once, and rows do not overlap.
         let to = unsafe {
             QuantisedPart {
-                quants: quants.range_mut(range.clone()),
-                wide: wide.range_mut(range.clone()),
-                scales: scales.range_mut(range.clone()),
-                offsets: offsets.range_mut(range),
+                blocks: blocks.range_mut(range.clone()),
+                wide: wide.range_mut(range),
             }
         };
         machine.run(Quantise {

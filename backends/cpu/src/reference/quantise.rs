@@ -26,8 +26,9 @@ pub fn quantise_row(x: &[f32], quants: &mut [[i8; 32]], scales: &mut [f32]) {
     }
 }
 
+/// One block; returns its scale.
 #[inline(always)]
-fn quantise_block(x: &[f32], quants: &mut [i8; 32]) -> f32 {
+pub fn quantise_block(x: &[f32], quants: &mut [i8; 32]) -> f32 {
     // The bits of |x| order as integers do, with infinity and NaN on top; an integer maximum also vectorises.
     let largest_bits = x
         .iter()
