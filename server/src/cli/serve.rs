@@ -43,18 +43,30 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     served
 }
 
-async fn serve(listener: TcpListener, config: HttpConfig, settings: Settings) -> Result<(), Failure> {
+async fn serve(
+    listener: TcpListener,
+    config: HttpConfig,
+    settings: Settings,
+) -> Result<(), Failure> {
     let address = listener.local_addr().map_err(network_failed)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(network_failed)?;
     let base_url = base_url(address);
-    say(&format!("odmoe {} listens on {base_url}", env!("CARGO_PKG_VERSION")));
+    say(&format!(
+        "odmoe {} listens on {base_url}",
+        env!("CARGO_PKG_VERSION")
+    ));
     let (slot, metrics) = (ModelSlot::new(), MetricsHandle::new());
     let needs_key = !config.api_keys.is_empty();
-    let opening = Opening { slot: slot.clone(), metrics: metrics.clone(), base_url, needs_key };
+    let opening = Opening {
+        slot: slot.clone(),
+        metrics: metrics.clone(),
+        base_url,
+        needs_key,
+    };
     let (sender, opened) = oneshot::channel();
     std::thread::Builder::new()
         .name("odmoe-open".to_owned())
-        .spawn(move || sender.send(opening.run(settings)))
+        .spawn(move || drop(sender.send(opening.run(settings))))
         .map_err(|error| Failure::Failed(format!("cannot start a thread: {error}")))?;
     let mut model = None;
     tokio::select! {
@@ -78,10 +90,16 @@ async fn look_after(
             tokio::time::sleep(FAILURE_GRACE).await;
             return Failure::failed(error);
         }
-        Err(_) => return Failure::Failed("opening the model ended without a result; this is a bug".to_owned()),
+        Err(_) => {
+            return Failure::Failed(
+                "opening the model ended without a result; this is a bug".to_owned(),
+            );
+        }
     };
     until_dead(&opened.engine).await;
-    Failure::Failed("the engine stopped; see the log for the reason, and start the server again".to_owned())
+    Failure::Failed(
+        "the engine stopped; see the log for the reason, and start the server again".to_owned(),
+    )
 }
 
 async fn until_dead(engine: &EngineHandle) {
@@ -128,14 +146,20 @@ impl Opening {
         let prepared = prepare(settings, &told)?;
         say(report::describe(&prepared).trim_end());
         let name = prepared.name().to_owned();
-        self.metrics.set_cache_config(&name, &prepared.engine_config);
+        self.metrics
+            .set_cache_config(&name, &prepared.engine_config);
         prepared.start(self.metrics.model(&name), &told)
     }
 }
 
 fn http_config(args: &ServeArgs) -> HttpConfig {
     HttpConfig {
-        api_keys: args.api_key.iter().filter(|key| !key.is_empty()).cloned().collect(),
+        api_keys: args
+            .api_key
+            .iter()
+            .filter(|key| !key.is_empty())
+            .cloned()
+            .collect(),
         allowed_origins: args.allowed_origins.clone(),
         allowed_hosts: args.allowed_hosts.clone(),
         drain_timeout: args.drain_timeout.0,
@@ -205,7 +229,10 @@ mod tests {
         let Err(Failure::Failed(message)) = bind(taken.local_addr().unwrap()) else {
             panic!("bound a taken port");
         };
-        assert!(message.contains("--port") && message.contains("taken"), "{message}");
+        assert!(
+            message.contains("--port") && message.contains("taken"),
+            "{message}"
+        );
     }
 
     #[test]
