@@ -1,10 +1,9 @@
 //! The store's face: what the engine calls, and what comes back.
 
-use odmoe_backend::{Backend, Buffer, Event, Waker};
-use odmoe_formats::manifest::{FileIndex, Manifest, PageableObject};
+use odmoe_backend::Buffer;
+use odmoe_formats::manifest::FileIndex;
 use odmoe_formats::{ByteCount, ExpertKey};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Positioned reads of the store's files. Implementations: direct or buffered files, and faulty storage in tests.
 /// Called from several reader threads at once.
@@ -12,13 +11,23 @@ pub trait ShardReader: Send + Sync {
     /// Fills `into` from `offset` of a file. `into` is 4096-aligned with a length that is a multiple of 4096 when it
     /// is an expert's slot, and anything when it is a resident tensor.
     fn read_at(&self, file: FileIndex, offset: u64, into: &mut [u8]) -> Result<(), ReadError>;
+
+    /// How bytes of a file come: `direct`, `buffered`, `memory`; a metric's label.
+    fn source(&self, _file: FileIndex) -> &'static str {
+        "buffered"
+    }
+
+    /// Lets go of what is held open for a file, so that the next read sees a shard that was put in its place.
+    fn reopen(&self, _file: FileIndex) {}
 }
 
 /// A read that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// The file ended before the read did.
-    #[error("{path}: ends after {got} of {wanted} bytes at offset {offset}; the shard was truncated or replaced, convert the model again")]
+    #[error(
+        "{path}: ends after {got} of {wanted} bytes at offset {offset}; the shard was truncated or replaced, convert the model again"
+    )]
     Short {
         /// The file.
         path: String,
@@ -46,7 +55,9 @@ pub enum LoadError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The bytes are not those that were converted.
-    #[error("{key}: checksum {found} where the manifest says {expected}; the shard is damaged, convert the model again")]
+    #[error(
+        "{key}: checksum {found} where the manifest says {expected}; the shard is damaged, convert the model again"
+    )]
     Checksum {
         /// Which object.
         key: ExpertKey,
@@ -110,7 +121,7 @@ pub enum Phase {
 /// What a lookup found; exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LookupResult {
-    /// In memory, used before.
+    /// In memory (of any tier), used before.
     Hit,
     /// In memory by a prefetch, first use.
     PrefetchHit,
@@ -159,6 +170,14 @@ pub enum StoreEvent {
         seconds: f64,
         /// Whether it was read ahead of demand.
         prefetch: bool,
+        /// How the bytes came; see [`ShardReader::source`].
+        source: &'static str,
+    },
+    /// The bytes did not match their checksum and were read once more; what came of that is told by `Loaded` or
+    /// `LoadFailed`.
+    Reread {
+        /// Which.
+        key: ExpertKey,
     },
     /// A read ended badly.
     LoadFailed {
@@ -190,16 +209,18 @@ impl StoreObserver for NoObserver {
 /// Gauges of the store at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreGauges {
-    /// Bytes of verified experts in memory.
+    /// Bytes of verified experts in memory, all tiers.
     pub resident: ByteCount,
-    /// Bytes of all slots.
+    /// Bytes of all slots, all tiers.
     pub capacity: ByteCount,
-    /// Bytes of experts with a pin.
+    /// Bytes of experts with a pin, all tiers.
     pub pinned: ByteCount,
     /// Reads under way.
     pub reads_in_flight: usize,
     /// Reads waiting for a reader or a slot.
     pub reads_queued: usize,
+    /// Readers inside a read that timed out and has not returned: the others go on without them.
+    pub readers_stuck: usize,
 }
 
 /// Whether reads succeed. `Failing` turns `/ready` off until a read succeeds again.
@@ -223,15 +244,34 @@ pub struct StoreConfig {
     pub readers: usize,
     /// Whether hints are followed.
     pub prefetch: bool,
-    /// After this a demand read fails with [`LoadError::Timeout`].
+    /// A read that storage has not answered for this long fails with [`LoadError::Timeout`]. Time that a demand
+    /// spends waiting for its turn does not count while other reads begin and end.
     pub read_timeout: Duration,
+    /// Bytes of the host tier, where the backend's memory is apart from the host's; None: as much as `budget`.
+    /// Unused with unified memory.
+    pub host_budget: Option<ByteCount>,
+}
+
+impl Default for StoreConfig {
+    /// 256 MiB, four readers, prefetch on, 30 s.
+    fn default() -> Self {
+        Self {
+            budget: ByteCount(256 << 20),
+            readers: 4,
+            prefetch: true,
+            read_timeout: Duration::from_secs(30),
+            host_budget: None,
+        }
+    }
 }
 
 /// A budget that cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Less than two of the largest experts.
-    #[error("an expert cache of {budget} is too small: the least is {least}, two of the largest experts; raise --expert-cache")]
+    #[error(
+        "an expert cache of {budget} is too small: the least is {least}, two of the largest experts; raise --expert-cache"
+    )]
     BudgetTooSmall {
         /// What was given.
         budget: ByteCount,
@@ -247,7 +287,7 @@ pub enum StoreError {
 }
 
 /// A set of experts that one lane waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
 /// Holds one expert in place. A value, not a scope: it goes back by [`ExpertStore::release`].
@@ -274,113 +314,4 @@ pub enum Landed {
         /// Why.
         error: LoadError,
     },
-}
-
-/// The objects that can be paged, by key.
-#[derive(Clone, Debug)]
-pub struct Catalog {
-    objects: std::collections::HashMap<ExpertKey, PageableObject>,
-}
-
-impl Catalog {
-    /// From a validated manifest.
-    pub fn new(manifest: &Manifest) -> Self {
-        Self { objects: manifest.objects.iter().map(|o| (o.key, o.clone())).collect() }
-    }
-
-    /// One object. Unknown keys are a bug of the caller.
-    pub fn object(&self, key: ExpertKey) -> &PageableObject {
-        &self.objects[&key]
-    }
-
-    /// How many objects.
-    pub fn len(&self) -> usize {
-        self.objects.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.objects.is_empty()
-    }
-
-    /// Every object.
-    pub fn objects(&self) -> impl Iterator<Item = &PageableObject> {
-        self.objects.values()
-    }
-
-    /// Bytes of all objects.
-    pub fn total(&self) -> ByteCount {
-        ByteCount(self.objects.values().map(|o| o.bytes).sum())
-    }
-
-    /// The least budget: two of the largest objects, in slots.
-    pub fn least_budget(&self) -> ByteCount {
-        todo!()
-    }
-}
-
-/// The expert store. One thread, the engine's, owns it; nothing here blocks.
-pub struct ExpertStore {}
-
-#[allow(unused_variables)]
-impl ExpertStore {
-    /// Allocates every slot and starts the readers.
-    pub fn new(
-        catalog: Arc<Catalog>,
-        backend: Arc<dyn Backend>,
-        reader: Arc<dyn ShardReader>,
-        config: StoreConfig,
-        observer: Arc<dyn StoreObserver>,
-        waker: Waker,
-    ) -> Result<Self, StoreError> {
-        todo!()
-    }
-
-    /// Asks for a set of distinct experts. Hits are ready at the next [`Self::take_landed`]; misses land as they are
-    /// read. More experts than slots is allowed: they come in waves as pins are released. Never blocks.
-    pub fn acquire(&mut self, keys: &[ExpertKey], phase: Phase, now: Instant) -> Ticket {
-        todo!()
-    }
-
-    /// Takes in what readers and the backend finished, fails what is late, starts what can start.
-    pub fn poll(&mut self, now: Instant) {
-        todo!()
-    }
-
-    /// Moves what has landed for a ticket since the last call into `out`; returns how many are still to come. At
-    /// zero the ticket is over.
-    pub fn take_landed(&mut self, ticket: Ticket, out: &mut Vec<Landed>) -> usize {
-        todo!()
-    }
-
-    /// Gives pins back; they end when `event` is reached, for the backend may still read the slots until then.
-    pub fn release(&mut self, pins: Vec<Pin>, event: Event) {
-        todo!()
-    }
-
-    /// Gives a ticket up. What landed and was not taken is unpinned; reads nobody else wants are cancelled.
-    pub fn cancel(&mut self, ticket: Ticket) {
-        todo!()
-    }
-
-    /// Says what will likely be wanted soon, most likely first. Replaces the last hint of the same `source` (a lane);
-    /// what was not started of it is dropped. Only idle readers and cold slots are used.
-    pub fn hint(&mut self, source: u32, keys: &[ExpertKey]) {
-        todo!()
-    }
-
-    /// When [`Self::poll`] must be called even if nobody wakes the engine: the next read's time-out or probe.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        todo!()
-    }
-
-    /// Gauges now.
-    pub fn gauges(&self) -> StoreGauges {
-        todo!()
-    }
-
-    /// Whether storage answers.
-    pub fn health(&self) -> StoreHealth {
-        todo!()
-    }
 }

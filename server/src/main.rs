@@ -1,2 +1,6 @@
 //! The `odmoe` binary.
-fn main() {}
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    odmoe_server::cli::run(std::env::args_os())
+}

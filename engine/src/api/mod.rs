@@ -1,0 +1,12 @@
+//! The engine's face: requests in, token events out.
+
+mod config;
+mod events;
+mod request;
+
+pub use config::{EngineConfig, EngineParts, LoadProgress, MemoryPlan, StartError};
+pub use events::{EngineEvent, EngineGauges, EngineObserver};
+pub use request::{
+    FinishReason, PositionLogprobs, Request, RequestError, RequestId, RequestTimings, SamplingParams, SubmitError,
+    TokenEvent, TokenLogprob, TokenSink,
+};

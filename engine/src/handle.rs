@@ -1,0 +1,94 @@
+//! The handle that everybody else holds.
+
+use crate::api::{
+    EngineConfig, EngineGauges, EngineParts, LoadProgress, MemoryPlan, Request, RequestId, StartError, SubmitError,
+    TokenSink,
+};
+use crate::memory;
+use crate::start;
+use crate::step_loop::inbox::Shared;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// A running engine. Cloning shares it; dropping the last one stops it.
+#[derive(Clone)]
+pub struct EngineHandle {
+    running: Arc<Running>,
+}
+
+/// The engine's thread, as long as any handle lives.
+struct Running {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl EngineHandle {
+    /// The memory sum, before anything is allocated.
+    pub fn plan_memory(
+        manifest: &odmoe_formats::manifest::Manifest,
+        store: &odmoe_expert_store::StoreConfig,
+        config: &EngineConfig,
+    ) -> MemoryPlan {
+        memory::plan(manifest, store, config)
+    }
+
+    /// Loads and verifies the base, allocates KV and slots, starts the engine's thread.
+    pub fn start(parts: EngineParts, progress: LoadProgress<'_>) -> Result<Self, StartError> {
+        let (shared, thread) = start::start(parts, progress)?;
+        Ok(Self { running: Arc::new(Running { shared, thread: Mutex::new(Some(thread)) }) })
+    }
+
+    /// Queues a request. Its sink gets exactly one end. Never blocks.
+    pub fn submit(&self, request: Request, sink: Box<dyn TokenSink>) -> Result<RequestId, SubmitError> {
+        self.running.shared.submit(request, sink)
+    }
+
+    /// Ends a request wherever it is, within a step; ended or unknown ids are ignored.
+    pub fn cancel(&self, id: RequestId) {
+        self.running.shared.cancel(id);
+    }
+
+    /// The gauges after the last step.
+    pub fn gauges(&self) -> EngineGauges {
+        self.running.shared.gauges()
+    }
+
+    /// Refuses new requests from now on; what was accepted goes on.
+    pub fn drain(&self) {
+        self.running.shared.drain();
+    }
+
+    /// Whether nothing runs or waits.
+    pub fn is_idle(&self) -> bool {
+        self.running.shared.is_idle()
+    }
+
+    /// Whether the engine's thread lives. False after a backend failure or a panic: the process should end.
+    pub fn is_alive(&self) -> bool {
+        self.running.shared.is_alive()
+    }
+
+    /// Ends every request with [`RequestError::ShuttingDown`](crate::RequestError::ShuttingDown) and joins the
+    /// engine's thread.
+    pub fn stop(&self) {
+        self.running.stop();
+    }
+}
+
+impl Running {
+    fn stop(&self) {
+        self.shared.stop();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A sink may hold the last handle: the engine's thread drops it and cannot wait for itself.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            // Its panics end in the requests' sinks, not here.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,59 @@
+//! The memory sum of promise P2, from the same shapes that are allocated.
+
+use crate::api::{EngineConfig, MemoryPlan};
+use crate::model::scratch::ScratchShape;
+use crate::model::weights::READ_BYTES;
+use odmoe_backend::KvSpec;
+use odmoe_expert_store::{Catalog, StoreConfig};
+use odmoe_formats::ByteCount;
+use odmoe_formats::manifest::Manifest;
+use odmoe_formats::model_config::ModelConfig;
+
+/// What no shape says: the program and its libraries (about 30 MiB mapped and touched), stacks and allocator arenas
+/// of a dozen threads (16 MiB), a tokenizer of 150 000 entries (about 64 MiB in the `tokenizers` crate), request
+/// texts and connection buffers (10 MiB).
+const FIXED_OVERHEAD: ByteCount = ByteCount(120 << 20);
+
+/// Buffers of the prefill and the decode lane.
+///
+/// A prefill lane samples at most one row a sequence; a decode lane has one row a sequence.
+pub fn lane_shapes(model: &ModelConfig, config: &EngineConfig) -> [ScratchShape; 2] {
+    let (chunk, running) = (config.prefill_chunk_tokens, config.max_running);
+    let predict_top = predict_top(model, config);
+    [
+        ScratchShape::new(model, chunk, chunk.min(running), predict_top),
+        ScratchShape::new(model, running, running, predict_top),
+    ]
+}
+
+/// P: no more than there are experts.
+pub fn predict_top(model: &ModelConfig, config: &EngineConfig) -> usize {
+    config.predict_top.min(model.moe.num_experts as usize)
+}
+
+/// The KV cache of a model.
+pub fn kv_spec(model: &ModelConfig, config: &EngineConfig) -> KvSpec {
+    KvSpec {
+        layers: model.num_hidden_layers as usize,
+        kv_heads: model.num_key_value_heads as usize,
+        head_dim: model.head_dim as usize,
+        block_tokens: config.kv_block_tokens,
+        blocks: config.kv_blocks,
+        format: config.kv_format,
+    }
+}
+
+/// The sum. Experts are counted as the slots that the store will allocate, or as the budget where it is too small.
+pub fn plan(manifest: &Manifest, store: &StoreConfig, config: &EngineConfig) -> MemoryPlan {
+    let base = manifest.resident.values().map(|tensor| tensor.bytes).sum();
+    let slots = Catalog::new(manifest).slots(store.budget);
+    let shapes = lane_shapes(&manifest.config, config);
+    let scratch = shapes.iter().map(|shape| shape.device_bytes().0 + shape.host_bytes().0).sum();
+    MemoryPlan {
+        base: ByteCount(base),
+        kv: ByteCount(kv_spec(&manifest.config, config).bytes() as u64),
+        experts: slots.map_or(store.budget, |slots| slots.bytes()),
+        scratch: ByteCount(scratch),
+        overhead: ByteCount(FIXED_OVERHEAD.0 + READ_BYTES as u64),
+    }
+}

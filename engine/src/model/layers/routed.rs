@@ -1,0 +1,78 @@
+//! The routed experts of a sparse layer: the resident part, around the experts that are paged.
+
+use super::RmsNorm;
+use crate::model::Step;
+use odmoe_backend::{BackendError, Buffer, ChoiceOrder, ExpertGroup, Op, Scoring, Weight};
+
+/// hidden += sum of the chosen experts' outputs over norm(hidden), weighted by the router.
+///
+/// The lane calls [`route`](Self::route), fetches the chosen experts, calls [`experts`](Self::experts) for each set
+/// that has landed, and [`combine`](Self::combine) once none is missing.
+pub struct RoutedLayer {
+    /// After attention.
+    pub norm: RmsNorm,
+    /// [E, H], a float format.
+    pub router: Weight,
+    /// K.
+    pub top_k: usize,
+    /// How router logits become weights.
+    pub scoring: Scoring,
+}
+
+impl RoutedLayer {
+    /// normed = norm(hidden); choices [T, K] = the experts of each row, ascending.
+    pub fn route(&self, step: Step<'_>) -> Result<(), BackendError> {
+        let scratch = step.scratch;
+        let target = (&scratch.normed, &scratch.choices);
+        self.score(step, target, self.top_k, ChoiceOrder::ByExpert)
+    }
+
+    /// predicted [T, P] = what this layer's router would choose for the residual stream as it is now, most likely
+    /// first. Called a layer ahead: the stream changes little from one layer to the next.
+    pub fn predict(&self, step: Step<'_>, predict_top: usize) -> Result<(), BackendError> {
+        // The projection's buffer is free between attention and the next half layer.
+        let target = (&step.scratch.projected, &step.scratch.predicted);
+        self.score(step, target, predict_top, ChoiceOrder::ByScore)
+    }
+
+    /// expert_out of the rows of `groups`, whose weights must stay in place until an event recorded after this.
+    pub fn experts(&self, step: Step<'_>, groups: Vec<ExpertGroup>) -> Result<(), BackendError> {
+        step.queue.push(Op::ExpertFfn {
+            x: step.scratch.normed.clone(),
+            groups,
+            out: step.scratch.expert_out.clone(),
+        })
+    }
+
+    /// hidden += the weighted sum of every row's expert outputs, in ascending expert order.
+    pub fn combine(&self, step: Step<'_>) -> Result<(), BackendError> {
+        step.queue.push(Op::CombineExperts {
+            expert_out: step.scratch.expert_out.clone(),
+            choices: step.scratch.choices.clone(),
+            into: step.scratch.hidden.clone(),
+            tokens: step.pass.tokens,
+            top_k: self.top_k,
+            hidden: self.router.columns,
+        })
+    }
+
+    fn score(
+        &self,
+        step: Step<'_>,
+        (normed, out): (&Buffer, &Buffer),
+        top_k: usize,
+        order: ChoiceOrder,
+    ) -> Result<(), BackendError> {
+        let tokens = step.pass.tokens;
+        self.norm.enqueue(step.queue, &step.scratch.hidden, normed, tokens)?;
+        step.queue.push(Op::Route {
+            x: normed.clone(),
+            weight: self.router.clone(),
+            tokens,
+            top_k,
+            scoring: self.scoring,
+            order,
+            out: out.clone(),
+        })
+    }
+}

@@ -1,0 +1,89 @@
+//! The rows of one lane pass.
+
+use crate::api::RequestId;
+use crate::scheduler::{LanePlan, LaneSpan};
+use odmoe_backend::{AttentionSpan, KvPosition};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// One sequence's rows in a pass.
+pub struct PassSpan {
+    /// Whose.
+    pub id: RequestId,
+    /// Its rows in every activation buffer.
+    pub rows: Range<usize>,
+    /// Its place among the sampled rows, and the position of the token sampled there.
+    pub sample: Option<(usize, usize)>,
+    /// False once the sequence has ended: its rows are computed on but ask for no experts and are not sampled.
+    pub live: bool,
+}
+
+/// The rows of a lane pass: consecutive spans of one sequence each, as ops want them.
+pub struct Pass {
+    /// T.
+    pub tokens: usize,
+    /// Token ids, one a row.
+    pub ids: Arc<[u32]>,
+    /// Absolute positions, one a row.
+    pub positions: Arc<[u32]>,
+    /// Where each row's key and value go.
+    pub kv_positions: Arc<[KvPosition]>,
+    /// Who attends to what.
+    pub attention: Arc<[AttentionSpan]>,
+    /// The rows whose logits are wanted.
+    pub sampled_rows: Arc<[u32]>,
+    /// The sequences.
+    pub spans: Vec<PassSpan>,
+}
+
+impl Pass {
+    /// Lays a plan's spans out one after another.
+    pub fn new(plan: &LanePlan, block_tokens: usize) -> Self {
+        let (mut spans, mut sampled_rows, mut first_row) = (Vec::new(), Vec::new(), 0);
+        for span in &plan.spans {
+            let rows = first_row..first_row + span.tokens.len();
+            first_row = rows.end;
+            let sample = span.samples.then(|| (sampled_rows.len(), span.sample_position()));
+            if span.samples {
+                sampled_rows.push((rows.end - 1) as u32);
+            }
+            spans.push(PassSpan { id: span.id, rows, sample, live: true });
+        }
+        let attention = plan.spans.iter().zip(&spans).map(|(span, place)| attend(span, place)).collect();
+        let positions = |span: &LaneSpan| (span.first_position..span.sample_position()).map(|p| p as u32);
+        Self {
+            tokens: first_row,
+            ids: plan.spans.iter().flat_map(|span| &span.tokens).copied().collect(),
+            positions: plan.spans.iter().flat_map(positions).collect(),
+            kv_positions: plan.spans.iter().flat_map(|span| span.kv_positions(block_tokens)).collect(),
+            attention,
+            sampled_rows: sampled_rows.into(),
+            spans,
+        }
+    }
+
+    /// Marks a sequence as ended. Returns whether it has rows here.
+    pub fn end(&mut self, id: RequestId) -> bool {
+        let span = self.spans.iter_mut().find(|span| span.id == id && span.live);
+        span.map(|span| span.live = false).is_some()
+    }
+
+    /// Whether any sequence still wants this pass.
+    pub fn is_live(&self) -> bool {
+        self.spans.iter().any(|span| span.live)
+    }
+
+    /// The sequences that still want this pass.
+    pub fn live_spans(&self) -> impl Iterator<Item = &PassSpan> {
+        self.spans.iter().filter(|span| span.live)
+    }
+}
+
+fn attend(span: &LaneSpan, place: &PassSpan) -> AttentionSpan {
+    AttentionSpan {
+        first_row: place.rows.start,
+        rows: place.rows.len(),
+        first_position: span.first_position,
+        blocks: span.blocks.clone(),
+    }
+}

@@ -1,0 +1,141 @@
+//! The activation buffers of one lane, allocated at start for the most rows that it can have.
+
+use odmoe_backend::{AllocateError, Backend, Buffer, Choice};
+use odmoe_formats::ByteCount;
+use odmoe_formats::model_config::ModelConfig;
+
+const F32_BYTES: usize = 4;
+
+/// What a lane's buffers are sized by: widths of a model's activations, and the most rows of the lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScratchShape {
+    /// T at most.
+    pub rows: usize,
+    /// S at most.
+    pub sampled_rows: usize,
+    /// H.
+    pub hidden: usize,
+    /// Q * D.
+    pub query: usize,
+    /// G * D.
+    pub key_value: usize,
+    /// Width of a dense MLP, 0 without one.
+    pub dense: usize,
+    /// K.
+    pub top_k: usize,
+    /// P, 0 without prediction.
+    pub predict_top: usize,
+    /// V.
+    pub vocab: usize,
+}
+
+impl ScratchShape {
+    /// For `rows` rows of a model, of which `sampled_rows` are sampled.
+    pub fn new(config: &ModelConfig, rows: usize, sampled_rows: usize, predict_top: usize) -> Self {
+        let head_dim = config.head_dim as usize;
+        Self {
+            rows,
+            sampled_rows,
+            hidden: config.hidden_size as usize,
+            query: config.num_attention_heads as usize * head_dim,
+            key_value: config.num_key_value_heads as usize * head_dim,
+            dense: config.intermediate_size as usize,
+            top_k: config.moe.num_experts_per_tok as usize,
+            predict_top,
+            vocab: config.vocab_size as usize,
+        }
+    }
+
+    /// Bytes that [`Scratch::allocate`] takes from the backend.
+    pub fn device_bytes(&self) -> ByteCount {
+        let bytes = self.buffer_bytes().into_iter().map(|bytes| bytes as u64);
+        ByteCount(bytes.sum())
+    }
+
+    /// Bytes of the host's copies while a pass is on its way: the logits of all sampled rows, the working copies of
+    /// the one row that is sampled (logits, and an order of tokens), choices as read back and as expert rows.
+    pub fn host_bytes(&self) -> ByteCount {
+        let logits = self.sampled_rows * self.vocab * F32_BYTES;
+        let sampling = 4 * self.vocab * F32_BYTES;
+        let routing = self.rows * (2 * self.top_k + self.predict_top) * Choice::BYTES;
+        ByteCount((logits + sampling + routing) as u64)
+    }
+
+    /// Bytes of each buffer, in the order of [`Scratch`]'s fields.
+    fn buffer_bytes(&self) -> [usize; 14] {
+        let f32_rows = |width: usize| self.rows * width * F32_BYTES;
+        let choices = |count: usize| self.rows * count * Choice::BYTES;
+        [
+            f32_rows(self.hidden),
+            f32_rows(self.hidden),
+            f32_rows(self.hidden),
+            f32_rows(self.query),
+            f32_rows(self.key_value),
+            f32_rows(self.key_value),
+            f32_rows(self.query),
+            f32_rows(self.dense),
+            f32_rows(self.dense),
+            choices(self.top_k),
+            choices(self.predict_top),
+            f32_rows(self.top_k * self.hidden),
+            self.sampled_rows * self.hidden * F32_BYTES,
+            self.sampled_rows * self.vocab * F32_BYTES,
+        ]
+    }
+}
+
+/// The buffers. Their contents mean something only within one pass.
+pub struct Scratch {
+    /// The residual stream, [T, H].
+    pub hidden: Buffer,
+    /// The normed input of a half layer, [T, H].
+    pub normed: Buffer,
+    /// What a half layer adds to the residual stream, [T, H].
+    pub projected: Buffer,
+    /// Queries, [T, Q, D].
+    pub q: Buffer,
+    /// Keys, [T, G, D].
+    pub k: Buffer,
+    /// Values, [T, G, D].
+    pub v: Buffer,
+    /// Attention's output, [T, Q, D].
+    pub attended: Buffer,
+    /// A dense MLP's gate, [T, F].
+    pub dense_gate: Buffer,
+    /// A dense MLP's other half, [T, F].
+    pub dense_up: Buffer,
+    /// The router's choices, [T, K].
+    pub choices: Buffer,
+    /// The next layer's likely choices, [T, P].
+    pub predicted: Buffer,
+    /// The experts' outputs, [T * K, H].
+    pub expert_out: Buffer,
+    /// The sampled rows of the residual stream, [S, H].
+    pub gathered: Buffer,
+    /// Their logits, [S, V].
+    pub logits: Buffer,
+}
+
+impl Scratch {
+    /// Allocates every buffer.
+    pub fn allocate(backend: &dyn Backend, shape: &ScratchShape) -> Result<Self, AllocateError> {
+        let mut sizes = shape.buffer_bytes().into_iter();
+        let mut next = || backend.allocate(sizes.next().expect("a size for each buffer").max(1));
+        Ok(Self {
+            hidden: next()?,
+            normed: next()?,
+            projected: next()?,
+            q: next()?,
+            k: next()?,
+            v: next()?,
+            attended: next()?,
+            dense_gate: next()?,
+            dense_up: next()?,
+            choices: next()?,
+            predicted: next()?,
+            expert_out: next()?,
+            gathered: next()?,
+            logits: next()?,
+        })
+    }
+}

@@ -1,0 +1,231 @@
+//! What handles and the engine's thread share: the queue of commands, the doorbell, and the published gauges.
+
+use crate::api::{EngineGauges, Request, RequestId, SubmitError, TokenSink};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// What a request is checked against before it is queued.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// V.
+    pub vocab: usize,
+    /// The longest sequence, prompt and answer.
+    pub sequence_tokens: usize,
+    /// Sequences that run at once.
+    pub max_running: usize,
+    /// Requests that may wait.
+    pub max_waiting: usize,
+}
+
+/// A request on its way to the engine's thread.
+pub struct Submission {
+    /// Its id.
+    pub id: RequestId,
+    /// What is asked for.
+    pub request: Request,
+    /// Where events go.
+    pub sink: Box<dyn TokenSink>,
+    /// When it was queued.
+    pub at: Instant,
+}
+
+/// What the engine's thread takes from the inbox at once.
+pub struct Commands {
+    /// New requests, in order.
+    pub submissions: VecDeque<Submission>,
+    /// Requests to end.
+    pub cancels: BTreeSet<RequestId>,
+    /// Whether the engine is to stop.
+    pub stop: bool,
+}
+
+/// See the module.
+pub struct Shared {
+    limits: Limits,
+    state: Mutex<State>,
+    bell: Condvar,
+}
+
+struct State {
+    rung: bool,
+    submissions: VecDeque<Submission>,
+    cancels: BTreeSet<RequestId>,
+    draining: bool,
+    stop: bool,
+    alive: bool,
+    next_id: u64,
+    /// Accepted and not ended: what bounds every queue here.
+    live: BTreeSet<RequestId>,
+    gauges: EngineGauges,
+}
+
+impl Shared {
+    /// Empty, for an engine that lives.
+    pub fn new(limits: Limits, gauges: EngineGauges) -> Self {
+        let state = State {
+            rung: false,
+            submissions: VecDeque::new(),
+            cancels: BTreeSet::new(),
+            draining: false,
+            stop: false,
+            alive: true,
+            next_id: 0,
+            live: BTreeSet::new(),
+            gauges,
+        };
+        Self { limits, state: Mutex::new(state), bell: Condvar::new() }
+    }
+
+    /// Checks and queues a request.
+    pub fn submit(&self, request: Request, sink: Box<dyn TokenSink>) -> Result<RequestId, SubmitError> {
+        self.limits.check(&request)?;
+        let mut state = self.lock();
+        if state.draining || state.stop || !state.alive {
+            return Err(SubmitError::ShuttingDown);
+        }
+        self.limits.check_queue(&state)?;
+        let id = RequestId(state.next_id);
+        state.next_id += 1;
+        state.live.insert(id);
+        state.submissions.push_back(Submission { id, request, sink, at: Instant::now() });
+        self.ring_locked(state);
+        Ok(id)
+    }
+
+    /// Asks for a request's end.
+    pub fn cancel(&self, id: RequestId) {
+        let mut state = self.lock();
+        if state.live.contains(&id) {
+            state.cancels.insert(id);
+            self.ring_locked(state);
+        }
+    }
+
+    /// Refuses new requests from now on.
+    pub fn drain(&self) {
+        self.lock().draining = true;
+    }
+
+    /// Asks the engine's thread to end.
+    pub fn stop(&self) {
+        let mut state = self.lock();
+        state.stop = true;
+        self.ring_locked(state);
+    }
+
+    /// Wakes the engine's thread, or keeps it from the next sleep.
+    pub fn ring(&self) {
+        self.ring_locked(self.lock());
+    }
+
+    /// Sleeps until rung or until `deadline`. Returns at once if it was rung since the last sleep.
+    pub fn sleep(&self, deadline: Option<Instant>) {
+        let mut state = self.lock();
+        while !state.rung {
+            let Some(deadline) = deadline else {
+                state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.bell.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.rung = false;
+    }
+
+    /// Takes all commands.
+    pub fn take(&self) -> Commands {
+        let mut state = self.lock();
+        Commands {
+            submissions: std::mem::take(&mut state.submissions),
+            cancels: std::mem::take(&mut state.cancels),
+            stop: state.stop,
+        }
+    }
+
+    /// Says that a request has had its end.
+    pub fn ended(&self, id: RequestId) {
+        self.lock().live.remove(&id);
+    }
+
+    /// Says that the engine's thread ends; hands out what nobody will take any more.
+    pub fn died(&self) -> VecDeque<Submission> {
+        let mut state = self.lock();
+        state.alive = false;
+        std::mem::take(&mut state.submissions)
+    }
+
+    /// Publishes gauges; returns whether they changed.
+    pub fn publish(&self, gauges: &EngineGauges) -> bool {
+        let mut state = self.lock();
+        let changed = state.gauges != *gauges;
+        if changed {
+            state.gauges.clone_from(gauges);
+        }
+        changed
+    }
+
+    /// The gauges published last, with what is not yet taken counted as waiting.
+    pub fn gauges(&self) -> EngineGauges {
+        let state = self.lock();
+        let mut gauges = state.gauges.clone();
+        gauges.waiting += state.submissions.len();
+        gauges
+    }
+
+    /// Whether every accepted request has ended.
+    pub fn is_idle(&self) -> bool {
+        self.lock().live.is_empty()
+    }
+
+    /// Whether the engine's thread lives.
+    pub fn is_alive(&self) -> bool {
+        self.lock().alive
+    }
+
+    /// A panic elsewhere must not keep requests from their ends: every change here is complete in itself.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ring_locked(&self, mut state: MutexGuard<'_, State>) {
+        state.rung = true;
+        drop(state);
+        self.bell.notify_one();
+    }
+}
+
+impl Limits {
+    fn check(&self, request: &Request) -> Result<(), SubmitError> {
+        let (prompt, new) = (request.prompt.len(), request.max_new_tokens as usize);
+        if prompt == 0 {
+            return Err(SubmitError::BadPrompt("the prompt is empty: send at least one token".into()));
+        }
+        if new == 0 {
+            return Err(SubmitError::BadPrompt("no new tokens are asked for: ask for at least one".into()));
+        }
+        if let Some(token) = request.prompt.iter().find(|&&token| token as usize >= self.vocab) {
+            let vocab = self.vocab;
+            return Err(SubmitError::BadPrompt(format!(
+                "token {token} is not in the vocabulary of {vocab} tokens"
+            )));
+        }
+        let limit = self.sequence_tokens;
+        if prompt.saturating_add(new) > limit {
+            return Err(SubmitError::TooLong { prompt, new, limit });
+        }
+        Ok(())
+    }
+
+    /// A request that can run at once never waits, so the queue's limit is no limit to it.
+    fn check_queue(&self, state: &State) -> Result<(), SubmitError> {
+        let waiting = state.live.len().saturating_sub(state.gauges.running);
+        if waiting >= self.max_waiting && state.live.len() >= self.max_running {
+            return Err(SubmitError::QueueFull { waiting, limit: self.max_waiting });
+        }
+        Ok(())
+    }
+}

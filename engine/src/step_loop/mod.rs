@@ -1,0 +1,309 @@
+//! The engine's thread: commands in, lanes stepped, tokens out.
+//!
+//! Every turn takes commands, lets the store take in finished reads, ends what nobody wants any more, fills empty
+//! lanes and gives each lane its share. The thread sleeps only when no lane can move.
+
+pub mod inbox;
+mod sequence;
+mod stall;
+
+use crate::api::{
+    EngineEvent, EngineGauges, FinishReason, RequestError, RequestId, TokenEvent,
+};
+use crate::lanes::{Lane, Model, Progress};
+use crate::model::pass::Pass;
+use crate::scheduler::{LaneKind, Scheduler};
+use inbox::{Limits, Shared, Submission};
+use odmoe_backend::BackendError;
+use odmoe_expert_store::ExpertStore;
+use sequence::Sequence;
+use stall::StallClock;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Layers that the decode lane may advance for each layer of the prefill lane. A decode pass of L layers therefore
+/// ends within L / 8 + 2 prefill layers, and prefill keeps moving whatever decode does. A prompt chunk's layer costs
+/// some tens of decode layers, so 8 of them slow prefill little.
+pub const DECODE_LAYERS_PER_PREFILL_LAYER: usize = 8;
+
+/// How often sinks are asked whether anybody listens while nothing can run: a sink cannot ring.
+const CLOSED_SINK_POLL: Duration = Duration::from_millis(20);
+
+/// See the module.
+pub struct StepLoop {
+    shared: Arc<Shared>,
+    limits: Limits,
+    scheduler: Scheduler,
+    store: ExpertStore,
+    model: Model,
+    prefill: Lane,
+    decode: Lane,
+    kv_block_tokens: usize,
+    kv_blocks: usize,
+    sequences: BTreeMap<RequestId, Sequence>,
+    stall: StallClock,
+}
+
+/// What a loop is made of.
+pub struct StepLoopParts {
+    /// Shared with the handles.
+    pub shared: Arc<Shared>,
+    /// What requests were checked against.
+    pub limits: Limits,
+    /// Empty.
+    pub scheduler: Scheduler,
+    /// Started.
+    pub store: ExpertStore,
+    /// Loaded.
+    pub model: Model,
+    /// The prefill and the decode lane.
+    pub lanes: [Lane; 2],
+    /// Tokens in a KV block.
+    pub kv_block_tokens: usize,
+    /// KV blocks in all.
+    pub kv_blocks: usize,
+}
+
+impl StepLoop {
+    /// A loop that has not begun.
+    pub fn new(parts: StepLoopParts) -> Self {
+        let [prefill, decode] = parts.lanes;
+        Self {
+            shared: parts.shared,
+            limits: parts.limits,
+            scheduler: parts.scheduler,
+            store: parts.store,
+            model: parts.model,
+            prefill,
+            decode,
+            kv_block_tokens: parts.kv_block_tokens,
+            kv_blocks: parts.kv_blocks,
+            sequences: BTreeMap::new(),
+            stall: StallClock::default(),
+        }
+    }
+
+    /// Runs until told to stop or until the backend fails.
+    pub fn run(&mut self) -> Result<(), BackendError> {
+        while self.take_commands() {
+            self.store.poll(Instant::now());
+            self.end_closed();
+            self.drop_unwanted_passes();
+            self.fill_lanes();
+            let moved = self.step_lanes()?;
+            self.publish();
+            if moved {
+                self.end_stall();
+            } else {
+                self.sleep();
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends everything that is left, each with its own copy of `error`.
+    pub fn fail_all(&mut self, error: &RequestError) {
+        for submission in self.shared.died() {
+            self.sequences.insert(submission.id, Sequence::new(submission, self.limits.vocab));
+        }
+        while let Some((id, sequence)) = self.sequences.pop_first() {
+            sequence.end(TokenEvent::Failed { error: error.clone() });
+            self.shared.ended(id);
+        }
+    }
+
+    /// Takes in what handles asked for. False once the engine is to stop.
+    fn take_commands(&mut self) -> bool {
+        let commands = self.shared.take();
+        for submission in commands.submissions {
+            self.accept(submission);
+        }
+        for id in commands.cancels {
+            self.finish(id, FinishReason::Cancelled);
+        }
+        !commands.stop
+    }
+
+    fn accept(&mut self, submission: Submission) {
+        let prompt = submission.request.prompt.clone();
+        let new_tokens = submission.request.max_new_tokens;
+        self.scheduler
+            .submit(submission.id, prompt, new_tokens, submission.at)
+            .expect("checked against the same limits by the handle");
+        self.sequences.insert(submission.id, Sequence::new(submission, self.limits.vocab));
+    }
+
+    /// Ends requests whose client went away, wherever they are.
+    fn end_closed(&mut self) {
+        let closed = self.sequences.iter().filter(|(_, sequence)| sequence.is_closed());
+        let closed: Vec<RequestId> = closed.map(|(&id, _)| id).collect();
+        for id in closed {
+            self.finish(id, FinishReason::Cancelled);
+        }
+    }
+
+    /// Drops a pass that no sequence wants any more, so that it neither waits for experts nor computes.
+    fn drop_unwanted_passes(&mut self) {
+        for kind in [LaneKind::Prefill, LaneKind::Decode] {
+            let (lane, store) = self.lane(kind);
+            if lane.pass().is_some_and(|pass| !pass.is_live()) {
+                lane.abort(store);
+                // The lane's last ops may be pending, but those of whoever gets its blocks come after them.
+                self.scheduler.abort(kind);
+            }
+        }
+    }
+
+    fn fill_lanes(&mut self) {
+        for kind in [LaneKind::Decode, LaneKind::Prefill] {
+            if self.lane(kind).0.pass().is_some() {
+                continue;
+            }
+            let Some(plan) = self.scheduler.plan(kind, Instant::now()) else { continue };
+            for _ in &plan.preempted {
+                self.model.observer.record(&EngineEvent::Preempted);
+            }
+            let pass = Pass::new(&plan, self.kv_block_tokens);
+            self.lane(kind).0.begin(pass);
+        }
+    }
+
+    /// One layer of prefill, then a few of decode. Returns whether anything moved.
+    fn step_lanes(&mut self) -> Result<bool, BackendError> {
+        let mut moved = self.step_layer(LaneKind::Prefill)?;
+        for _ in 0..DECODE_LAYERS_PER_PREFILL_LAYER {
+            if !self.step_layer(LaneKind::Decode)? {
+                break;
+            }
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    /// Advances a lane until a layer is done or it has to wait. Returns whether it moved.
+    fn step_layer(&mut self, kind: LaneKind) -> Result<bool, BackendError> {
+        let mut moved = false;
+        loop {
+            let mut failed = Vec::new();
+            let lane = match kind {
+                LaneKind::Prefill => &mut self.prefill,
+                LaneKind::Decode => &mut self.decode,
+            };
+            if !lane.pass().is_some_and(Pass::is_live) {
+                return Ok(moved);
+            }
+            let progress = lane.advance(&self.model, &mut self.store, &mut failed)?;
+            for (id, error) in failed {
+                self.fail(id, RequestError::ExpertUnavailable(error));
+            }
+            match progress {
+                Progress::Moved => moved = true,
+                Progress::LayerDone => return Ok(true),
+                Progress::AwaitsDevice | Progress::AwaitsExperts => return Ok(moved),
+                Progress::Finished(logits) => {
+                    self.complete(kind, &logits);
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    /// Samples what a finished pass computed, and tells the scheduler.
+    fn complete(&mut self, kind: LaneKind, logits: &[u8]) {
+        let pass = self.lane(kind).0.take();
+        let vocab = self.limits.vocab;
+        let mut sampled = Vec::new();
+        for span in pass.live_spans() {
+            let Some((row, position)) = span.sample else { continue };
+            let mut row = decode_f32(&logits[row * vocab * 4..(row + 1) * vocab * 4]);
+            let sequence = self.sequences.get_mut(&span.id).expect("live spans have sequences");
+            sampled.push((span.id, sequence.sample(&mut row, position)));
+        }
+        let now = Instant::now();
+        let tokens: Vec<_> = sampled.iter().map(|(id, sampled)| (*id, sampled.token)).collect();
+        self.scheduler.complete(kind, &tokens, now);
+        for (id, sampled) in sampled {
+            let sequence = self.sequences.get_mut(&id).expect("sampled just now");
+            if let Some(reason) = sequence.emit(sampled) {
+                self.finish(id, reason);
+            }
+        }
+        let prefill = kind == LaneKind::Prefill;
+        self.model.observer.record(&EngineEvent::Step { tokens: pass.tokens, prefill });
+    }
+
+    fn finish(&mut self, id: RequestId, reason: FinishReason) {
+        let Some(sequence) = self.sequences.remove(&id) else { return };
+        let timings = sequence.timings(&self.scheduler.timings(id), Instant::now());
+        self.forget(id);
+        sequence.end(TokenEvent::Finished { reason, timings });
+        self.shared.ended(id);
+    }
+
+    fn fail(&mut self, id: RequestId, error: RequestError) {
+        let Some(sequence) = self.sequences.remove(&id) else { return };
+        self.forget(id);
+        sequence.end(TokenEvent::Failed { error });
+        self.shared.ended(id);
+    }
+
+    /// Takes a request out of scheduler and lanes. Its blocks stay until the pass that writes them is over.
+    fn forget(&mut self, id: RequestId) {
+        self.scheduler.remove(id);
+        self.prefill.end_sequence(id);
+        self.decode.end_sequence(id);
+    }
+
+    fn lane(&mut self, kind: LaneKind) -> (&mut Lane, &mut ExpertStore) {
+        let lane = match kind {
+            LaneKind::Prefill => &mut self.prefill,
+            LaneKind::Decode => &mut self.decode,
+        };
+        (lane, &mut self.store)
+    }
+
+    fn publish(&mut self) {
+        let gauges = EngineGauges {
+            running: self.scheduler.running(),
+            waiting: self.scheduler.waiting(),
+            kv_blocks_used: self.scheduler.blocks_used(),
+            kv_blocks: self.kv_blocks,
+            store: self.store.gauges(),
+            health: self.store.health(),
+        };
+        if self.shared.publish(&gauges) {
+            self.model.observer.record(&EngineEvent::Gauges(gauges));
+        }
+    }
+
+    fn end_stall(&mut self) {
+        let Some((stall, waited)) = self.stall.end(Instant::now()) else { return };
+        self.model.observer.record(&EngineEvent::ExpertStall { seconds: stall.as_secs_f64() });
+        for id in waited {
+            if let Some(sequence) = self.sequences.get_mut(&id) {
+                sequence.expert_stall += stall;
+            }
+        }
+    }
+
+    /// Sleeps until something can have changed: a command, a read, the device, the store's own deadline.
+    fn sleep(&mut self) {
+        let now = Instant::now();
+        let lanes = [&self.prefill, &self.decode].into_iter().filter(|lane| lane.awaits_experts());
+        let waiting = lanes.filter_map(Lane::pass).flat_map(Pass::live_spans).map(|span| span.id);
+        let waiting: Vec<RequestId> = waiting.collect();
+        if waiting.is_empty() {
+            self.end_stall();
+        } else {
+            self.stall.begin(now, waiting);
+        }
+        let poll = (!self.sequences.is_empty()).then(|| now + CLOSED_SINK_POLL);
+        self.shared.sleep(self.store.next_deadline().into_iter().chain(poll).min());
+    }
+}
+
+fn decode_f32(bytes: &[u8]) -> Vec<f32> {
+    let word = |chunk: &[u8]| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+    bytes.chunks_exact(4).map(word).collect()
+}

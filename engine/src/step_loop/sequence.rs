@@ -1,0 +1,74 @@
+//! What the engine keeps of an accepted request beside the scheduler's books.
+
+use crate::api::{FinishReason, RequestTimings, TokenEvent, TokenSink};
+use crate::sampler::{Sampled, SequenceSampler};
+use crate::scheduler::SequenceTimings;
+use crate::step_loop::inbox::Submission;
+use std::time::{Duration, Instant};
+
+/// A request that has not ended. Preemption does not touch it: its sampler goes on where it was, and a token that
+/// was emitted is never sampled again.
+pub struct Sequence {
+    sink: Box<dyn TokenSink>,
+    sampler: SequenceSampler,
+    logprobs: Option<u32>,
+    stop_token_ids: Vec<u32>,
+    tokens_left: u32,
+    /// Time in which it waited for experts and nothing else ran.
+    pub expert_stall: Duration,
+}
+
+impl Sequence {
+    /// From a request whose prompt the scheduler has.
+    pub fn new(submission: Submission, vocab: usize) -> Self {
+        let Submission { request, sink, .. } = submission;
+        Self {
+            sink,
+            sampler: SequenceSampler::new(request.sampling, &request.prompt, vocab),
+            logprobs: request.logprobs,
+            stop_token_ids: request.stop_token_ids,
+            tokens_left: request.max_new_tokens,
+            expert_stall: Duration::ZERO,
+        }
+    }
+
+    /// Whether nobody listens any more.
+    pub fn is_closed(&self) -> bool {
+        self.sink.is_closed()
+    }
+
+    /// Chooses the token at `position`; changes the logits.
+    pub fn sample(&mut self, logits: &mut [f32], position: usize) -> Sampled {
+        self.sampler.next(logits, position, self.logprobs)
+    }
+
+    /// Emits a sampled token; returns why the answer ends with it, if it does.
+    pub fn emit(&mut self, sampled: Sampled) -> Option<FinishReason> {
+        let Sampled { token, logprobs } = sampled;
+        self.sink.emit(TokenEvent::Token { token, logprobs });
+        self.tokens_left -= 1;
+        if self.stop_token_ids.contains(&token) {
+            Some(FinishReason::Stop)
+        } else {
+            (self.tokens_left == 0).then_some(FinishReason::Length)
+        }
+    }
+
+    /// Emits the end.
+    pub fn end(mut self, event: TokenEvent) {
+        self.sink.emit(event);
+    }
+
+    /// Its figures at its end.
+    pub fn timings(&self, at: &SequenceTimings, now: Instant) -> RequestTimings {
+        let planned = at.first_planned_at.unwrap_or(now);
+        let first_token = at.first_token_at.unwrap_or(now);
+        RequestTimings {
+            queue: planned.saturating_duration_since(at.submitted_at),
+            prefill: first_token.saturating_duration_since(planned),
+            decode: now.saturating_duration_since(first_token),
+            expert_stall: self.expert_stall,
+            preemptions: at.preemptions,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! An engine over a test model.
+
+use super::model::TestModel;
+use super::reader::TestReader;
+use super::recorder::{Entry, HookedBackend, Log};
+use super::sink::{Answer, Listener};
+use odmoe_backend::{Backend, KvFormat};
+use odmoe_backend_cpu::{CpuBackend, CpuConfig};
+use odmoe_engine::{EngineConfig, EngineHandle, EngineParts, Request, RequestId, SamplingParams};
+use odmoe_expert_store::StoreConfig;
+use odmoe_formats::ByteCount;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How a test engine is made; fields are changed before [`Setup::start`].
+pub struct Setup {
+    pub backend: Arc<dyn Backend>,
+    pub reader: Arc<TestReader>,
+    pub store: StoreConfig,
+    pub config: EngineConfig,
+    pub log: Log,
+    manifest: Arc<odmoe_formats::manifest::Manifest>,
+}
+
+/// A CPU backend.
+pub fn cpu(threads: usize) -> Arc<dyn Backend> {
+    Arc::new(CpuBackend::new(CpuConfig { threads, kernels: None }).expect("a CPU backend"))
+}
+
+impl Setup {
+    /// All experts fit, one thread, prediction on.
+    pub fn new(model: &TestModel) -> Self {
+        Self {
+            backend: cpu(1),
+            reader: TestReader::new(model),
+            store: StoreConfig {
+                budget: ByteCount(1 << 30),
+                readers: 2,
+                prefetch: true,
+                read_timeout: Duration::from_secs(60),
+            },
+            config: EngineConfig {
+                max_running: 8,
+                max_waiting: 16,
+                prefill_chunk_tokens: 64,
+                kv_block_tokens: 16,
+                kv_blocks: 128,
+                kv_format: KvFormat::F16,
+                max_context_tokens: 2048,
+                predict_top: 4,
+            },
+            log: Log::default(),
+            manifest: model.manifest.clone(),
+        }
+    }
+
+    /// Writes every op into the log beside the engine's events.
+    pub fn recording(mut self) -> Self {
+        let log = self.log.clone();
+        let hook = Arc::new(move |op: &odmoe_backend::Op| {
+            log.push(Entry::Op(op.clone()));
+            Ok(())
+        });
+        self.backend = Arc::new(HookedBackend { inner: self.backend, hook });
+        self
+    }
+
+    pub fn start(self) -> TestEngine {
+        let parts = EngineParts {
+            manifest: self.manifest.clone(),
+            backend: self.backend.clone(),
+            reader: self.reader.clone(),
+            store: self.store.clone(),
+            config: self.config.clone(),
+            observer: Arc::new(self.log.clone()),
+        };
+        let handle = EngineHandle::start(parts, &|_, _| {}).expect("an engine");
+        TestEngine { handle, reader: self.reader, log: self.log }
+    }
+}
+
+pub struct TestEngine {
+    pub handle: EngineHandle,
+    pub reader: Arc<TestReader>,
+    pub log: Log,
+}
+
+impl TestEngine {
+    pub fn submit(&self, request: Request) -> (RequestId, Listener) {
+        let listener = Listener::default();
+        let id = self.handle.submit(request, listener.sink()).expect("room in the queue");
+        (id, listener)
+    }
+
+    /// One request, to its end.
+    pub fn answer(&self, request: Request) -> Answer {
+        self.submit(request).1.wait()
+    }
+
+    /// All requests at once, each to its end.
+    pub fn answers(&self, requests: &[Request]) -> Vec<Answer> {
+        let listeners: Vec<_> = requests.iter().map(|request| self.submit(request.clone()).1).collect();
+        listeners.iter().map(Listener::wait).collect()
+    }
+
+    /// Waits until `done`; fails where it never comes.
+    pub fn wait_until(&self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        let begin = Instant::now();
+        while !done(self) {
+            assert!(begin.elapsed() < Duration::from_secs(120), "never {what}: {:?}", self.handle.gauges());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Nothing runs, waits, is pinned, read or held in the KV cache.
+    pub fn wait_for_rest(&self) {
+        self.wait_until("at rest", |engine| {
+            let gauges = engine.handle.gauges();
+            let books = gauges.running + gauges.waiting + gauges.kv_blocks_used;
+            let reads = gauges.store.reads_in_flight + gauges.store.reads_queued;
+            engine.handle.is_idle() && books + reads == 0 && gauges.store.pinned == ByteCount(0)
+        });
+    }
+}
+
+/// Greedy, with logprobs.
+pub fn greedy(prompt: Vec<u32>, max_new_tokens: u32) -> Request {
+    let sampling = SamplingParams { temperature: 0.0, ..Default::default() };
+    Request { prompt, sampling, max_new_tokens, stop_token_ids: vec![], logprobs: Some(3) }
+}

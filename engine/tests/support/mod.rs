@@ -1,0 +1,8 @@
+//! What the engine's tests share.
+#![allow(dead_code)]
+
+pub mod engine;
+pub mod model;
+pub mod reader;
+pub mod recorder;
+pub mod sink;

@@ -1,0 +1,96 @@
+//! Page-aligned memory of the host: slots of the host tier, and scratch for probes.
+
+#![allow(unsafe_code)]
+
+use crate::residency::layout::SizeClass;
+use memmap2::MmapMut;
+use std::sync::Arc;
+
+/// Keeps a map alive for the slots cut from it.
+struct Extent {
+    _map: MmapMut,
+}
+
+/// One slot of the host tier, owned by whoever holds the value: the store while it is free or resident, a reader
+/// while it is filled. That nobody else writes is thus a matter of types.
+pub(crate) struct HostSlot {
+    start: *mut u8,
+    bytes: usize,
+    _extent: Arc<Extent>,
+}
+
+// SAFETY: a slot is the only owner of its bytes (see `allocate_slots`), so it may go to another thread like a Box.
+unsafe impl Send for HostSlot {}
+
+impl HostSlot {
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `start` points at `bytes` initialised bytes of a map that `_extent` keeps alive; slots of an extent
+        // are disjoint and are not cloned, so `&self` excludes writers.
+        unsafe { std::slice::from_raw_parts(self.start, self.bytes) }
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; `&mut self` excludes readers too.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.bytes) }
+    }
+}
+
+/// Allocates every slot of a class. Pages are touched now, so that page-in meets no page fault.
+pub(crate) fn allocate_slots(class: SizeClass) -> std::io::Result<Vec<HostSlot>> {
+    let slot_bytes = class.slot_bytes as usize;
+    let mut slots = Vec::with_capacity(class.slots);
+    for count in class.extents() {
+        let mut map = MmapMut::map_anon(count * slot_bytes)?;
+        map.fill(0);
+        let base = map.as_mut_ptr();
+        let extent = Arc::new(Extent { _map: map });
+        for index in 0..count {
+            // SAFETY: `index < count`, so the offset and the slot behind it are inside the map of `count` slots.
+            let start = unsafe { base.add(index * slot_bytes) };
+            slots.push(HostSlot {
+                start,
+                bytes: slot_bytes,
+                _extent: extent.clone(),
+            });
+        }
+    }
+    Ok(slots)
+}
+
+/// Zeroed bytes on a page boundary, as direct reads need.
+pub(crate) struct AlignedBuffer(Option<MmapMut>);
+
+impl AlignedBuffer {
+    /// Panics where there is no memory for a page or two.
+    pub fn zeroed(bytes: usize) -> Self {
+        Self((bytes > 0).then(|| MmapMut::map_anon(bytes).expect("memory for a page")))
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.as_deref_mut().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_aligned_and_disjoint() {
+        let class = SizeClass {
+            slot_bytes: 16 << 10,
+            slots: 5,
+        };
+        let mut slots = allocate_slots(class).unwrap();
+        for (index, slot) in slots.iter_mut().enumerate() {
+            assert_eq!(slot.bytes_mut().as_ptr() as usize % 4096, 0);
+            slot.bytes_mut().fill(index as u8);
+        }
+        let last = slots.pop().unwrap();
+        drop(slots);
+        assert!(
+            last.bytes().iter().all(|b| *b == 4),
+            "a slot outlives its neighbours"
+        );
+    }
+}

@@ -1,0 +1,214 @@
+//! What callers ask: demands, what landed, pins, cancellation.
+
+use super::command::{Command, Grant, Moment, PinId, SlotId};
+use super::eviction::Heat;
+use super::flight::{Flight, Stage};
+use super::machine::{Machine, TicketState};
+use crate::api::{LookupResult, Phase, StoreEvent, Ticket};
+use odmoe_formats::ExpertKey;
+use std::collections::HashSet;
+
+fn heat_of(phase: Phase) -> Heat {
+    match phase {
+        Phase::Prefill => Heat::Cold,
+        Phase::Decode => Heat::Warm,
+    }
+}
+
+impl Machine {
+    /// A set of distinct objects is wanted. What is in tier 0 is pinned now, before any slot is taken for the rest,
+    /// so that a ticket never evicts what it waits to use.
+    pub fn demand(&mut self, keys: &[ExpertKey], phase: Phase, now: Moment) -> Ticket {
+        self.advance(now);
+        let ticket = Ticket(self.fresh_id());
+        self.tickets.insert(ticket, TicketState::default());
+        let mut distinct = HashSet::new();
+        for &key in keys {
+            assert!(
+                distinct.insert(key),
+                "{key} is asked for twice by one ticket"
+            );
+            let result = self.look_up(ticket, key, phase);
+            self.events.push(StoreEvent::Lookup { phase, result, key });
+        }
+        self.pump();
+        ticket
+    }
+
+    fn look_up(&mut self, ticket: Ticket, key: ExpertKey, phase: Phase) -> LookupResult {
+        if let Some(slot) = self.resident(0, key) {
+            let first = self.touch(key, heat_of(phase));
+            self.grant(ticket, key, slot);
+            return if first {
+                LookupResult::PrefetchHit
+            } else {
+                LookupResult::Hit
+            };
+        }
+        self.tickets
+            .get_mut(&ticket)
+            .expect("just made")
+            .waiting
+            .insert(key);
+        if self.flights.contains_key(&key) {
+            self.join(ticket, key, phase);
+            return LookupResult::Coalesced;
+        }
+        let Some(below) = self.highest_resident(key) else {
+            self.start_demand(
+                ticket,
+                key,
+                phase,
+                Stage::Waiting {
+                    tier: self.last_tier(),
+                    from: None,
+                },
+            );
+            return LookupResult::Miss;
+        };
+        let first = self.touch(key, heat_of(phase));
+        self.pin(below);
+        self.start_demand(
+            ticket,
+            key,
+            phase,
+            Stage::Waiting {
+                tier: below.tier - 1,
+                from: Some(below),
+            },
+        );
+        if first {
+            LookupResult::PrefetchHit
+        } else {
+            LookupResult::Hit
+        }
+    }
+
+    fn start_demand(&mut self, ticket: Ticket, key: ExpertKey, phase: Phase, stage: Stage) {
+        let seq = self.fresh_id();
+        let decode = phase == Phase::Decode;
+        let flight = Flight {
+            seq,
+            stage,
+            waiters: vec![ticket],
+            decode,
+            prefetch: false,
+            since: self.now,
+        };
+        self.flights.insert(key, flight);
+        self.enqueue(key);
+    }
+
+    /// One more ticket waits for a flight; a prefetch is thereby promoted.
+    fn join(&mut self, ticket: Ticket, key: ExpertKey, phase: Phase) {
+        self.dequeue(key);
+        self.touch(key, heat_of(phase));
+        let now = self.now;
+        let flight = self.flights.get_mut(&key).expect("checked by the caller");
+        flight.prefetch = false;
+        if flight.waiters.is_empty() {
+            flight.since = now;
+        }
+        flight.waiters.push(ticket);
+        flight.decode |= phase == Phase::Decode;
+        let (stage, heat, priority) = (flight.stage, flight.heat(), flight.priority());
+        if let Some(slot) = self.filling_slot(stage) {
+            self.pool(slot)
+                .update(slot.index, |s| (s.heat, s.unused) = (heat, false));
+        }
+        if let Stage::Reading(read) = stage {
+            let state = self.reads.get_mut(&read).expect("a flight's read is known");
+            if state.started.is_none() && priority < state.priority {
+                state.priority = priority;
+                self.commands.push(Command::Reprioritise { read, priority });
+            }
+        }
+        self.enqueue(key);
+    }
+
+    /// The slot that a flight's read or copy writes.
+    pub(super) fn filling_slot(&self, stage: Stage) -> Option<SlotId> {
+        match stage {
+            Stage::Waiting { .. } => None,
+            Stage::Reading(read) => Some(self.reads[&read].slot),
+            Stage::Copying(copy) => Some(self.copies[&copy].to),
+        }
+    }
+
+    /// Moves what has landed for a ticket since the last call into `out`; returns how many are still to come. At
+    /// zero the ticket is over.
+    pub fn take(&mut self, ticket: Ticket, out: &mut Vec<Grant>) -> usize {
+        let Some(state) = self.tickets.get_mut(&ticket) else {
+            return 0;
+        };
+        out.append(&mut state.landed);
+        let remaining = state.waiting.len();
+        if remaining == 0 {
+            self.tickets.remove(&ticket);
+        }
+        remaining
+    }
+
+    /// Nothing reads the slot by this pin any more.
+    pub fn pin_released(&mut self, pin: PinId) {
+        self.drop_pin(pin);
+        self.pump();
+    }
+
+    fn drop_pin(&mut self, pin: PinId) {
+        let slot = self.pins.remove(&pin).expect("a pin is released once");
+        self.unpin(slot);
+    }
+
+    /// Gives a ticket up: what landed and was not taken is unpinned, what nobody else wants is not read.
+    pub fn cancel(&mut self, ticket: Ticket) {
+        let Some(state) = self.tickets.remove(&ticket) else {
+            return;
+        };
+        for grant in state.landed {
+            if let Grant::Ready { pin, .. } = grant {
+                self.drop_pin(pin);
+            }
+        }
+        for key in state.waiting {
+            let flight = self
+                .flights
+                .get_mut(&key)
+                .expect("a ticket waits for flights only");
+            flight.waiters.retain(|waiter| *waiter != ticket);
+            if flight.waiters.is_empty() {
+                self.abandon(key);
+            }
+        }
+        self.pump();
+    }
+
+    /// Nobody wants a flight any more. One that has no slot ends; a read that no reader has taken is called back; the
+    /// rest completes and stays for whoever comes, cold.
+    pub(super) fn abandon(&mut self, key: ExpertKey) {
+        self.dequeue(key);
+        let now = self.now;
+        let flight = self.flights.get_mut(&key).expect("checked by the caller");
+        (flight.decode, flight.prefetch, flight.since) = (false, false, now);
+        match flight.stage {
+            Stage::Waiting { from, .. } => {
+                self.flights.remove(&key);
+                from.into_iter().for_each(|slot| self.unpin(slot));
+                self.settle_prefetch(key);
+            }
+            Stage::Reading(read) => {
+                let state = self.reads.get_mut(&read).expect("a flight's read is known");
+                if state.started.is_none() && !state.cancelling {
+                    state.cancelling = true;
+                    self.commands.push(Command::CancelRead { read });
+                }
+                let slot = self.reads[&read].slot;
+                self.pool(slot).update(slot.index, |s| s.heat = Heat::Cold);
+            }
+            Stage::Copying(copy) => {
+                let slot = self.copies[&copy].to;
+                self.pool(slot).update(slot.index, |s| s.heat = Heat::Cold);
+            }
+        }
+    }
+}

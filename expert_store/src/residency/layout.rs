@@ -1,0 +1,257 @@
+//! How a budget is cut into slots of several sizes. Pure arithmetic.
+
+use odmoe_formats::ByteCount;
+use std::collections::BTreeMap;
+
+/// Slots start on multiples of this, and are multiples of it.
+pub const SLOT_ALIGNMENT_BYTES: u64 = 16 << 10;
+/// The most that is allocated at once, unless one slot is larger.
+pub const EXTENT_BYTES: u64 = 64 << 20;
+/// More sizes than this share classes: each class has slots that the others cannot use.
+const CLASSES_MAX: usize = 8;
+
+/// The slot that an object of `bytes` takes.
+pub const fn slot_bytes(bytes: u64) -> u64 {
+    bytes.div_ceil(SLOT_ALIGNMENT_BYTES) * SLOT_ALIGNMENT_BYTES
+}
+
+/// Slots of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SizeClass {
+    /// Length of each slot.
+    pub slot_bytes: u64,
+    /// How many.
+    pub slots: usize,
+}
+
+impl SizeClass {
+    /// Slots in each extent of the class, largest extents first.
+    pub fn extents(self) -> impl Iterator<Item = usize> {
+        let per_extent = (EXTENT_BYTES / self.slot_bytes).max(1) as usize;
+        (0..self.slots)
+            .step_by(per_extent)
+            .map(move |first| per_extent.min(self.slots - first))
+    }
+}
+
+/// The slots of one memory tier, smallest class first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlotLayout {
+    classes: Vec<SizeClass>,
+}
+
+/// A class while it is planned.
+#[derive(Clone, Copy)]
+struct Demanded {
+    slot_bytes: u64,
+    objects: usize,
+}
+
+impl SlotLayout {
+    /// From classes in ascending size.
+    pub fn new(classes: Vec<SizeClass>) -> Self {
+        assert!(
+            classes.is_sorted_by(|a, b| a.slot_bytes < b.slot_bytes),
+            "classes ascend in size"
+        );
+        Self { classes }
+    }
+
+    /// Cuts a budget for objects of these sizes, or None where it does not hold two of the largest.
+    ///
+    /// Each class first gets two slots, the rest is shared in proportion to the bytes of its objects; no class gets
+    /// more slots than it has objects. Where two of each do not fit, small classes use the slots of larger ones.
+    pub fn plan(object_bytes: impl Iterator<Item = u64>, budget: ByteCount) -> Option<Self> {
+        let mut counts = BTreeMap::new();
+        for bytes in object_bytes {
+            *counts
+                .entry(slot_bytes(bytes).max(SLOT_ALIGNMENT_BYTES))
+                .or_insert(0usize) += 1;
+        }
+        let mut classes: Vec<_> = counts
+            .into_iter()
+            .map(|(slot_bytes, objects)| Demanded {
+                slot_bytes,
+                objects,
+            })
+            .collect();
+        let least = |classes: &[Demanded]| -> u64 {
+            classes
+                .iter()
+                .map(|c| c.slot_bytes.saturating_mul(c.objects.min(2) as u64))
+                .fold(0, u64::saturating_add)
+        };
+        while classes.len() > CLASSES_MAX || (least(&classes) > budget.0 && classes.len() > 1) {
+            let at = cheapest_merge(&classes);
+            classes[at + 1].objects += classes[at].objects;
+            classes.remove(at);
+        }
+        if least(&classes) > budget.0 {
+            return None;
+        }
+        Some(Self {
+            classes: share(&classes, budget.0),
+        })
+    }
+
+    /// The classes, smallest first.
+    pub fn classes(&self) -> &[SizeClass] {
+        &self.classes
+    }
+
+    /// Bytes of all slots.
+    pub fn bytes(&self) -> ByteCount {
+        ByteCount(
+            self.classes
+                .iter()
+                .map(|c| c.slot_bytes * c.slots as u64)
+                .sum(),
+        )
+    }
+
+    /// The class that holds an object of `bytes`.
+    pub fn class_of(&self, bytes: u64) -> usize {
+        let class = self.classes.partition_point(|c| c.slot_bytes < bytes);
+        assert!(
+            class < self.classes.len(),
+            "an object of {bytes} bytes is larger than every slot"
+        );
+        class
+    }
+}
+
+/// The class whose objects waste the fewest bytes in slots of the next size.
+fn cheapest_merge(classes: &[Demanded]) -> usize {
+    let waste = |at: &usize| {
+        (classes[at + 1].slot_bytes - classes[*at].slot_bytes)
+            .saturating_mul(classes[*at].objects as u64)
+    };
+    (0..classes.len() - 1)
+        .min_by_key(waste)
+        .expect("two classes")
+}
+
+fn share(classes: &[Demanded], budget: u64) -> Vec<SizeClass> {
+    let total: u128 = classes
+        .iter()
+        .map(|c| u128::from(c.slot_bytes) * c.objects as u128)
+        .sum();
+    let mut slots: Vec<usize> = classes.iter().map(|c| c.objects.min(2)).collect();
+    let used = |slots: &[usize]| -> u64 {
+        classes
+            .iter()
+            .zip(slots)
+            .map(|(c, n)| c.slot_bytes * *n as u64)
+            .sum()
+    };
+    let spare = budget - used(&slots);
+    for (class, slots) in classes.iter().zip(&mut slots) {
+        let weight = u128::from(class.slot_bytes) * class.objects as u128;
+        let part = (u128::from(spare) * weight / total) as u64;
+        *slots = (*slots + (part / class.slot_bytes) as usize).min(class.objects);
+    }
+    // What rounding left over goes to the class that is furthest from holding all its objects.
+    loop {
+        let spare = budget - used(&slots);
+        let next = (0..classes.len())
+            .filter(|&i| classes[i].slot_bytes <= spare && slots[i] < classes[i].objects)
+            .max_by(|&a, &b| {
+                let missing = |i: usize| (classes[i].objects - slots[i]) as u128;
+                (missing(a) * classes[b].objects as u128)
+                    .cmp(&(missing(b) * classes[a].objects as u128))
+            });
+        let Some(next) = next else { break };
+        slots[next] += 1;
+    }
+    classes
+        .iter()
+        .zip(slots)
+        .map(|(c, slots)| SizeClass {
+            slot_bytes: c.slot_bytes,
+            slots,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+
+    fn plan(sizes: &[(u64, usize)], budget: u64) -> Option<Vec<(u64, usize)>> {
+        let objects = sizes
+            .iter()
+            .flat_map(|&(bytes, n)| std::iter::repeat_n(bytes, n));
+        SlotLayout::plan(objects, ByteCount(budget)).map(|l| {
+            l.classes()
+                .iter()
+                .map(|c| (c.slot_bytes / KIB, c.slots))
+                .collect()
+        })
+    }
+
+    #[test]
+    fn least_is_two_of_the_largest() {
+        let sizes = [(4 * KIB, 10), (60 * KIB, 3)];
+        assert_eq!(plan(&sizes, 128 * KIB - 1), None);
+        assert_eq!(
+            plan(&sizes, 128 * KIB),
+            Some(vec![(64, 2)]),
+            "small objects use large slots"
+        );
+        assert_eq!(
+            plan(&[(4 * KIB, 1)], 16 * KIB),
+            Some(vec![(16, 1)]),
+            "one object needs one slot"
+        );
+        assert_eq!(plan(&[], 0), Some(vec![]));
+    }
+
+    #[test]
+    fn two_of_each_class_then_in_proportion() {
+        let sizes = [(16 * KIB, 100), (32 * KIB, 50)];
+        assert_eq!(plan(&sizes, 96 * KIB), Some(vec![(16, 2), (32, 2)]));
+        assert_eq!(plan(&sizes, 1600 * KIB), Some(vec![(16, 50), (32, 25)]));
+    }
+
+    #[test]
+    fn never_more_slots_than_objects_nor_bytes_than_budget() {
+        assert_eq!(
+            plan(&[(16 * KIB, 4), (64 * KIB, 3)], 1 << 40),
+            Some(vec![(16, 4), (64, 3)])
+        );
+        for budget in (0..3000).map(|i| i * 1000) {
+            let sizes: Vec<_> = (1..20).map(|i| (i * 13_000, 1 + i as usize % 5)).collect();
+            let Some(classes) = plan(&sizes, budget) else {
+                continue;
+            };
+            assert!(classes.len() <= CLASSES_MAX);
+            assert!(
+                classes
+                    .iter()
+                    .map(|&(kib, n)| kib * KIB * n as u64)
+                    .sum::<u64>()
+                    <= budget
+            );
+            assert!(
+                classes.iter().all(|&(_, n)| n >= 2),
+                "{classes:?} at {budget}"
+            );
+        }
+    }
+
+    #[test]
+    fn extents_hold_whole_slots() {
+        let class = SizeClass {
+            slot_bytes: 48 << 20,
+            slots: 3,
+        };
+        assert_eq!(class.extents().collect::<Vec<_>>(), [1, 1, 1]);
+        let class = SizeClass {
+            slot_bytes: 16 << 20,
+            slots: 9,
+        };
+        assert_eq!(class.extents().collect::<Vec<_>>(), [4, 4, 1]);
+    }
+}

@@ -1,0 +1,271 @@
+//! The machine's state and its smallest steps; the events are in the modules beside it.
+
+use super::command::{Command, CopyId, Grant, Moment, PinId, ReadId, SlotId};
+use super::eviction::Heat;
+use super::flight::{CopyInFlight, Flight, ReadInFlight, Stage};
+use super::health::Health;
+use super::hints::Hints;
+use super::layout::SlotLayout;
+use super::slots::{Census, ClassPool, SlotState, Tier};
+use crate::api::{EvictionReason, StoreEvent, StoreGauges, Ticket};
+use odmoe_formats::{ByteCount, ExpertKey};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+/// How the machine works.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The slots of each memory tier, the one that is computed from first. At least one tier.
+    pub tiers: Vec<SlotLayout>,
+    /// Reads that can be under way at once.
+    pub readers: usize,
+    /// Whether hints are followed.
+    pub prefetch: bool,
+    /// After this without an answer a read has failed.
+    pub read_timeout: Duration,
+}
+
+/// What a ticket waits for and has got.
+#[derive(Debug, Default)]
+pub(super) struct TicketState {
+    pub waiting: BTreeSet<ExpertKey>,
+    pub landed: Vec<Grant>,
+}
+
+/// Decides which objects are in memory. See the module's comment.
+pub struct Machine {
+    pub(super) settings: Settings,
+    /// Every object, in the catalog's order.
+    pub(super) objects: Vec<ExpertKey>,
+    pub(super) sizes: HashMap<ExpertKey, u64>,
+    pub(super) tiers: Vec<Tier>,
+    pub(super) flights: BTreeMap<ExpertKey, Flight>,
+    pub(super) reads: BTreeMap<ReadId, ReadInFlight>,
+    pub(super) copies: BTreeMap<CopyId, CopyInFlight>,
+    pub(super) tickets: BTreeMap<Ticket, TicketState>,
+    pub(super) pins: HashMap<PinId, SlotId>,
+    pub(super) hints: Hints,
+    /// Prefetched, in memory or on the way, and neither used nor gone since.
+    pub(super) prefetched: BTreeSet<ExpertKey>,
+    pub(super) health: Health,
+    /// The last moment that an event named.
+    pub(super) now: Moment,
+    /// When a read last began or ended.
+    pub(super) last_progress: Moment,
+    last_id: u64,
+    pub(super) commands: Vec<Command>,
+    pub(super) events: Vec<StoreEvent>,
+}
+
+impl Machine {
+    /// A machine with empty slots, for objects of these sizes.
+    pub fn new(settings: Settings, objects: impl IntoIterator<Item = (ExpertKey, u64)>) -> Self {
+        assert!(!settings.tiers.is_empty(), "at least one memory tier");
+        assert!(settings.readers > 0, "at least one reader");
+        let (mut keys, mut sizes) = (Vec::new(), HashMap::new());
+        for (key, bytes) in objects {
+            keys.push(key);
+            sizes.insert(key, bytes);
+        }
+        Self {
+            tiers: settings
+                .tiers
+                .iter()
+                .map(|layout| Tier::new(layout.clone()))
+                .collect(),
+            settings,
+            objects: keys,
+            sizes,
+            flights: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            pins: HashMap::new(),
+            hints: Hints::default(),
+            prefetched: BTreeSet::new(),
+            health: Health::default(),
+            now: Moment::default(),
+            last_progress: Moment::default(),
+            last_id: 0,
+            commands: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// Moves the commands since the last call into `out`, in order.
+    pub fn take_commands(&mut self, out: &mut Vec<Command>) {
+        out.append(&mut self.commands);
+    }
+
+    /// Moves the events since the last call into `out`, in order.
+    pub fn take_events(&mut self, out: &mut Vec<StoreEvent>) {
+        out.append(&mut self.events);
+    }
+
+    /// Gauges now.
+    pub fn gauges(&self) -> StoreGauges {
+        let census = self
+            .tiers
+            .iter()
+            .flat_map(|t| &t.classes)
+            .fold(Census::default(), |sum, c| sum.plus(c.census));
+        let capacity = self.tiers.iter().map(|t| t.layout.bytes().0).sum();
+        let started = self.reads.values().filter(|r| r.started.is_some()).count();
+        let waiting = self
+            .flights
+            .values()
+            .filter(|f| matches!(f.stage, Stage::Waiting { .. }))
+            .count();
+        StoreGauges {
+            resident: ByteCount(census.resident_bytes),
+            capacity: ByteCount(capacity),
+            pinned: ByteCount(census.pinned_bytes),
+            reads_in_flight: started,
+            reads_queued: self.reads.len() - started + waiting,
+            readers_stuck: self.readers_stuck(),
+        }
+    }
+
+    /// Readers inside a read that was given up for late.
+    pub(super) fn readers_stuck(&self) -> usize {
+        self.reads
+            .values()
+            .filter(|r| r.lost && r.started.is_some())
+            .count()
+    }
+
+    pub(super) fn fresh_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Time only goes on.
+    pub(super) fn advance(&mut self, now: Moment) {
+        self.now = self.now.max(now);
+    }
+
+    pub(super) fn last_tier(&self) -> usize {
+        self.tiers.len() - 1
+    }
+
+    pub(super) fn class_of(&self, tier: usize, key: ExpertKey) -> usize {
+        let bytes = *self
+            .sizes
+            .get(&key)
+            .unwrap_or_else(|| panic!("{key} is not in the catalog"));
+        self.tiers[tier].layout.class_of(bytes)
+    }
+
+    pub(super) fn pool(&mut self, slot: SlotId) -> &mut ClassPool {
+        &mut self.tiers[slot.tier].classes[slot.class]
+    }
+
+    /// Where an object is resident in a tier.
+    pub(super) fn resident(&self, tier: usize, key: ExpertKey) -> Option<SlotId> {
+        let (class, index) = *self.tiers[tier].resident.get(&key)?;
+        Some(SlotId { tier, class, index })
+    }
+
+    /// The first tier that holds an object.
+    pub(super) fn highest_resident(&self, key: ExpertKey) -> Option<SlotId> {
+        (0..self.tiers.len()).find_map(|tier| self.resident(tier, key))
+    }
+
+    pub(super) fn pin(&mut self, slot: SlotId) {
+        self.pool(slot).update(slot.index, |s| {
+            assert_eq!(
+                s.state,
+                SlotState::Resident,
+                "only a resident object can be pinned"
+            );
+            s.pins += 1;
+        });
+    }
+
+    pub(super) fn unpin(&mut self, slot: SlotId) {
+        self.pool(slot).update(slot.index, |s| {
+            assert!(s.pins > 0, "a pin is released once");
+            s.pins -= 1;
+        });
+    }
+
+    /// Pins an object of tier 0 for a ticket and tells it.
+    pub(super) fn grant(&mut self, ticket: Ticket, key: ExpertKey, slot: SlotId) {
+        let pin = PinId(self.fresh_id());
+        self.pin(slot);
+        self.pins.insert(pin, slot);
+        let state = self
+            .tickets
+            .get_mut(&ticket)
+            .expect("a waiter's ticket is open");
+        state.waiting.remove(&key);
+        state.landed.push(Grant::Ready { key, slot, pin });
+    }
+
+    /// Hands a free or just emptied slot to a flight's object.
+    pub(super) fn begin_fill(&mut self, slot: SlotId, key: ExpertKey, heat: Heat) {
+        let bytes = self.sizes[&key];
+        let unused = self.prefetched.contains(&key);
+        self.pool(slot).update(slot.index, |s| {
+            assert!(s.state == SlotState::Free, "a slot has one owner");
+            (s.state, s.key, s.bytes, s.heat, s.unused) =
+                (SlotState::Filling, Some(key), bytes, heat, unused);
+        });
+    }
+
+    /// The bytes in a filling or lost slot are whole: the object is resident.
+    pub(super) fn make_resident(&mut self, slot: SlotId, key: ExpertKey, heat: Heat) {
+        let unused = self.prefetched.contains(&key);
+        let pool = self.pool(slot);
+        pool.update(slot.index, |s| {
+            assert_eq!(s.key, Some(key), "a slot has one owner");
+            (s.state, s.heat, s.unused) = (SlotState::Resident, heat, unused);
+        });
+        pool.policy.insert(key, heat);
+        let before = self.tiers[slot.tier]
+            .resident
+            .insert(key, (slot.class, slot.index));
+        assert!(before.is_none(), "an object is resident once a tier");
+    }
+
+    /// Empties the slot of an unpinned resident object.
+    pub(super) fn evict(&mut self, slot: SlotId, key: ExpertKey, reason: EvictionReason) {
+        self.tiers[slot.tier].resident.remove(&key);
+        let pool = self.pool(slot);
+        pool.policy.remove(key);
+        pool.set_free(slot.index);
+        self.events.push(StoreEvent::Evicted { reason, key });
+        self.settle_prefetch(key);
+    }
+
+    /// A prefetched object that is neither in memory nor on the way was read for nothing.
+    pub(super) fn settle_prefetch(&mut self, key: ExpertKey) {
+        let gone = self.highest_resident(key).is_none() && !self.flights.contains_key(&key);
+        if gone && self.prefetched.remove(&key) {
+            self.events.push(StoreEvent::PrefetchWasted);
+        }
+    }
+
+    /// Counts a use: recency where the object is resident, and the first use of a prefetched one. Says whether it
+    /// was that.
+    pub(super) fn touch(&mut self, key: ExpertKey, heat: Heat) -> bool {
+        for tier in 0..self.tiers.len() {
+            let Some(slot) = self.resident(tier, key) else {
+                continue;
+            };
+            let pool = self.pool(slot);
+            let heat = if pool.slot(slot.index).heat == Heat::Warm {
+                Heat::Warm
+            } else {
+                heat
+            };
+            pool.policy.touch(key, heat);
+            pool.update(slot.index, |s| (s.heat, s.unused) = (heat, false));
+        }
+        let first = self.prefetched.remove(&key);
+        if first {
+            self.events.push(StoreEvent::PrefetchUsed);
+        }
+        first
+    }
+}

@@ -1,0 +1,31 @@
+//! Which objects are in memory: a pure state machine.
+//!
+//! Nothing here reads a clock, opens a file or starts a thread. Events and time come in as arguments, commands go
+//! out as plain data ([`Command`]), so that a million steps can be simulated with seeded faults and a recorded trace
+//! replays exactly. A thin executor carries the commands out.
+//!
+//! The life of an object that is asked for: a *flight* is made, waits for a slot of the last tier, is read into it,
+//! then for each tier above waits for a slot and is copied into it; in tier 0 it lands, pinned once for each ticket
+//! that waited. Tickets that want the same object share the flight.
+//!
+//! Why it cannot deadlock: a flight holds at most the slot that it has reached and waits only for tiers above it; a
+//! slot of tier 0 is held by a read or copy, which ends or is given up for late, or by a pin of a caller that has
+//! promised to compute and release what landed before it waits. Slots go to the oldest demand first.
+#![forbid(unsafe_code)]
+
+mod check;
+mod command;
+mod demand;
+pub mod eviction;
+mod flight;
+mod health;
+mod hints;
+pub mod layout;
+mod machine;
+mod outcomes;
+mod pump;
+mod slots;
+mod timeouts;
+
+pub use command::{Command, CopyId, Grant, Moment, PinId, Priority, ReadId, ReadReport, SlotId};
+pub use machine::{Machine, Settings};

@@ -1,0 +1,289 @@
+//! The store: the machine, its memory and its readers, put together.
+
+use crate::api::*;
+use crate::catalog::Catalog;
+use crate::executor::{Job, Outcome, ReaderPool, Report};
+use crate::memory::SlotMemory;
+use crate::residency::{
+    Command, CopyId, Grant, Machine, Moment, PinId, Priority, ReadId, Settings, SlotId,
+};
+use odmoe_backend::{Backend, Event, StreamId, Waker};
+use odmoe_formats::{ByteCount, ExpertKey};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The expert store. One thread, the engine's, owns it; nothing here blocks on storage.
+///
+/// What the caller promises: it computes with what landed and releases the pins before it waits for more, and calls
+/// [`Self::poll`] when woken and at [`Self::next_deadline`]. Then every key of every ticket lands or fails.
+pub struct ExpertStore {
+    machine: Machine,
+    catalog: Arc<Catalog>,
+    backend: Arc<dyn Backend>,
+    observer: Arc<dyn StoreObserver>,
+    memory: SlotMemory,
+    readers: ReaderPool,
+    /// The zero of the machine's moments.
+    epoch: Instant,
+    /// Pins given back, each until its event.
+    releasing: Vec<(Event, Vec<Pin>)>,
+    /// Uploads under way.
+    copying: Vec<(Event, CopyId)>,
+    /// The slot of each read that the pool has.
+    reading: HashMap<ReadId, SlotId>,
+}
+
+impl ExpertStore {
+    /// Allocates every slot and starts the readers.
+    pub fn new(
+        catalog: Arc<Catalog>,
+        backend: Arc<dyn Backend>,
+        reader: Arc<dyn ShardReader>,
+        config: StoreConfig,
+        observer: Arc<dyn StoreObserver>,
+        waker: Waker,
+    ) -> Result<Self, StoreError> {
+        let too_small = |budget| StoreError::BudgetTooSmall {
+            budget,
+            least: catalog.least_budget(),
+        };
+        let plan = |budget: ByteCount| catalog.slots(budget).ok_or_else(|| too_small(budget));
+        let device = plan(config.budget)?;
+        let host = match backend.capabilities().unified_memory {
+            true => None,
+            false => Some(plan(config.host_budget.unwrap_or(config.budget))?),
+        };
+        let memory = SlotMemory::allocate(&*backend, &device, host.as_ref())?;
+        let readers = config.readers.max(1);
+        let settings = Settings {
+            tiers: std::iter::once(device).chain(host).collect(),
+            readers,
+            prefetch: config.prefetch,
+            read_timeout: config.read_timeout,
+        };
+        let machine = Machine::new(settings, catalog.sizes());
+        let readers = ReaderPool::start(readers, &catalog, &reader, &waker)
+            .map_err(|e| StoreError::Thread(e.to_string()))?;
+        Ok(Self {
+            machine,
+            catalog,
+            backend,
+            observer,
+            memory,
+            readers,
+            epoch: Instant::now(),
+            releasing: Vec::new(),
+            copying: Vec::new(),
+            reading: HashMap::new(),
+        })
+    }
+
+    /// Asks for a set of distinct experts. Hits are ready at the next [`Self::take_landed`]; misses land as they are
+    /// read. More experts than slots is allowed: they come in waves as pins are released. Never blocks.
+    pub fn acquire(&mut self, keys: &[ExpertKey], phase: Phase, now: Instant) -> Ticket {
+        // What is in memory by now is a hit, even if nobody has looked since.
+        self.collect();
+        let ticket = self.machine.demand(keys, phase, self.moment(now));
+        self.carry_out();
+        ticket
+    }
+
+    /// Takes in what readers and the backend finished, fails what is late, starts what can start.
+    pub fn poll(&mut self, now: Instant) {
+        self.collect();
+        self.machine.tick(self.moment(now));
+        self.carry_out();
+    }
+
+    /// Moves what has landed for a ticket since the last call into `out`; returns how many are still to come. At
+    /// zero the ticket is over.
+    pub fn take_landed(&mut self, ticket: Ticket, out: &mut Vec<Landed>) -> usize {
+        let mut grants = Vec::new();
+        let remaining = self.machine.take(ticket, &mut grants);
+        out.extend(grants.into_iter().map(|grant| match grant {
+            Grant::Ready { key, slot, pin } => Landed::Ready {
+                key,
+                slot: self.memory.device(slot).clone(),
+                pin: Pin(pin.0),
+            },
+            Grant::Failed { key, error } => Landed::Failed { key, error },
+        }));
+        remaining
+    }
+
+    /// Gives pins back; they end when `event` is reached, for the backend may still read the slots until then.
+    pub fn release(&mut self, pins: Vec<Pin>, event: Event) {
+        self.releasing.push((event, pins));
+        self.end_releases();
+        self.carry_out();
+    }
+
+    /// Gives a ticket up. What landed and was not taken is unpinned; reads nobody else wants are cancelled.
+    pub fn cancel(&mut self, ticket: Ticket) {
+        self.machine.cancel(ticket);
+        self.carry_out();
+    }
+
+    /// Says what will likely be wanted soon, most likely first. Replaces the last hint of the same `source` (a lane);
+    /// what was not started of it is dropped. Only idle readers and cold slots are used.
+    pub fn hint(&mut self, source: u32, keys: &[ExpertKey]) {
+        self.machine.hint(source, keys);
+        self.carry_out();
+    }
+
+    /// When [`Self::poll`] must be called even if nobody wakes the engine: the next read's time-out or probe.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.epoch.checked_add(self.machine.next_deadline()?.0)
+    }
+
+    /// Gauges now.
+    pub fn gauges(&self) -> StoreGauges {
+        self.machine.gauges()
+    }
+
+    /// Whether storage answers.
+    pub fn health(&self) -> StoreHealth {
+        self.machine.health()
+    }
+
+    fn moment(&self, at: Instant) -> Moment {
+        Moment(at.saturating_duration_since(self.epoch))
+    }
+
+    /// Tells the machine what readers and the backend have finished.
+    fn collect(&mut self) {
+        while let Some(report) = self.readers.try_report() {
+            match report {
+                Report::Started { read, at } => self.machine.read_started(read, self.moment(at)),
+                Report::Ended {
+                    read,
+                    outcome,
+                    slot,
+                    at,
+                } => self.end_read(read, outcome, slot, at),
+                Report::Probed { result, at } => self.machine.probe_done(result, self.moment(at)),
+            }
+        }
+        self.end_releases();
+        self.end_copies();
+    }
+
+    fn end_read(
+        &mut self,
+        read: ReadId,
+        outcome: Outcome,
+        slot: Option<crate::io::HostSlot>,
+        at: Instant,
+    ) {
+        let id = self.reading.remove(&read).expect("a read is reported once");
+        self.memory.close(id, slot);
+        if outcome.reread {
+            self.observer
+                .record(&StoreEvent::Reread { key: outcome.key });
+        }
+        match outcome.result {
+            Ok(report) => self.machine.read_done(read, report, self.moment(at)),
+            Err(error) => self.machine.read_failed(read, error, self.moment(at)),
+        }
+    }
+
+    /// A backend that fails says so to the engine, which ends; until then its slots stay pinned.
+    fn end_releases(&mut self) {
+        let (machine, backend) = (&mut self.machine, &self.backend);
+        self.releasing.retain_mut(|(event, pins)| {
+            if !backend.is_done(*event).unwrap_or(false) {
+                return true;
+            }
+            pins.drain(..)
+                .for_each(|pin| machine.pin_released(PinId(pin.0)));
+            false
+        });
+    }
+
+    fn end_copies(&mut self) {
+        let (machine, backend) = (&mut self.machine, &self.backend);
+        let now = Moment(self.epoch.elapsed());
+        self.copying
+            .retain(|&(event, copy)| match backend.is_done(event) {
+                Ok(done) => {
+                    if done {
+                        machine.copy_done(copy, now);
+                    }
+                    !done
+                }
+                Err(error) => {
+                    machine.copy_failed(copy, error.to_string(), now);
+                    false
+                }
+            });
+    }
+
+    /// Carries out what the machine asks for, and tells the observer what happened.
+    fn carry_out(&mut self) {
+        let mut commands = Vec::new();
+        loop {
+            self.machine.take_commands(&mut commands);
+            if commands.is_empty() {
+                break;
+            }
+            commands.drain(..).for_each(|command| self.execute(command));
+        }
+        let mut events = Vec::new();
+        self.machine.take_events(&mut events);
+        events.iter().for_each(|event| self.observer.record(event));
+    }
+
+    fn execute(&mut self, command: Command) {
+        match command {
+            Command::Read {
+                read,
+                key,
+                slot,
+                priority,
+            } => {
+                let target = self.memory.open(&*self.backend, slot);
+                self.reading.insert(read, slot);
+                self.readers
+                    .submit(priority, Job::Read { read, key, target });
+            }
+            Command::Reprioritise { read, priority } => self.readers.reprioritise(read, priority),
+            Command::CancelRead { read } => {
+                if let Some(slot) = self.readers.cancel(read) {
+                    let id = self.reading.remove(&read).expect("the pool had it");
+                    self.memory.close(id, slot);
+                    self.machine.read_cancelled(read);
+                }
+            }
+            Command::Copy {
+                copy,
+                key,
+                from,
+                to,
+            } => match self.upload(key, from, to) {
+                Ok(event) => self.copying.push((event, copy)),
+                Err(error) => {
+                    self.machine
+                        .copy_failed(copy, error.to_string(), Moment(self.epoch.elapsed()))
+                }
+            },
+            Command::Probe { key } => self.readers.submit(Priority::Decode, Job::Probe { key }),
+        }
+    }
+
+    fn upload(
+        &self,
+        key: ExpertKey,
+        from: SlotId,
+        to: SlotId,
+    ) -> Result<Event, odmoe_backend::BackendError> {
+        let bytes = self.catalog.object(key).bytes as usize;
+        self.backend.upload(
+            StreamId::COPY,
+            &self.memory.host(from)[..bytes],
+            self.memory.device(to),
+            0,
+        )?;
+        self.backend.record(StreamId::COPY)
+    }
+}

@@ -1,0 +1,348 @@
+//! One episode: a machine, its executor, its lanes, and the shadow that watches them.
+
+use crate::executor::Executor;
+use crate::lanes::Lane;
+use odmoe_expert_store::residency::layout::{SlotLayout, slot_bytes};
+use odmoe_expert_store::residency::{Command, Machine, Moment, Settings, SlotId};
+use odmoe_expert_store::{LookupResult, StoreEvent, StoreHealth};
+use odmoe_formats::{ByteCount, ExpertKey};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// splitmix64 (Steele, Lea, Flood 2014).
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    /// Below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    pub fn within(&mut self, range: std::ops::RangeInclusive<usize>) -> usize {
+        range.start() + self.below(range.end() - range.start() + 1)
+    }
+
+    pub fn percent(&mut self, share: usize) -> bool {
+        self.below(100) < share
+    }
+
+    /// Takes one out at random.
+    pub fn take<T>(&mut self, from: &mut Vec<T>) -> T {
+        let at = self.below(from.len());
+        from.swap_remove(at)
+    }
+}
+
+/// How often what happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub asked: usize,
+    pub lookups: [usize; 4],
+    pub landed: usize,
+    pub failed: usize,
+    pub timed_out: usize,
+    pub abandoned: usize,
+    pub evicted: usize,
+    pub issued: usize,
+    pub used: usize,
+    pub wasted: usize,
+    pub copies: usize,
+    pub cancelled_reads: usize,
+    pub hung_reads: usize,
+    pub probes: usize,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            asked,
+            lookups,
+            landed,
+            failed,
+            timed_out,
+            abandoned,
+            evicted,
+            issued,
+            used,
+            wasted,
+            ..
+        } = *other;
+        self.asked += asked;
+        self.lookups
+            .iter_mut()
+            .zip(lookups)
+            .for_each(|(sum, n)| *sum += n);
+        self.landed += landed;
+        self.failed += failed;
+        self.timed_out += timed_out;
+        self.abandoned += abandoned;
+        self.evicted += evicted;
+        self.issued += issued;
+        self.used += used;
+        self.wasted += wasted;
+        self.copies += other.copies;
+        self.cancelled_reads += other.cancelled_reads;
+        self.hung_reads += other.hung_reads;
+        self.probes += other.probes;
+    }
+
+    pub fn all_happened(&self, tiers: usize) -> bool {
+        let counts = [
+            self.landed,
+            self.failed,
+            self.timed_out,
+            self.abandoned,
+            self.evicted,
+            self.issued,
+            self.used,
+            self.wasted,
+            self.cancelled_reads,
+            self.hung_reads,
+            self.probes,
+        ];
+        let often = counts.iter().chain(&self.lookups).all(|n| *n > 100);
+        often && (self.copies > 0) == (tiers > 1)
+    }
+}
+
+pub struct World {
+    pub machine: Machine,
+    pub executor: Executor,
+    pub lanes: Vec<Lane>,
+    pub random: Random,
+    pub objects: Vec<(ExpertKey, u64)>,
+    pub now: Moment,
+    pub steps: usize,
+    pub tally: Tally,
+    pub log: Vec<Command>,
+    /// Slots that lanes hold, with how many of their pins.
+    pub held: HashMap<SlotId, usize>,
+    /// Whether faults strike.
+    pub stormy: bool,
+    /// How many of a hundred reads fail in a storm.
+    pub failing_percent: usize,
+}
+
+impl World {
+    pub fn new(seed: u64, tiers: usize) -> Self {
+        let mut random = Random::new(seed);
+        let count = random.within(3..=48);
+        let kinds: Vec<u64> = (0..random.within(1..=3))
+            .map(|_| random.within(1..=12) as u64 * 4096)
+            .collect();
+        let objects: Vec<_> = (0..count as u32)
+            .map(|i| {
+                (
+                    ExpertKey::routed(i / 8, i % 8),
+                    kinds[random.below(kinds.len())],
+                )
+            })
+            .collect();
+        let sizes = || objects.iter().map(|(_, bytes)| *bytes);
+        let (least, full) = (
+            2 * sizes().map(slot_bytes).max().unwrap(),
+            sizes().map(slot_bytes).sum::<u64>(),
+        );
+        let mut budget = || match random.below(4) {
+            0 => least,
+            1 => least.max(full),
+            _ => least.max(full * random.within(5..=70) as u64 / 100),
+        };
+        let layouts = (0..tiers)
+            .map(|_| SlotLayout::plan(sizes(), ByteCount(budget())).unwrap())
+            .collect();
+        let settings = Settings {
+            tiers: layouts,
+            readers: random.within(1..=4),
+            prefetch: random.percent(80),
+            read_timeout: Duration::from_millis(500),
+        };
+        let lanes = (0..random.within(1..=4))
+            .map(|i| Lane::new(i as u32))
+            .collect();
+        Self {
+            executor: Executor::new(settings.readers),
+            machine: Machine::new(settings, objects.iter().copied()),
+            lanes,
+            random,
+            objects,
+            now: Moment::default(),
+            steps: 0,
+            tally: Tally::default(),
+            log: Vec::new(),
+            held: HashMap::new(),
+            stormy: true,
+            failing_percent: 0,
+        }
+    }
+
+    /// Random events, faults among them.
+    pub fn storm(&mut self, steps: usize) {
+        self.stormy = true;
+        self.failing_percent = [0, 3, 10, 90][self.random.below(4)];
+        let end = self.steps + steps;
+        while self.steps < end {
+            match self.random.below(100) {
+                0..50 => self.run_executor(),
+                50..92 => {
+                    let lane = self.random.below(self.lanes.len());
+                    self.run_lane(lane);
+                }
+                92..96 => self.hint(),
+                _ => self.pass_time(),
+            }
+        }
+    }
+
+    /// No more faults and no new demands: everything that was asked for must end soon.
+    pub fn calm(&mut self) {
+        self.stormy = false;
+        let limit = self.steps + 3_000;
+        while self.lanes.iter().any(|lane| !lane.is_idle()) || self.executor.is_busy() {
+            assert!(self.steps < limit, "starved: {:?}", self.machine.gauges());
+            self.run_executor();
+            for lane in 0..self.lanes.len() {
+                self.run_lane(lane);
+            }
+        }
+        while self.machine.health() != StoreHealth::Healthy {
+            assert!(
+                self.steps < limit,
+                "storage answers, but is held for failing"
+            );
+            self.now = self.now.after(Duration::from_secs(1));
+            self.machine.tick(self.now);
+            self.after_step();
+            self.run_executor();
+        }
+        self.check_rest();
+    }
+
+    /// Nothing is owed, held or under way; and the counters add up.
+    fn check_rest(&mut self) {
+        let gauges = self.machine.gauges();
+        assert_eq!(gauges.pinned, ByteCount(0), "all pins came back");
+        assert_eq!(
+            (
+                gauges.reads_in_flight,
+                gauges.reads_queued,
+                gauges.readers_stuck
+            ),
+            (0, 0, 0)
+        );
+        assert_eq!(self.machine.next_deadline(), None, "nothing is due");
+        let t = &self.tally;
+        assert_eq!(t.lookups.iter().sum::<usize>(), t.asked, "one lookup a key");
+        assert_eq!(
+            t.landed + t.failed + t.abandoned,
+            t.asked,
+            "one outcome a key"
+        );
+        assert_eq!(
+            t.used + t.wasted + self.machine.unused_prefetches(),
+            t.issued,
+            "each prefetch has one fate"
+        );
+    }
+
+    fn hint(&mut self) {
+        let source = self.random.below(3) as u32;
+        let count = self.random.within(0..=5);
+        let keys = self.choose(count);
+        self.machine.hint(source, &keys);
+        self.after_step();
+    }
+
+    /// Usually milliseconds; now and then past every time-out.
+    fn pass_time(&mut self) {
+        let by = if self.stormy && self.random.percent(10) {
+            600
+        } else {
+            self.random.below(40)
+        };
+        self.now = self.now.after(Duration::from_millis(by as u64));
+        self.machine.tick(self.now);
+        self.after_step();
+    }
+
+    /// Distinct keys, the first of them more often, as experts are in life.
+    pub fn choose(&mut self, count: usize) -> Vec<ExpertKey> {
+        let mut keys = Vec::new();
+        for _ in 0..count {
+            let (a, b) = (
+                self.random.below(self.objects.len()),
+                self.random.below(self.objects.len()),
+            );
+            let key = self.objects[a.min(b)].0;
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+
+    /// Ends a step: hands commands to the executor, counts events, checks everything.
+    pub fn after_step(&mut self) {
+        self.steps += 1;
+        let mut commands = Vec::new();
+        self.machine.take_commands(&mut commands);
+        for command in &commands {
+            self.watch(command);
+            self.executor.accept(command);
+        }
+        self.log.append(&mut commands);
+        let mut events = Vec::new();
+        self.machine.take_events(&mut events);
+        events.iter().for_each(|event| self.count(event));
+        self.machine.check();
+        let gauges = self.machine.gauges();
+        assert!(
+            gauges.resident <= gauges.capacity,
+            "no more than the budget"
+        );
+    }
+
+    /// Nobody writes a slot that a lane reads.
+    fn watch(&mut self, command: &Command) {
+        let slot = match command {
+            Command::Read { slot, .. } => *slot,
+            Command::Copy { to, .. } => *to,
+            _ => return,
+        };
+        assert!(
+            !self.held.contains_key(&slot),
+            "{slot:?} is overwritten under a pin"
+        );
+    }
+
+    fn count(&mut self, event: &StoreEvent) {
+        let t = &mut self.tally;
+        match event {
+            StoreEvent::Lookup { result, .. } => {
+                let place = match result {
+                    LookupResult::Hit => 0,
+                    LookupResult::PrefetchHit => 1,
+                    LookupResult::Coalesced => 2,
+                    LookupResult::Miss => 3,
+                };
+                t.lookups[place] += 1;
+            }
+            StoreEvent::Evicted { .. } => t.evicted += 1,
+            StoreEvent::PrefetchIssued => t.issued += 1,
+            StoreEvent::PrefetchUsed => t.used += 1,
+            StoreEvent::PrefetchWasted => t.wasted += 1,
+            _ => {}
+        }
+    }
+}

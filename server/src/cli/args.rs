@@ -1,0 +1,405 @@
+//! Every option of the command line, which is also every option of the environment and of the configuration file.
+
+use crate::config::{
+    ByteSize, ExpertCacheSize, KvCacheSize, Seconds, parse_kernels, parse_kv_format,
+};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use odmoe_backend::KvFormat;
+use odmoe_backend_cpu::KernelSet;
+use odmoe_formats::BlockFormat;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Serves mixture-of-experts language models that do not fit in memory: the experts are paged in and out.
+///
+/// Without a command it serves the small embedded model on 127.0.0.1:8000.
+#[derive(Debug, Parser)]
+#[command(name = "odmoe", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a model over HTTP, as OpenAI's API.
+    Serve(Box<ServeArgs>),
+    /// Continue one prompt, or each prompt of a file.
+    Generate(Box<GenerateArgs>),
+    /// Convert a Hugging Face folder to a store that can be paged from.
+    Convert(ConvertArgs),
+    /// Say what is in a model: a store or a Hugging Face folder.
+    Inspect(InspectArgs),
+    /// Measure a model on this machine.
+    Bench(Box<BenchArgs>),
+    /// Pack a store into one deterministic archive: how the embedded model is made.
+    #[command(hide = true)]
+    Pack(PackArgs),
+}
+
+impl Command {
+    /// The configuration file that was named.
+    pub fn config_file(&self) -> Option<PathBuf> {
+        match self {
+            Self::Serve(args) => args.model.config.clone(),
+            Self::Generate(args) => args.model.config.clone(),
+            Self::Bench(args) => args.model.config.clone(),
+            Self::Convert(_) | Self::Inspect(_) | Self::Pack(_) => None,
+        }
+    }
+
+    /// Whether the configuration file has a say.
+    pub fn is_configurable(&self) -> bool {
+        matches!(self, Self::Serve(_) | Self::Generate(_) | Self::Bench(_))
+    }
+}
+
+/// Which model, and what it may use.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model and memory")]
+pub struct ModelArgs {
+    /// A store made by `odmoe convert`, or a Hugging Face folder, which is converted once into the cache folder.
+    /// Without it, the small embedded model.
+    #[arg(long, env = "ODMOE_MODEL", value_name = "PATH")]
+    pub model: Option<PathBuf>,
+
+    /// Memory for experts: auto (all, or what the memory limit leaves), a size (128MiB, 6GB), or a share of all experts
+    /// (25%). [default: auto; 25% for the embedded model]
+    #[arg(long, env = "ODMOE_EXPERT_CACHE", value_name = "auto|SIZE|PERCENT")]
+    pub expert_cache: Option<ExpertCacheSize>,
+
+    /// Keep the whole process within this, besides what the machine and its control groups allow.
+    #[arg(long, env = "ODMOE_MEMORY_LIMIT", value_name = "SIZE")]
+    pub memory_limit: Option<ByteSize>,
+
+    /// The KV cache: auto, a number of tokens, or a size.
+    #[arg(
+        long,
+        env = "ODMOE_KV_CACHE",
+        value_name = "auto|TOKENS|SIZE",
+        default_value = "auto"
+    )]
+    pub kv_cache: KvCacheSize,
+
+    /// How keys and values are stored.
+    #[arg(long, env = "ODMOE_KV_FORMAT", value_name = "f16|f32", default_value = "f16", value_parser = parse_kv_format)]
+    pub kv_format: KvFormat,
+
+    /// Sequences that run at once.
+    #[arg(long, env = "ODMOE_MAX_RUNNING", value_name = "N", default_value_t = 8, value_parser = positive(1024))]
+    pub max_running: u32,
+
+    /// Requests that may wait; more are refused with 429.
+    #[arg(long, env = "ODMOE_MAX_QUEUE", value_name = "N", default_value_t = 64, value_parser = positive(1 << 20))]
+    pub max_queue: u32,
+
+    /// Prompt tokens that are worked on at once.
+    #[arg(long, env = "ODMOE_PREFILL_CHUNK", value_name = "TOKENS", default_value_t = 256, value_parser = positive(1 << 16))]
+    pub prefill_chunk: u32,
+
+    /// Threads that compute. [default: one a processor]
+    #[arg(long, env = "ODMOE_THREADS", value_name = "N", value_parser = positive(1024))]
+    pub threads: Option<u32>,
+
+    /// CPU kernels: reference, portable, avx2 or avx512; all give the same bits. [default: the fastest]
+    #[arg(long, env = "ODMOE_CPU_KERNELS", value_name = "NAME", value_parser = parse_kernels)]
+    pub cpu_kernels: Option<KernelSet>,
+
+    /// Threads that read experts.
+    #[arg(long, env = "ODMOE_READERS", value_name = "N", default_value_t = 4, value_parser = positive(64))]
+    pub readers: u32,
+
+    /// Give up on a read after this many seconds.
+    #[arg(
+        long,
+        env = "ODMOE_READ_TIMEOUT",
+        value_name = "SECONDS",
+        default_value = "30"
+    )]
+    pub read_timeout: Seconds,
+
+    /// Do not read experts ahead of demand.
+    #[arg(long, env = "ODMOE_NO_PREFETCH", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub no_prefetch: bool,
+
+    /// Where converted models are kept. [default: odmoe in the user's cache folder]
+    #[arg(long, env = "ODMOE_STORE_DIR", value_name = "FOLDER")]
+    pub store_dir: Option<PathBuf>,
+
+    /// A TOML file whose keys are these flags without dashes. [default: odmoe/config.toml in the user's configuration
+    /// folder, if there is one]
+    #[arg(long, env = "ODMOE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `odmoe serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+
+    /// The address to listen on. Beyond loopback an API key is required.
+    #[arg(
+        long,
+        env = "ODMOE_HOST",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1",
+        help_heading = "Server"
+    )]
+    pub host: IpAddr,
+
+    /// The port to listen on; 0 takes any that is free.
+    #[arg(
+        long,
+        env = "ODMOE_PORT",
+        value_name = "PORT",
+        default_value_t = 8000,
+        help_heading = "Server"
+    )]
+    pub port: u16,
+
+    /// Ask for this key on every route but /health and /ready.
+    #[arg(
+        long,
+        env = "ODMOE_API_KEY",
+        value_name = "KEY",
+        hide_env_values = true,
+        help_heading = "Server"
+    )]
+    pub api_key: Option<String>,
+
+    /// Listen beyond loopback without a key: everybody who reaches the port can use the model.
+    #[arg(long, env = "ODMOE_ALLOW_UNAUTHENTICATED", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new(), help_heading = "Server")]
+    pub allow_unauthenticated: bool,
+
+    /// A web origin that may call from a browser, such as https://chat.example.org; several are separated by commas.
+    #[arg(
+        long,
+        env = "ODMOE_ALLOWED_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        help_heading = "Server"
+    )]
+    pub allowed_origins: Vec<String>,
+
+    /// A host name that a loopback address answers to besides localhost; several are separated by commas.
+    #[arg(
+        long,
+        env = "ODMOE_ALLOWED_HOSTS",
+        value_name = "NAME",
+        value_delimiter = ',',
+        help_heading = "Server"
+    )]
+    pub allowed_hosts: Vec<String>,
+
+    /// The name that clients use for the model. [default: the store's]
+    #[arg(
+        long,
+        env = "ODMOE_SERVED_MODEL_NAME",
+        value_name = "NAME",
+        help_heading = "Server"
+    )]
+    pub served_model_name: Option<String>,
+
+    /// How long accepted requests may go on after the first signal to stop, in seconds.
+    #[arg(
+        long,
+        env = "ODMOE_DRAIN_TIMEOUT",
+        value_name = "SECONDS",
+        default_value = "45",
+        help_heading = "Server"
+    )]
+    pub drain_timeout: Seconds,
+
+    /// How log lines are written, on standard error.
+    #[arg(long, env = "ODMOE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text, help_heading = "Server")]
+    pub log_format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `odmoe generate`.
+#[derive(Args, Clone, Debug)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+
+    /// The prompt.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        required_unless_present = "prompts",
+        conflicts_with = "prompts"
+    )]
+    pub prompt: Option<String>,
+
+    /// A file with one prompt a line, JSON strings or plain; - is standard input. Answers come in the same order.
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+
+    /// Take the prompt as a user's message and apply the model's chat template.
+    #[arg(long)]
+    pub chat: bool,
+
+    /// New tokens at most.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive(1 << 20))]
+    pub max_tokens: u32,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sampling: SamplingArgs,
+
+    /// End at this text; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+
+    /// Print one JSON object a prompt, with token ids, in place of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How the next token is chosen. What is not given comes from the model's makers.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// 0 takes the most likely token.
+    #[arg(long, value_name = "T", value_parser = parse_within::<0, 2>)]
+    pub temperature: Option<f32>,
+
+    /// Keep the smallest set whose probability reaches this.
+    #[arg(long, value_name = "P", value_parser = parse_within::<0, 1>)]
+    pub top_p: Option<f32>,
+
+    /// Keep the k most likely; 0 keeps all.
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<u32>,
+
+    /// Keep tokens at least this fraction as likely as the most likely.
+    #[arg(long, value_name = "P", value_parser = parse_within::<0, 1>)]
+    pub min_p: Option<f32>,
+
+    /// Decides every random number.
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// `odmoe convert`.
+#[derive(Args, Clone, Debug)]
+pub struct ConvertArgs {
+    /// A Hugging Face folder with config.json, safetensors and tokenizer.
+    pub input: PathBuf,
+
+    /// The store to make; must not exist, or be empty, unless --overwrite is given.
+    pub output: PathBuf,
+
+    /// How weights are stored: as they are, or 8-bit blocks for all matrices that allow it.
+    #[arg(long, value_enum, default_value_t = Weights::Keep)]
+    pub weights: Weights,
+
+    /// The name that clients will see. [default: from the input]
+    #[arg(long)]
+    pub name: Option<String>,
+
+    /// Replace what is in the output folder.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// How weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Weights {
+    /// As they are.
+    Keep,
+    /// 32 elements share a scale: 8.5 bits an element.
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl Weights {
+    /// The format, where one is asked for.
+    pub fn format(self) -> Option<BlockFormat> {
+        match self {
+            Self::Keep => None,
+            Self::Q8_0 => Some(BlockFormat::Q8_0),
+        }
+    }
+}
+
+/// `odmoe inspect`.
+#[derive(Args, Clone, Debug)]
+pub struct InspectArgs {
+    /// A store or a Hugging Face folder. Without it, the embedded model.
+    pub input: Option<PathBuf>,
+
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `odmoe bench`.
+#[derive(Args, Clone, Debug)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+
+    /// Prompt tokens of each stream.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive(1 << 20))]
+    pub prompt_tokens: u32,
+
+    /// New tokens of each stream.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive(1 << 20))]
+    pub generate_tokens: u32,
+
+    /// Sequences at once.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive(1024))]
+    pub streams: u32,
+
+    /// How often it is measured, after one round that is not.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive(1000))]
+    pub repeats: u32,
+
+    /// Take prompts from this text in place of random tokens.
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `odmoe pack`.
+#[derive(Args, Clone, Debug)]
+pub struct PackArgs {
+    /// The store.
+    pub store: PathBuf,
+
+    /// The archive to write; its SHA-256 goes beside it, into a file of the same name with .sha256 added.
+    pub output: PathBuf,
+}
+
+fn positive(most: u32) -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(most))
+}
+
+fn parse_within<const LEAST: i32, const MOST: i32>(text: &str) -> Result<f32, String> {
+    let number: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
+    let range = LEAST as f32..=MOST as f32;
+    if range.contains(&number) {
+        Ok(number)
+    } else {
+        Err(format!("must be from {LEAST} to {MOST}"))
+    }
+}

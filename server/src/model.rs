@@ -1,0 +1,11 @@
+//! Opening a model: where it is, what memory it gets, and the engine that runs it.
+
+pub mod budget;
+pub mod cache_folder;
+pub mod facts;
+pub mod locate;
+pub mod memory_limit;
+pub mod open;
+pub mod report;
+pub mod settings;
+pub mod text_side;

@@ -1,0 +1,99 @@
+//! What a model's path leads to.
+
+use odmoe_convert::is_store;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Where a model comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelLocation {
+    /// The binary itself.
+    Embedded,
+    /// A store, served in place.
+    Store(PathBuf),
+    /// A Hugging Face folder, converted once into the cache folder.
+    HuggingFace(PathBuf),
+}
+
+/// A path that leads to no model.
+#[derive(Debug, thiserror::Error)]
+pub enum LocateError {
+    /// The system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// What was given.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A kind of file that is not read yet.
+    #[error(
+        "{0}: GGUF files are not supported yet; give a Hugging Face folder or a store made by `odmoe convert`"
+    )]
+    Gguf(PathBuf),
+    /// Something else.
+    #[error(
+        "{0}: neither a store (a folder with manifest.json) nor a Hugging Face folder (config.json and safetensors)"
+    )]
+    Unknown(PathBuf),
+}
+
+/// Looks at names only. Without a path it is the embedded model.
+pub fn locate(path: Option<&Path>) -> Result<ModelLocation, LocateError> {
+    let Some(path) = path else {
+        return Ok(ModelLocation::Embedded);
+    };
+    let metadata = std::fs::metadata(path);
+    let metadata = metadata.map_err(|source| LocateError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    if metadata.is_dir() {
+        if is_store(path) {
+            return Ok(ModelLocation::Store(path.to_owned()));
+        }
+        if path.join("config.json").is_file() {
+            return Ok(ModelLocation::HuggingFace(path.to_owned()));
+        }
+    } else if path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+    {
+        return Err(LocateError::Gguf(path.to_owned()));
+    }
+    Err(LocateError::Unknown(path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_told_apart_by_their_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        assert_eq!(locate(None).unwrap(), ModelLocation::Embedded);
+        assert!(matches!(
+            locate(Some(&path.join("nothing"))),
+            Err(LocateError::Io { .. })
+        ));
+        assert!(matches!(locate(Some(path)), Err(LocateError::Unknown(_))));
+        std::fs::write(path.join("config.json"), "{}").unwrap();
+        assert_eq!(
+            locate(Some(path)).unwrap(),
+            ModelLocation::HuggingFace(path.to_owned())
+        );
+        std::fs::write(path.join("manifest.json"), "{}").unwrap();
+        assert_eq!(
+            locate(Some(path)).unwrap(),
+            ModelLocation::Store(path.to_owned())
+        );
+        let gguf = path.join("model.GGUF");
+        std::fs::write(&gguf, "GGUF").unwrap();
+        assert!(matches!(locate(Some(&gguf)), Err(LocateError::Gguf(_))));
+        assert!(matches!(
+            locate(Some(&path.join("config.json"))),
+            Err(LocateError::Unknown(_))
+        ));
+    }
+}

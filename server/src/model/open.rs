@@ -1,0 +1,352 @@
+//! From settings to a running engine: find the store (unpacking or converting it first), divide the memory, start.
+
+use crate::config::ExpertCacheSize;
+use crate::embedded::{self, UnpackError, Unpacked};
+use crate::model::budget::{self, BudgetError, ExpertBudget, ExpertBytes, KV_BLOCK_TOKENS};
+use crate::model::locate::ModelLocation;
+use crate::model::settings::Settings;
+use crate::model::text_side::{TextSide, TextSideError, open_text_side};
+use crate::state::{LoadingProgress, ServedModel, Stage};
+use odmoe_backend::Backend;
+use odmoe_backend_cpu::{CpuBackend, CpuBackendError, CpuConfig};
+use odmoe_convert::{
+    ConvertError, ConvertOptions, Level, OpenStoreError, Preflight, Progress, ProgressReport,
+    SourceError, check_store_files, open_source, open_store, store_cache,
+};
+use odmoe_engine::{
+    EngineConfig, EngineHandle, EngineObserver, EngineParts, MemoryPlan, StartError,
+};
+use odmoe_expert_store::{Catalog, FileReader, OpenError, StoreConfig};
+use odmoe_formats::ByteCount;
+use odmoe_formats::manifest::Manifest;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The embedded model's share of experts in memory.
+const EMBEDDED_EXPERT_CACHE: ExpertCacheSize = ExpertCacheSize::Percent(25.0);
+const EMBEDDED_REASON: &str = "the embedded model's default, so that paging can be seen at work; --expert-cache auto keeps \
+                               every expert in memory";
+/// How much of the whole a conversion is, and loading the base after it.
+const CONVERTED_FRACTION: f64 = 0.7;
+const LOADED_FRACTION: f64 = 0.95;
+
+/// A model that could not be opened. The message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenModelError {
+    /// The embedded model cannot be unpacked.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+    /// The folder to convert is refused.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The conversion failed.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    /// There is no home folder to convert into.
+    #[error("there is no home folder to keep the converted model in; name one with --store-dir")]
+    NoCacheFolder,
+    /// The store is refused.
+    #[error(transparent)]
+    Store(#[from] OpenStoreError),
+    /// Its files cannot be opened.
+    #[error(transparent)]
+    Files(#[from] OpenError),
+    /// Its text side is refused.
+    #[error(transparent)]
+    Text(#[from] TextSideError),
+    /// The memory does not suffice.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// The processor cannot do what was asked.
+    #[error(transparent)]
+    Cpu(#[from] CpuBackendError),
+    /// The engine does not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Told how far opening is.
+pub type OpenProgress<'a> = &'a (dyn Fn(LoadingProgress) + Sync);
+
+/// A model with its memory divided, before anything is allocated.
+pub struct PreparedModel {
+    /// What it was prepared from.
+    pub settings: Settings,
+    /// The store.
+    pub folder: PathBuf,
+    /// Its manifest, validated.
+    pub manifest: Arc<Manifest>,
+    /// Tokenizer and template.
+    pub text: TextSide,
+    /// The memory sum.
+    pub plan: MemoryPlan,
+    /// The experts' part of it.
+    pub budget: ExpertBudget,
+    /// What the engine will be told.
+    pub engine_config: EngineConfig,
+    store_config: StoreConfig,
+    /// What it runs on.
+    pub backend: Arc<dyn Backend>,
+    /// Kept for as long as the model is served.
+    unpacked: Option<Unpacked>,
+}
+
+/// A running model.
+pub struct OpenModel {
+    /// What it was made from.
+    pub prepared: PreparedModel,
+    /// The engine.
+    pub engine: EngineHandle,
+}
+
+/// Finds or makes the store and divides the memory.
+pub fn prepare(
+    settings: Settings,
+    progress: OpenProgress<'_>,
+) -> Result<PreparedModel, OpenModelError> {
+    let (folder, unpacked) = obtain_store(&settings, progress)?;
+    let manifest = open_store(&folder)?;
+    check_store_files(&folder, &manifest)?;
+    let text = open_text_side(&folder, &manifest)?;
+    let backend = Arc::new(CpuBackend::new(CpuConfig {
+        threads: settings.threads,
+        kernels: settings.kernels,
+    })?);
+    let (engine_config, store_config, plan, budget) = divide(&settings, &manifest)?;
+    let manifest = Arc::new(manifest);
+    Ok(PreparedModel {
+        settings,
+        folder,
+        manifest,
+        text,
+        plan,
+        budget,
+        engine_config,
+        store_config,
+        backend,
+        unpacked,
+    })
+}
+
+impl PreparedModel {
+    /// The name that clients use.
+    pub fn name(&self) -> &str {
+        self.settings
+            .served_name
+            .as_deref()
+            .unwrap_or(&self.manifest.name)
+    }
+
+    /// The longest sequence: the model's context, or all of the KV cache where that is less.
+    pub fn context_tokens(&self) -> usize {
+        self.engine_config.max_context_tokens
+    }
+
+    /// Whether the store's folder goes away with the process.
+    pub fn is_temporary(&self) -> bool {
+        self.unpacked.as_ref().is_some_and(Unpacked::is_temporary)
+    }
+
+    /// Loads the base and starts the engine.
+    pub fn start(
+        self,
+        observer: Arc<dyn EngineObserver>,
+        progress: OpenProgress<'_>,
+    ) -> Result<OpenModel, OpenModelError> {
+        let reader = Arc::new(FileReader::open(&self.folder, &self.manifest)?);
+        let begin = self.base_fraction();
+        let on_load = |done: ByteCount, total: ByteCount| {
+            let share = done.0 as f64 / total.0.max(1) as f64;
+            progress(LoadingProgress {
+                stage: Stage::LoadingBase,
+                fraction: begin + (LOADED_FRACTION - begin) * share,
+                detail: format!("loading the base, {done} of {total}"),
+                bytes_done: done,
+                bytes_total: total,
+            });
+            if done == total {
+                let detail = "allocating expert slots and the KV cache";
+                progress(LoadingProgress::stage(
+                    Stage::StartingEngine,
+                    LOADED_FRACTION,
+                    detail,
+                ));
+            }
+        };
+        let parts = EngineParts {
+            manifest: self.manifest.clone(),
+            backend: self.backend.clone(),
+            reader,
+            store: self.store_config.clone(),
+            config: self.engine_config.clone(),
+            observer,
+        };
+        let engine = EngineHandle::start(parts, &on_load)?;
+        Ok(OpenModel {
+            prepared: self,
+            engine,
+        })
+    }
+
+    fn base_fraction(&self) -> f64 {
+        match self.settings.location {
+            ModelLocation::HuggingFace(_) => CONVERTED_FRACTION,
+            ModelLocation::Embedded | ModelLocation::Store(_) => 0.0,
+        }
+    }
+}
+
+impl OpenModel {
+    /// What the routes serve.
+    pub fn served(&self) -> ServedModel {
+        let prepared = &self.prepared;
+        ServedModel {
+            name: prepared.name().to_owned(),
+            engine: Arc::new(self.engine.clone()),
+            tokenizer: prepared.text.tokenizer.clone(),
+            template: prepared.text.template.clone(),
+            sampling_defaults: prepared.text.sampling_defaults,
+            end_ids: prepared.manifest.text.end_of_sequence_ids.clone(),
+            context_tokens: prepared.context_tokens(),
+            vocabulary: prepared.manifest.config.vocab_size as usize,
+            created_unix_s: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+        }
+    }
+}
+
+fn obtain_store(
+    settings: &Settings,
+    progress: OpenProgress<'_>,
+) -> Result<(PathBuf, Option<Unpacked>), OpenModelError> {
+    match &settings.location {
+        ModelLocation::Store(folder) => Ok((folder.clone(), None)),
+        ModelLocation::Embedded => {
+            let unpacked = embedded::unpack(&embedded::TINY_MOE, settings.cache_folder.as_deref())?;
+            Ok((unpacked.folder.clone(), Some(unpacked)))
+        }
+        ModelLocation::HuggingFace(folder) => {
+            let source = open_source(folder)?;
+            let cache = settings
+                .cache_folder
+                .as_deref()
+                .ok_or(OpenModelError::NoCacheFolder)?;
+            let obtained = store_cache::obtain(
+                &*source,
+                &cache.join("stores"),
+                &ConvertOptions::default(),
+                &ConversionProgress(progress),
+            )?;
+            Ok((obtained.store, None))
+        }
+    }
+}
+
+/// Tells a conversion as the first part of opening.
+struct ConversionProgress<'a>(OpenProgress<'a>);
+
+impl Progress for ConversionProgress<'_> {
+    fn planned(&self, preflight: &Preflight) {
+        let detail = format!(
+            "converting into {}: needs {}, {} are free",
+            preflight.destination.display(),
+            preflight.needed,
+            preflight.free
+        );
+        (self.0)(LoadingProgress::stage(Stage::Converting, 0.0, detail));
+    }
+
+    fn report(&self, report: &ProgressReport<'_>) -> ControlFlow<()> {
+        let Level { done, total } = report.whole;
+        let share = done.0 as f64 / total.0.max(1) as f64;
+        (self.0)(LoadingProgress {
+            stage: Stage::Converting,
+            fraction: CONVERTED_FRACTION * share,
+            detail: format!("converting: {}", report.step),
+            bytes_done: done,
+            bytes_total: total,
+        });
+        ControlFlow::Continue(())
+    }
+}
+
+/// The division of memory for a manifest, which may be a sketch.
+pub fn divide(
+    settings: &Settings,
+    manifest: &Manifest,
+) -> Result<(EngineConfig, StoreConfig, MemoryPlan, ExpertBudget), BudgetError> {
+    let catalog = Catalog::new(manifest);
+    let experts = ExpertBytes {
+        least: catalog.least_budget(),
+        full: catalog.full_budget(),
+    };
+    let mut store_config = StoreConfig {
+        budget: experts.least,
+        readers: settings.readers,
+        prefetch: settings.prefetch,
+        read_timeout: settings.read_timeout,
+        ..StoreConfig::default()
+    };
+    let mut engine_config = engine_config(settings, manifest, 1);
+    let without_kv = EngineHandle::plan_memory(manifest, &store_config, &engine_config);
+    let taken = without_kv.total().0 - without_kv.kv.0;
+    let limit = settings.memory_limit.as_ref();
+    let room = limit.map_or(u64::MAX, |limit| limit.bytes.0.saturating_sub(taken));
+    let model = &manifest.config;
+    let blocks = budget::kv_blocks(
+        settings.kv_cache,
+        model,
+        settings.kv_format,
+        settings.max_running,
+        room,
+    );
+    engine_config = self::engine_config(settings, manifest, blocks);
+
+    let plan = EngineHandle::plan_memory(manifest, &store_config, &engine_config);
+    let is_embedded = settings.location == ModelLocation::Embedded;
+    let default = if is_embedded {
+        EMBEDDED_EXPERT_CACHE
+    } else {
+        ExpertCacheSize::Auto
+    };
+    let size = settings.expert_cache.unwrap_or(default);
+    let mut budget = budget::expert_budget(size, &plan, experts, limit)?;
+    if is_embedded && settings.expert_cache.is_none() {
+        budget.reason = EMBEDDED_REASON.to_owned();
+    }
+    store_config.budget = budget.bytes;
+    let plan = EngineHandle::plan_memory(manifest, &store_config, &engine_config);
+    Ok((engine_config, store_config, plan, budget))
+}
+
+fn engine_config(settings: &Settings, manifest: &Manifest, kv_blocks: usize) -> EngineConfig {
+    let model = &manifest.config;
+    let top_k = model.moe.num_experts_per_tok as usize;
+    EngineConfig {
+        max_running: settings.max_running,
+        max_waiting: settings.max_queue,
+        prefill_chunk_tokens: settings.prefill_chunk_tokens,
+        kv_block_tokens: KV_BLOCK_TOKENS,
+        kv_blocks,
+        kv_format: settings.kv_format,
+        max_context_tokens: (model.max_position_embeddings as usize)
+            .min(kv_blocks * KV_BLOCK_TOKENS),
+        // Half as many again as will be chosen: recall grows from 0.65 to 0.77 on the embedded model's held-out text.
+        predict_top: if settings.prefetch {
+            top_k + top_k / 2
+        } else {
+            0
+        },
+    }
+}
+
+/// The name of a path's last part, for people.
+pub fn short_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy()
+        .into_owned()
+}

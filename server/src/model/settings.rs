@@ -1,0 +1,44 @@
+//! Everything that opening a model depends on, as plain values: no flags, no environment.
+
+use crate::config::{ExpertCacheSize, KvCacheSize};
+use crate::model::locate::ModelLocation;
+use crate::model::memory_limit::MemoryLimit;
+use odmoe_backend::KvFormat;
+use odmoe_backend_cpu::KernelSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that opening a model depends on.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the model comes from.
+    pub location: ModelLocation,
+    /// Where converted and unpacked models are kept, if anywhere.
+    pub cache_folder: Option<PathBuf>,
+    /// None: what the kind of model asks for.
+    pub expert_cache: Option<ExpertCacheSize>,
+    /// None: no limit is known.
+    pub memory_limit: Option<MemoryLimit>,
+    /// Size of the KV cache.
+    pub kv_cache: KvCacheSize,
+    /// How keys and values are stored.
+    pub kv_format: KvFormat,
+    /// Sequences at once.
+    pub max_running: usize,
+    /// Requests that may wait.
+    pub max_queue: usize,
+    /// Prompt tokens of one pass.
+    pub prefill_chunk_tokens: usize,
+    /// Threads that compute.
+    pub threads: usize,
+    /// None: the fastest.
+    pub kernels: Option<KernelSet>,
+    /// Threads that read.
+    pub readers: usize,
+    /// After this a read fails.
+    pub read_timeout: Duration,
+    /// Whether experts are read ahead of demand.
+    pub prefetch: bool,
+    /// The name that clients use, if not the store's.
+    pub served_name: Option<String>,
+}
