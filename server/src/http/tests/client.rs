@@ -7,7 +7,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Far above anything that a test waits for: reaching it is a failure.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits for what must come.
+pub async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what)
+        .await
+        .expect("what was waited for never came")
+}
 
 #[derive(Debug)]
 pub struct Reply {
@@ -128,8 +135,7 @@ impl Connection {
 
     async fn read(&mut self) -> usize {
         let mut buffer = [0; 4096];
-        let read = tokio::time::timeout(PATIENCE, self.socket.read(&mut buffer)).await;
-        let count = read.expect("the server went silent").unwrap_or(0);
+        let count = soon(self.socket.read(&mut buffer)).await.unwrap_or(0);
         self.received.extend_from_slice(&buffer[..count]);
         count
     }
