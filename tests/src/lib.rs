@@ -7,6 +7,8 @@
 pub mod binary;
 pub mod cgroup;
 pub mod client;
+pub mod engine;
+pub mod golden;
 pub mod memory_sum;
 pub mod metrics;
 pub mod process;

@@ -1,8 +1,8 @@
 //! A backend and an observer that write down what happens.
 
 use odmoe_backend::{
-    AllocateError, Backend, BackendError, Buffer, Capabilities, Event, Extent, HostWindow, KvCache, KvSpec, Op,
-    ReadBack, StreamId, Waker,
+    AllocateError, Backend, BackendError, Buffer, Capabilities, Event, Extent, HostWindow, KvCache,
+    KvSpec, Op, ReadBack, StreamId, Waker,
 };
 use odmoe_engine::{EngineEvent, EngineObserver};
 use std::ops::Range;
@@ -37,7 +37,16 @@ impl Log {
 
     pub fn events(&self) -> Vec<EngineEvent> {
         let entries = self.0.lock().unwrap();
-        entries.iter().filter_map(|(_, entry)| if let Entry::Event(e) = entry { Some(e.clone()) } else { None }).collect()
+        entries
+            .iter()
+            .filter_map(|(_, entry)| {
+                if let Entry::Event(e) = entry {
+                    Some(e.clone())
+                } else {
+                    None
+                }
+            })
+            .collect()
     }
 }
 
@@ -81,7 +90,13 @@ impl Backend for HookedBackend {
         self.inner.host_window(buffer)
     }
 
-    fn upload(&self, stream: StreamId, bytes: &[u8], into: &Buffer, offset: usize) -> Result<(), BackendError> {
+    fn upload(
+        &self,
+        stream: StreamId,
+        bytes: &[u8],
+        into: &Buffer,
+        offset: usize,
+    ) -> Result<(), BackendError> {
         self.inner.upload(stream, bytes, into, offset)
     }
 
@@ -102,7 +117,12 @@ impl Backend for HookedBackend {
         self.inner.is_done(event)
     }
 
-    fn read_back(&self, stream: StreamId, from: &Buffer, range: Range<usize>) -> Result<ReadBack, BackendError> {
+    fn read_back(
+        &self,
+        stream: StreamId,
+        from: &Buffer,
+        range: Range<usize>,
+    ) -> Result<ReadBack, BackendError> {
         self.inner.read_back(stream, from, range)
     }
 

@@ -1,0 +1,271 @@
+//! Where a model comes from: the face that every checkpoint format has for the converter.
+
+use crate::fingerprint::Fingerprint;
+use odmoe_formats::model_config::{ConfigError, ModelConfig};
+use odmoe_formats::names::ExpertRole;
+use odmoe_formats::safetensors::SafetensorsError;
+use odmoe_formats::{BlockFormat, ByteCount, ExpertKey};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A model to be converted. Opening one reads its configuration, text files and tensor headers; weights are read
+/// only by [`Self::read_tensor`] and [`Self::read_file`], in pieces that the caller chooses.
+pub trait ModelSource: Send + Sync {
+    /// Everything but the weights.
+    fn metadata(&self) -> &ModelMetadata;
+
+    /// Every tensor, in no particular order. An id comes at most once.
+    fn tensors(&self) -> &[SourceTensor];
+
+    /// Fills `into` with the bytes of tensor `index` of [`Self::tensors`] from `offset` within the tensor. Panics
+    /// where the range is not inside the tensor.
+    fn read_tensor(&self, index: usize, offset: u64, into: &mut [u8]) -> Result<(), SourceError>;
+
+    /// The files that the model was read from, for provenance.
+    fn files(&self) -> &[SourceFileInfo];
+
+    /// Fills `into` with the bytes of file `index` of [`Self::files`] from `offset`.
+    fn read_file(&self, index: usize, offset: u64, into: &mut [u8]) -> Result<(), SourceError>;
+
+    /// Tells this model from every other, as it was when it was opened, without reading its weights.
+    fn fingerprint(&self) -> Fingerprint;
+
+    /// Whether the files are still those that were opened, by the same signs as the fingerprint.
+    fn check_unchanged(&self) -> Result<(), SourceError>;
+}
+
+/// Everything about a model but its weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelMetadata {
+    /// A name for clients, unless the operator gives another.
+    pub suggested_name: String,
+    /// Architecture and hyper-parameters; checked.
+    pub config: ModelConfig,
+    /// The text side.
+    pub text: TextContents,
+}
+
+/// Contents of the text files.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TextContents {
+    /// `tokenizer.json` in Hugging Face's format.
+    pub tokenizer: Option<Vec<u8>>,
+    /// The Jinja chat template.
+    pub chat_template: Option<String>,
+    /// `generation_config.json`.
+    pub generation_config: Option<Vec<u8>>,
+    /// Text of special tokens by name: `bos_token`, `eos_token`, `pad_token`, `unk_token`.
+    pub special_tokens: BTreeMap<String, String>,
+    /// Token ids that end an answer.
+    pub end_of_sequence_ids: Vec<u32>,
+}
+
+/// What a tensor is, whatever its source calls it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TensorId {
+    /// A canonical name of [`odmoe_formats::names`].
+    Resident(String),
+    /// A tensor of a routed expert.
+    Expert(ExpertKey, ExpertRole),
+}
+
+impl fmt::Display for TensorId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resident(name) => f.write_str(name),
+            Self::Expert(key, role) => write!(f, "{key} {role}"),
+        }
+    }
+}
+
+/// One tensor of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceTensor {
+    /// What it is.
+    pub id: TensorId,
+    /// What the source calls it, for messages.
+    pub source_name: String,
+    /// How it is stored there.
+    pub format: BlockFormat,
+    /// Rows first, elements of a row last. Its size in bytes is known not to overflow.
+    pub shape: Vec<u64>,
+}
+
+impl SourceTensor {
+    /// Elements in all.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+}
+
+/// A file that a model was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFileInfo {
+    /// Its name without folders.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A model that cannot be opened or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// Neither a folder nor a file of a known kind.
+    #[error(
+        "{path}: not a model that can be converted; give a Hugging Face folder with config.json and safetensors"
+    )]
+    UnknownKind {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file that a model must have.
+    #[error("{folder}: {file} is missing; {advice}")]
+    MissingFile {
+        /// Where it was looked for.
+        folder: PathBuf,
+        /// Its name.
+        file: &'static str,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// A text file that is absurdly long.
+    #[error("{path}: {found} where at most {limit} are accepted")]
+    FileTooLong {
+        /// Which file.
+        path: PathBuf,
+        /// Its size.
+        found: ByteCount,
+        /// The most.
+        limit: ByteCount,
+    },
+    /// A file that is not what its name says.
+    #[error("{path}: {reason}")]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A field of the configuration that is missing or of another type.
+    #[error("{path}: {field:?} must be {expected}")]
+    Field {
+        /// Which file.
+        path: PathBuf,
+        /// Which field.
+        field: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A model family that this build does not know.
+    #[error("{path}: model_type {found:?} is not supported; supported: {supported}")]
+    Family {
+        /// Which file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// What there is.
+        supported: &'static str,
+    },
+    /// A variation of the architecture that would change results.
+    #[error("{path}: {feature} is not supported and would change results")]
+    Feature {
+        /// Which file.
+        path: PathBuf,
+        /// What is not supported.
+        feature: String,
+    },
+    /// A configuration that no model can have.
+    #[error("{path}: {source}")]
+    Config {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ConfigError,
+    },
+    /// A broken tensor file.
+    #[error("{path}: {source}")]
+    Safetensors {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: SafetensorsError,
+    },
+    /// A tensor that the index places in a file that has none of that name.
+    #[error(
+        "tensor {tensor:?} is not in {file}, where the index places it; download the file again"
+    )]
+    NotInFile {
+        /// Which.
+        tensor: String,
+        /// Where it should be.
+        file: String,
+    },
+    /// A tensor that the configuration does not call for.
+    #[error("tensor {0:?} is no part of this architecture; leaving it out would change results")]
+    UnknownTensor(String),
+    /// Two tensors that are the same one.
+    #[error("tensor {0} is there twice")]
+    DuplicateTensor(TensorId),
+    /// A tensor that the configuration calls for.
+    #[error("tensor {id} is missing; shape {shape:?} was expected")]
+    MissingTensor {
+        /// Which.
+        id: TensorId,
+        /// Its shape, from the configuration.
+        shape: Vec<u64>,
+    },
+    /// A tensor of another shape than the configuration calls for.
+    #[error("tensor {source_name:?} has shape {found:?}; the configuration calls for {expected:?}")]
+    Shape {
+        /// Which, in the source's words.
+        source_name: String,
+        /// From the configuration.
+        expected: Vec<u64>,
+        /// From the file.
+        found: Vec<u64>,
+    },
+    /// A token id behind the vocabulary.
+    #[error("{path}: eos_token_id {id} is not below vocab_size {vocab_size}")]
+    EndOfSequence {
+        /// Which file.
+        path: PathBuf,
+        /// The id.
+        id: u64,
+        /// Rows of the embedding.
+        vocab_size: u32,
+    },
+    /// A file that was replaced or written to after the model was opened.
+    #[error(
+        "{path} changed while it was being converted; wait until it is complete and convert again"
+    )]
+    Changed {
+        /// Which.
+        path: PathBuf,
+    },
+}
+
+/// Opens a model by its path, whatever its kind.
+pub fn open_source(path: &Path) -> Result<Box<dyn ModelSource>, SourceError> {
+    if path.is_dir() {
+        return Ok(Box::new(crate::hugging_face::HuggingFaceFolder::open(
+            path,
+        )?));
+    }
+    // Named here so that a mistyped path says "no such file", not "unknown kind".
+    let found = std::fs::metadata(path);
+    found.map_err(|source| SourceError::Io {
+        path: path.into(),
+        source,
+    })?;
+    Err(SourceError::UnknownKind { path: path.into() })
+}

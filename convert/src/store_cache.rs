@@ -1,0 +1,196 @@
+//! Stores that were made from other models, kept in a folder so that each model is converted once.
+//!
+//! A store's folder is named after the model and a key; the key is a fingerprint of the source and of what it was
+//! converted to, and stands whole in a file beside the manifest. A conversion happens in a hidden folder that is
+//! renamed when it is complete, under a lock file that is never removed.
+
+use crate::convert::{ConvertError, ConvertOptions, WeightFormat, convert};
+use crate::fingerprint::{Fingerprint, FingerprintBuilder};
+use crate::progress::{Progress, Tracker};
+use crate::source::ModelSource;
+use crate::store::{check_store_files, open_store};
+use odmoe_formats::manifest::FORMAT_VERSION;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Beside the manifest of a store in a cache folder: which source and options it was made from.
+pub(crate) const FINGERPRINT_FILE: &str = "fingerprint.json";
+/// To be raised when conversion gives other bytes for the same source and options.
+const CONVERSION_REVISION: u32 = 1;
+/// Digits of the key in a folder's name.
+const KEY_DIGITS: usize = 16;
+
+#[derive(Serialize, Deserialize)]
+struct FingerprintFile {
+    key: String,
+}
+
+/// A store that was found or made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obtained {
+    /// Its folder.
+    pub store: PathBuf,
+    /// Whether it had to be converted.
+    pub converted: bool,
+}
+
+/// The key of a source converted with these options. Reads nothing.
+pub fn key(source: &dyn ModelSource, options: &ConvertOptions) -> Fingerprint {
+    let weights: &[u8] = match options.weights {
+        WeightFormat::Source => b"source",
+        WeightFormat::Q8_0 => b"q8_0",
+    };
+    FingerprintBuilder::new("cached store")
+        .part("source", source.fingerprint().to_string().as_bytes())
+        .part("weights", weights)
+        .part(
+            "name",
+            options.name.as_deref().unwrap_or_default().as_bytes(),
+        )
+        .part("version", &FORMAT_VERSION.to_le_bytes())
+        .part("revision", &CONVERSION_REVISION.to_le_bytes())
+        .finish()
+}
+
+/// A complete store of this [`key`] in the cache folder: its manifest is valid and its files have their sizes.
+pub fn find(cache_dir: &Path, key: Fingerprint) -> Option<PathBuf> {
+    let suffix = folder_suffix(key);
+    let folders = fs::read_dir(cache_dir).ok()?.filter_map(Result::ok);
+    let of_key = folders.filter(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        name.ends_with(&suffix) && !name.starts_with('.')
+    });
+    of_key
+        .map(|entry| entry.path())
+        .find(|folder| is_complete(folder, key))
+}
+
+/// Finds the store of a source, or converts it. Of several processes that want the same one, one converts and the
+/// others wait for it.
+pub fn obtain(
+    source: &dyn ModelSource,
+    cache_dir: &Path,
+    options: &ConvertOptions,
+    progress: &dyn Progress,
+) -> Result<Obtained, ConvertError> {
+    let key = key(source, options);
+    if let Some(store) = find(cache_dir, key) {
+        return Ok(Obtained {
+            store,
+            converted: false,
+        });
+    }
+    fs::create_dir_all(cache_dir).map_err(ConvertError::io(cache_dir))?;
+    let name = options
+        .name
+        .as_deref()
+        .unwrap_or(&source.metadata().suggested_name);
+    let folder = format!("{}{}", plain_name(name), folder_suffix(key));
+    let _lock = lock(
+        &cache_dir.join(format!(".lock{}", folder_suffix(key))),
+        progress,
+    )?;
+    if let Some(store) = find(cache_dir, key) {
+        return Ok(Obtained {
+            store,
+            converted: false,
+        });
+    }
+
+    let partial = cache_dir.join(format!(".partial{}", folder_suffix(key)));
+    let options = ConvertOptions {
+        overwrite: true,
+        ..options.clone()
+    };
+    convert(source, &partial, &options, progress)?;
+    write_fingerprint(&partial, key)?;
+    let store = cache_dir.join(folder);
+    put_in_place(&partial, &store, cache_dir)?;
+    Ok(Obtained {
+        store,
+        converted: true,
+    })
+}
+
+fn folder_suffix(key: Fingerprint) -> String {
+    format!("-{}", &key.to_string()[..KEY_DIGITS])
+}
+
+/// A model's name as the beginning of a folder's.
+fn plain_name(name: &str) -> String {
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || "._-".contains(c) {
+            c
+        } else {
+            '_'
+        }
+    };
+    let name: String = name
+        .trim_start_matches('.')
+        .chars()
+        .take(64)
+        .map(plain)
+        .collect();
+    if name.is_empty() {
+        "model".into()
+    } else {
+        name
+    }
+}
+
+fn is_complete(folder: &Path, key: Fingerprint) -> bool {
+    let mut text = String::new();
+    let read = File::open(folder.join(FINGERPRINT_FILE))
+        .and_then(|file| file.take(1 << 16).read_to_string(&mut text));
+    let written = read
+        .ok()
+        .and_then(|_| serde_json::from_str::<FingerprintFile>(&text).ok());
+    written.is_some_and(|written| written.key == key.to_string())
+        && open_store(folder).is_ok_and(|manifest| check_store_files(folder, &manifest).is_ok())
+}
+
+/// Waits for the lock; the progress receiver sees the waiting and can end it.
+fn lock(path: &Path, progress: &dyn Progress) -> Result<File, ConvertError> {
+    let file = File::create(path).map_err(ConvertError::io(path))?;
+    let mut waiting = Tracker::new(progress, 0);
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(ConvertError::io(path)(error)),
+            Err(TryLockError::WouldBlock) => {
+                waiting.step("waiting for another process that converts this model", 0)?;
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+}
+
+fn write_fingerprint(folder: &Path, key: Fingerprint) -> Result<(), ConvertError> {
+    let path = folder.join(FINGERPRINT_FILE);
+    let contents = FingerprintFile {
+        key: key.to_string(),
+    };
+    let json = serde_json::to_vec(&contents).expect("a string serialises");
+    let written = File::create(&path).and_then(|mut file| {
+        file.write_all(&json)?;
+        file.sync_all()
+    });
+    written.map_err(ConvertError::io(path))
+}
+
+/// Renames the finished store to its place. What is there already did not pass as a store of this key.
+fn put_in_place(partial: &Path, store: &Path, cache_dir: &Path) -> Result<(), ConvertError> {
+    if store.exists() {
+        fs::remove_dir_all(store).map_err(ConvertError::io(store))?;
+    }
+    fs::rename(partial, store).map_err(ConvertError::io(store))?;
+    let synced = File::open(cache_dir).and_then(|folder| folder.sync_all());
+    synced.map_err(ConvertError::io(cache_dir))
+}
+
+#[cfg(test)]
+mod tests;
