@@ -164,7 +164,7 @@ fn a_backend_failure_or_a_panic_ends_every_request_and_the_engine() {
     for panics in [false, true] {
         let mut setup = Setup::new(&model());
         let ops = AtomicUsize::new(0);
-        let hook = Arc::new(move |_: &Op| {
+        let hook = move |_: &Op| {
             if ops.fetch_add(1, Ordering::Relaxed) < 300 {
                 return Ok(());
             }
@@ -174,11 +174,8 @@ fn a_backend_failure_or_a_panic_ends_every_request_and_the_engine() {
                 op: "any",
                 reason: "told to fail".into(),
             })
-        });
-        setup.backend = Arc::new(HookedBackend {
-            inner: setup.backend,
-            hook,
-        });
+        };
+        setup.backend = Arc::new(HookedBackend::new(setup.backend, hook));
         let engine = setup.start();
         let listeners: Vec<_> = (0..4)
             .map(|i| engine.submit(greedy(vec![i + 1; 70], 200)).1)
@@ -325,16 +322,13 @@ impl Hold {
     fn new(setup: &Setup) -> (Self, Arc<HookedBackend>) {
         let hold = Self::default();
         let gate = hold.0.clone();
-        let hook = Arc::new(move |_: &Op| {
+        let hook = move |_: &Op| {
             drop(gate.lock().unwrap());
             Ok(())
-        });
+        };
         (
             hold,
-            Arc::new(HookedBackend {
-                inner: setup.backend.clone(),
-                hook,
-            }),
+            Arc::new(HookedBackend::new(setup.backend.clone(), hook)),
         )
     }
 

@@ -37,7 +37,7 @@ fn memory_is_zeroed_aligned_and_as_long_as_asked_for() {
         assert_eq!(buffer.bytes(), length);
         assert!(bytes(&backend, &buffer).iter().all(|&byte| byte == 0));
         let address = backend.host_window(&buffer).unwrap().bytes_mut().as_ptr() as usize;
-        assert!(length == 0 || address % 64 == 0);
+        assert!(length == 0 || address.is_multiple_of(64));
     }
     for length in [1 << 14, 3 << 20] {
         let extent = backend.allocate_extent(length).unwrap();

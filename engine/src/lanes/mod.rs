@@ -161,9 +161,7 @@ impl Lane {
     ) -> Result<Progress, BackendError> {
         let hint_source = self.hint_source();
         let phase = store_phase(self.kind);
-        let Some(running) = &mut self.running else {
-            return Ok(Progress::AwaitsDevice);
-        };
+        let running = self.running.as_mut().expect("a pass to advance");
         let mut cursor = Cursor {
             model,
             store,

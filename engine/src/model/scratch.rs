@@ -82,6 +82,8 @@ impl ScratchShape {
             self.sampled_rows * self.hidden * F32_BYTES,
             self.sampled_rows * self.vocab * F32_BYTES,
         ]
+        // Unused buffers keep a byte: nothing is a size that every device can allocate.
+        .map(|bytes| bytes.max(1))
     }
 }
 
@@ -121,7 +123,7 @@ impl Scratch {
     /// Allocates every buffer.
     pub fn allocate(backend: &dyn Backend, shape: &ScratchShape) -> Result<Self, StartError> {
         let mut sizes = shape.buffer_bytes().into_iter();
-        let mut next = || backend.allocate(sizes.next().expect("a size for each buffer").max(1));
+        let mut next = || backend.allocate(sizes.next().expect("a size for each buffer"));
         let scratch = Self {
             hidden: next()?,
             normed: next()?,

@@ -84,14 +84,11 @@ impl Setup {
     /// Writes every op into the log beside the engine's events.
     pub fn recording(mut self) -> Self {
         let log = self.log.clone();
-        let hook = Arc::new(move |op: &odmoe_backend::Op| {
+        let hook = move |op: &odmoe_backend::Op| {
             log.push(Entry::Op(op.clone()));
             Ok(())
-        });
-        self.backend = Arc::new(HookedBackend {
-            inner: self.backend,
-            hook,
-        });
+        };
+        self.backend = Arc::new(HookedBackend::new(self.backend, hook));
         self
     }
 

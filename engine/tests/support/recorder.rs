@@ -6,6 +6,7 @@ use odmoe_backend::{
 };
 use odmoe_engine::{EngineEvent, EngineObserver};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -57,12 +58,31 @@ impl EngineObserver for Log {
 }
 
 /// What a test may do to an op before it runs.
-pub type OpHook = Arc<dyn Fn(&Op) -> Result<(), BackendError> + Send + Sync>;
+type OpHook = Arc<dyn Fn(&Op) -> Result<(), BackendError> + Send + Sync>;
 
-/// Passes everything on, calling a hook for each op first.
+/// Passes everything on, calling a hook for each op first and counting what is allocated.
 pub struct HookedBackend {
-    pub inner: Arc<dyn Backend>,
-    pub hook: OpHook,
+    inner: Arc<dyn Backend>,
+    hook: OpHook,
+    /// Bytes allocated in all.
+    pub allocated: AtomicU64,
+}
+
+impl HookedBackend {
+    pub fn new(
+        inner: Arc<dyn Backend>,
+        hook: impl Fn(&Op) -> Result<(), BackendError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            inner,
+            hook: Arc::new(hook),
+            allocated: AtomicU64::new(0),
+        }
+    }
+
+    fn count(&self, bytes: usize) {
+        self.allocated.fetch_add(bytes as u64, Ordering::SeqCst);
+    }
 }
 
 impl Backend for HookedBackend {
@@ -71,6 +91,7 @@ impl Backend for HookedBackend {
     }
 
     fn allocate_extent(&self, bytes: usize) -> Result<Extent, AllocateError> {
+        self.count(bytes);
         self.inner.allocate_extent(bytes)
     }
 
@@ -79,10 +100,12 @@ impl Backend for HookedBackend {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Buffer, AllocateError> {
+        self.count(bytes);
         self.inner.allocate(bytes)
     }
 
     fn allocate_kv(&self, spec: KvSpec) -> Result<KvCache, AllocateError> {
+        self.count(spec.bytes());
         self.inner.allocate_kv(spec)
     }
 

@@ -186,15 +186,15 @@ impl Simd for Avx512 {
     }
 }
 
-/// Lane 4q + j = sum of the lanes of x\[q\]\[j\] by halves. Each step adds the halves of two vectors at once.
+/// Lane 4q + j = sum of the lanes of x\[j\]\[q\] by halves. Each step adds the halves of two vectors at once.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn sum_lanes(x: [[__m512; 4]; 4]) -> __m512 {
     let mut quarters = [_mm512_setzero_ps(); 4];
     for j in 0..4 {
-        let first = fold_halves(x[0][j], x[1][j]);
-        let second = fold_halves(x[2][j], x[3][j]);
-        // Eight lanes to four: 128-bit lane q now belongs to x[q][j].
+        let first = fold_halves(x[j][0], x[j][1]);
+        let second = fold_halves(x[j][2], x[j][3]);
+        // Eight lanes to four: 128-bit lane q now belongs to x[j][q].
         let low = _mm512_shuffle_f32x4::<0b10_00_10_00>(first, second);
         let high = _mm512_shuffle_f32x4::<0b11_01_11_01>(first, second);
         quarters[j] = _mm512_add_ps(low, high);

@@ -78,53 +78,31 @@ pub fn products<'a, S: Simd, E: Element>(
     mut emit: impl FnMut(usize, usize, &[f32]),
 ) {
     let mut token = 0;
-    if S::LARGE_TILES {
-        while token + 4 <= tokens {
-            let x = gather::<f32, 4>(&x, token);
-            let mut row = 0;
-            while row + 4 <= rows {
-                let dots = simd.reduce_tile(tile::<S, E, 4, 4>(simd, gather(&weight, row), x));
-                for t in 0..4 {
-                    emit(
-                        token + t,
-                        row,
-                        &[dots[0][t], dots[1][t], dots[2][t], dots[3][t]],
-                    );
-                }
-                row += 4;
+    while S::LARGE_TILES && token + 4 <= tokens {
+        let (x, whole) = (gather::<f32, 4>(&x, token), rows / 4 * 4);
+        for row in (0..whole).step_by(4) {
+            let dots = simd.reduce_tile(tile::<S, E, 4, 4>(simd, gather(&weight, row), x));
+            for (t, dots) in dots.iter().enumerate() {
+                emit(token + t, row, dots);
             }
-            column::<S, E, 1, 4>(simd, row..rows, &weight, x, |t, row, dot| {
-                emit(token + t, row, &dot)
-            });
-            token += 4;
         }
-    } else {
-        while token + 2 <= tokens {
-            let x = gather::<f32, 2>(&x, token);
-            let whole = rows / 2 * 2;
-            column::<S, E, 2, 2>(simd, 0..whole, &weight, x, |t, row, dots| {
-                emit(token + t, row, &dots)
-            });
-            column::<S, E, 1, 2>(simd, whole..rows, &weight, x, |t, row, dot| {
-                emit(token + t, row, &dot)
-            });
-            token += 2;
-        }
+        column::<S, E, 1, 4>(simd, whole..rows, &weight, x, token, &mut emit);
+        token += 4;
     }
-    while token < tokens {
-        let x = [x(token)];
-        let whole = rows / 4 * 4;
-        column::<S, E, 4, 1>(simd, 0..whole, &weight, x, |_, row, dots| {
-            emit(token, row, &dots)
-        });
-        column::<S, E, 1, 1>(simd, whole..rows, &weight, x, |_, row, dot| {
-            emit(token, row, &dot)
-        });
-        token += 1;
+    while token + 2 <= tokens {
+        let (x, whole) = (gather::<f32, 2>(&x, token), rows / 2 * 2);
+        column::<S, E, 2, 2>(simd, 0..whole, &weight, x, token, &mut emit);
+        column::<S, E, 1, 2>(simd, whole..rows, &weight, x, token, &mut emit);
+        token += 2;
+    }
+    if token < tokens {
+        let (x, whole) = ([x(token)], rows / 4 * 4);
+        column::<S, E, 4, 1>(simd, 0..whole, &weight, x, token, &mut emit);
+        column::<S, E, 1, 1>(simd, whole..rows, &weight, x, token, &mut emit);
     }
 }
 
-/// Some rows, a multiple of R, with T tokens.
+/// Some rows, a multiple of R, with T tokens from `token` on.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
 fn column<'a, S: Simd, E: Element, const R: usize, const T: usize>(
@@ -132,18 +110,17 @@ fn column<'a, S: Simd, E: Element, const R: usize, const T: usize>(
     rows: Range<usize>,
     weight: &impl Fn(usize) -> &'a [E],
     x: [&[f32]; T],
-    mut emit: impl FnMut(usize, usize, [f32; R]),
+    token: usize,
+    emit: &mut impl FnMut(usize, usize, &[f32]),
 ) {
-    let mut first = rows.start;
-    while first < rows.end {
+    for first in rows.step_by(R) {
         let sums = tile::<S, E, R, T>(simd, gather(weight, first), x);
         for t in 0..T {
             let mut dots = [0.0; R];
             for row in 0..R {
                 dots[row] = simd.reduce(sums[row][t]);
             }
-            emit(t, first, dots);
+            emit(token + t, first, &dots);
         }
-        first += R;
     }
 }

@@ -68,14 +68,14 @@ pub trait Simd: Copy + Send + Sync {
     /// The sum, by halves as `reference::reduce`.
     fn reduce(self, x: Self::F) -> f32;
 
-    /// The sum of each of sixteen, in the same order of additions.
+    /// out\[t\]\[r\] = the sum of x\[r\]\[t\], by halves.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)]
     fn reduce_tile(self, x: [[Self::F; 4]; 4]) -> [[f32; 4]; 4] {
         let mut sums = [[0.0; 4]; 4];
         for row in 0..4 {
             for token in 0..4 {
-                sums[row][token] = self.reduce(x[row][token]);
+                sums[token][row] = self.reduce(x[row][token]);
             }
         }
         sums

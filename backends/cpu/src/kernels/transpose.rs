@@ -54,7 +54,7 @@ pub fn sum_rows8(rows: [__m256i; 8]) -> __m256i {
 
 /// Eight of sixteen blocks.
 #[inline(always)]
-pub fn eight<'a>(blocks: [&'a Q8Block; 16], first: usize) -> [&'a Q8Block; 8] {
+pub fn eight(blocks: [&Q8Block; 16], first: usize) -> [&Q8Block; 8] {
     let mut part = [blocks[first]; 8];
     part.copy_from_slice(&blocks[first..first + 8]);
     part

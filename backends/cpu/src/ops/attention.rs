@@ -9,6 +9,7 @@ use crate::memory::SharedSlice;
 use crate::reference;
 use crate::view::{KvHalf, KvLayout, read_f32};
 use half::f16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use odmoe_backend::{AttentionSpan, Buffer, KvCache, KvFormat, KvPosition};
 use std::ops::Range;
 
@@ -213,12 +214,13 @@ fn assert_apart(spans: &[AttentionSpan]) {
 
 /// Writes one head's row to the front of `to`.
 fn store(format: KvFormat, from: &[f32], to: &mut [u8]) {
+    let to = &mut to[..from.len() * format.element_bytes()];
     match format {
-        KvFormat::F32 => to[..from.len() * 4].copy_from_slice(bytemuck::cast_slice(from)),
+        KvFormat::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
         KvFormat::F16 => {
-            for (from, to) in from.iter().zip(to.chunks_exact_mut(2)) {
-                to.copy_from_slice(&f16::from_f32(*from).to_le_bytes());
-            }
+            let to: &mut [u16] = bytemuck::cast_slice_mut(to);
+            to.reinterpret_cast_mut::<f16>()
+                .convert_from_f32_slice(from);
         }
     }
 }
