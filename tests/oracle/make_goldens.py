@@ -142,10 +142,20 @@ def random_weights(config, seed):
     return tensors
 
 
+def word_tokenizer(vocab_size):
+    """A tokenizer whose words are t0, t1 and so on: a checkpoint needs one, though goldens speak in ids."""
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None, "decoder": None,
+        "model": {"type": "WordLevel", "unk_token": "t0", "vocab": {f"t{i}": i for i in range(vocab_size)}},
+    }
+
+
 def write_checkpoint(folder, config, tensors, files):
     """A Hugging Face folder, of one safetensors file or of several with an index."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "tokenizer.json").write_text(json.dumps(word_tokenizer(config["vocab_size"])) + "\n")
     if files == 1:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return
