@@ -25,11 +25,12 @@ fn descriptors_are_bounded() {
     let mut h = Harness::over(FakeBackend::unified(), Arc::new(reader), &sizes, 64, |c| {
         c.readers = 8
     });
-    for first in (0..3000).step_by(50) {
-        let some: Vec<u32> = (first..first + 50).collect();
+    // Every sixth: the first direct read of a new file waits until it is on the disk.
+    for first in (0..3000).step_by(300) {
+        let some: Vec<u32> = (first..first + 300).step_by(6).collect();
         h.visit(&some);
     }
-    assert_eq!(h.faulty.reads(), 3000);
+    assert_eq!(h.faulty.reads(), 500);
     let open = std::fs::read_dir("/proc/self/fd").map(|fds| fds.count());
     assert!(open.unwrap_or(0) <= 64, "a bounded number stays open");
     h.assert_at_rest();

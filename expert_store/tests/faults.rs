@@ -73,7 +73,9 @@ fn a_failure_is_told_to_everybody_who_waits() {
         h.acquire_as(&[0], Phase::Prefill),
         h.acquire(&[0, 1]),
     ];
-    h.until("the read to begin", |h| h.faulty.hanging() == 1);
+    h.until("the other read to end", |h| {
+        h.faulty.hanging() == 1 && h.store.gauges().resident.0 == SMALL
+    });
     h.store.poll(Instant::now() + 2 * TIMEOUT);
     for ticket in tickets {
         let got = h.finish(ticket);
@@ -256,5 +258,21 @@ fn every_key_gets_its_bytes_or_an_error_whatever_happens() {
         assert!(good > 100 && bad > 0, "seed {seed}: {good} good, {bad} bad");
         h.hint(0, &[]);
         h.assert_at_rest();
+    }
+}
+
+#[test]
+fn a_store_ends_without_waiting_for_a_read_that_hangs() {
+    let mut h = harness(2);
+    h.faulty.strike(&h.object(0).clone(), Fault::Hang, Some(1));
+    h.acquire(&[0]);
+    h.until("the read to begin", |h| h.faulty.hanging() == 1);
+    let faulty = h.faulty.clone();
+    drop(h);
+    assert_eq!(faulty.hanging(), 1);
+    faulty.release();
+    // The reader writes into memory that it keeps alive, finds nobody to report to, and ends.
+    while Arc::strong_count(&faulty) > 1 {
+        std::thread::yield_now();
     }
 }

@@ -43,6 +43,20 @@ fn what_the_host_still_has_is_not_read_again() {
 }
 
 #[test]
+fn a_copy_that_is_done_at_once_has_landed_at_once() {
+    let mut h = harness(2, 4);
+    h.visit(&[0, 1]);
+    h.visit(&[2, 3]);
+    let ticket = h.acquire(&[0]);
+    let (got, remaining) = h.take(ticket);
+    assert!(
+        got.len() == 1 && remaining == 0,
+        "nobody would wake the caller for it"
+    );
+    h.release(got);
+}
+
+#[test]
 fn a_copy_lands_when_its_event_is_reached() {
     let mut h = harness(2, 2);
     h.backend.set_prompt(false);

@@ -1,1 +1,18 @@
 //! Request, response, error and event types of the HTTP surface, with their schemas.
+//!
+//! Requests ignore fields they do not know and read `null` as absent, as clients of many servers expect. Types here
+//! say what can be *parsed*; what is *allowed* (ranges, counts) is the server's to check, so that its errors can name
+//! the field and the limit.
+#![forbid(unsafe_code)]
+
+mod chat;
+mod common;
+mod completions;
+mod error;
+mod service;
+
+pub use chat::*;
+pub use common::*;
+pub use completions::*;
+pub use error::*;
+pub use service::*;

@@ -1,6 +1,16 @@
 //! The command line: one definition of every option, and what each command does.
 
+mod answers;
 pub mod args;
+mod bench;
+mod convert;
+mod generate;
+mod inspect;
+mod pack;
+mod progress;
+mod quiet;
+mod serve;
+mod settings;
 mod terminal;
 
 use crate::config::file::{self, ConfigFileError};
@@ -35,8 +45,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let outcome = match cli.command {
-        Command::Serve(_) => Ok(()),
+    let outcome = match &cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Pack(args) => pack::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -67,7 +82,11 @@ fn with_default_command(arguments: impl IntoIterator<Item = OsString>) -> Vec<Os
 /// Parses twice: the first pass finds the configuration file, whose values are the defaults of the second.
 fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     let first = Cli::command().try_get_matches_from(&arguments)?;
-    let named = Cli::from_arg_matches(&first)?.command.config_file();
+    let cli = Cli::from_arg_matches(&first)?;
+    if !cli.command.is_configurable() {
+        return Ok(cli);
+    }
+    let named = cli.command.config_file();
     let path = match &named {
         Some(path) => Some(path.clone()),
         None => file::default_path(&|name| std::env::var_os(name)).filter(|path| path.exists()),

@@ -16,3 +16,10 @@ pub struct Archive {
     /// Of `bytes`, in lower-case hex.
     pub sha256: &'static str,
 }
+
+/// The model that is served where none is named; see `server/embedded/README.md`.
+pub const TINY_MOE: Archive = Archive {
+    name: "tiny-moe",
+    bytes: include_bytes!("../embedded/tiny-moe.tar"),
+    sha256: include_str!("../embedded/tiny-moe.tar.sha256"),
+};

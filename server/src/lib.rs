@@ -7,4 +7,6 @@ pub mod cli;
 pub mod config;
 pub mod embedded;
 pub mod model;
+pub mod http;
+pub mod metrics;
 pub mod state;

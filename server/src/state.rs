@@ -1,6 +1,6 @@
 //! What opening a model hands to the routes: the served model, and how far its loading is.
 
-use odmoe_engine::EngineHandle;
+use crate::http::Generator;
 use odmoe_formats::ByteCount;
 use odmoe_text::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub struct ServedModel {
     /// The name that clients use.
     pub name: String,
     /// The engine.
-    pub engine: EngineHandle,
+    pub engine: Arc<dyn Generator>,
     /// Text to token ids and back.
     pub tokenizer: Tokenizer,
     /// None: the model has no chat template, so chats are refused.

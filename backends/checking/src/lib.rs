@@ -8,6 +8,7 @@
 
 mod backend;
 mod clock;
+pub mod conformance;
 mod device;
 mod footprint;
 mod ledger;

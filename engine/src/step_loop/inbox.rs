@@ -14,7 +14,7 @@ pub struct Limits {
     pub sequence_tokens: usize,
     /// Sequences that run at once.
     pub max_running: usize,
-    /// Requests that may wait.
+    /// Requests that may wait beside them.
     pub max_waiting: usize,
 }
 
@@ -103,10 +103,10 @@ impl Shared {
     ) -> Result<RequestId, SubmitError> {
         self.limits.check(&request)?;
         let mut state = self.lock();
-        if state.draining || state.stop || !state.alive {
+        if state.draining || state.stop {
             return Err(SubmitError::ShuttingDown);
         }
-        self.limits.check_queue(&state)?;
+        self.limits.check_queue(state.live.len())?;
         let id = RequestId(state.next_id);
         state.next_id += 1;
         state.live.insert(id);
@@ -173,11 +173,16 @@ impl Shared {
         self.lock().live.remove(&id);
     }
 
-    /// Says that the engine's thread ends; hands out what nobody will take any more.
-    pub fn died(&self) -> VecDeque<Submission> {
+    /// Refuses new requests for ever; hands out what nobody will take any more.
+    pub fn close(&self) -> VecDeque<Submission> {
         let mut state = self.lock();
-        state.alive = false;
+        state.draining = true;
         std::mem::take(&mut state.submissions)
+    }
+
+    /// Says that the engine's thread ends.
+    pub fn died(&self) {
+        self.lock().alive = false;
     }
 
     /// Publishes gauges; returns whether they changed.
@@ -247,10 +252,11 @@ impl Limits {
         Ok(())
     }
 
-    /// A request that can run at once never waits, so the queue's limit is no limit to it.
-    fn check_queue(&self, state: &State) -> Result<(), SubmitError> {
-        let waiting = state.live.len().saturating_sub(state.gauges.running);
-        if waiting >= self.max_waiting && state.live.len() >= self.max_running {
+    /// Counted against all live requests, so that a burst on an idle engine is not refused before its first
+    /// requests have begun to run.
+    fn check_queue(&self, live: usize) -> Result<(), SubmitError> {
+        let waiting = live.saturating_sub(self.max_running);
+        if live >= self.max_running + self.max_waiting {
             return Err(SubmitError::QueueFull { waiting, limit: self.max_waiting });
         }
         Ok(())

@@ -2,8 +2,8 @@
 
 use odmoe_convert::{ModelSource, TensorId};
 use odmoe_formats::manifest::{
-    FORMAT_VERSION, FileIndex, LAYOUT_ROW_MAJOR, Manifest, OBJECT_ALIGNMENT_BYTES, ObjectTensor, PageableObject,
-    Provenance, ResidentTensor, TextFiles,
+    FORMAT_VERSION, FileIndex, LAYOUT_ROW_MAJOR, Manifest, OBJECT_ALIGNMENT_BYTES, ObjectTensor,
+    PageableObject, Provenance, ResidentTensor, TextFiles,
 };
 use odmoe_formats::names::EMBED_TOKENS;
 use odmoe_formats::{BlockFormat, ByteCount, ExpertKey};
@@ -61,16 +61,30 @@ impl ModelFacts {
         let (mut resident, mut experts) = (Tally::default(), Tally::default());
         for tensor in manifest.resident.values() {
             resident.add(&tensor.shape, tensor.bytes);
-            by_format.entry(tensor.format).or_default().add(&tensor.shape, tensor.bytes);
+            by_format
+                .entry(tensor.format)
+                .or_default()
+                .add(&tensor.shape, tensor.bytes);
         }
-        for tensor in manifest.objects.iter().flat_map(|object| object.tensors.values()) {
+        for tensor in manifest
+            .objects
+            .iter()
+            .flat_map(|object| object.tensors.values())
+        {
             experts.add(&tensor.shape, tensor.bytes);
-            by_format.entry(tensor.format).or_default().add(&tensor.shape, tensor.bytes);
+            by_format
+                .entry(tensor.format)
+                .or_default()
+                .add(&tensor.shape, tensor.bytes);
         }
         // A tied embedding is the output head as well, and then every row is used.
         let looked_up = match manifest.resident.get(EMBED_TOKENS) {
             Some(embedding) if !manifest.config.tie_word_embeddings => embedding.clone(),
-            _ => ResidentTensor { shape: vec![0], bytes: 0, ..empty_tensor() },
+            _ => ResidentTensor {
+                shape: vec![0],
+                bytes: 0,
+                ..empty_tensor()
+            },
         };
         let moe = &manifest.config.moe;
         let chosen = |all: u64| {
@@ -79,13 +93,21 @@ impl ModelFacts {
         };
         Self {
             parameters: resident.elements + experts.elements,
-            active_parameters: resident.elements - elements(&looked_up.shape) + chosen(experts.elements),
+            active_parameters: resident.elements - elements(&looked_up.shape)
+                + chosen(experts.elements),
             bytes_a_token: ByteCount(resident.bytes.0 - looked_up.bytes + chosen(experts.bytes.0)),
             by_format,
             resident,
             experts,
             expert_count: manifest.objects.len(),
-            largest_expert: ByteCount(manifest.objects.iter().map(|object| object.bytes).max().unwrap_or(0)),
+            largest_expert: ByteCount(
+                manifest
+                    .objects
+                    .iter()
+                    .map(|object| object.bytes)
+                    .max()
+                    .unwrap_or(0),
+            ),
         }
     }
 }
@@ -114,11 +136,27 @@ pub fn sketch_manifest(source: &dyn ModelSource) -> Manifest {
         let (shape, format) = (tensor.shape.clone(), tensor.format);
         match &tensor.id {
             TensorId::Resident(name) => {
-                resident.insert(name.clone(), ResidentTensor { bytes, shape, format, ..empty_tensor() });
+                resident.insert(
+                    name.clone(),
+                    ResidentTensor {
+                        bytes,
+                        shape,
+                        format,
+                        ..empty_tensor()
+                    },
+                );
             }
             TensorId::Expert(key, role) => {
                 let object = objects.entry(*key).or_insert_with(|| empty_object(*key));
-                object.tensors.insert(role.to_string(), ObjectTensor { offset: 0, bytes, shape, format });
+                object.tensors.insert(
+                    role.to_string(),
+                    ObjectTensor {
+                        offset: 0,
+                        bytes,
+                        shape,
+                        format,
+                    },
+                );
                 object.bytes += bytes;
             }
         }
@@ -134,7 +172,10 @@ pub fn sketch_manifest(source: &dyn ModelSource) -> Manifest {
         resident,
         objects: objects.into_values().collect(),
         text: TextFiles::default(),
-        provenance: Provenance { converter: String::new(), sources: Vec::new() },
+        provenance: Provenance {
+            converter: String::new(),
+            sources: Vec::new(),
+        },
     }
 }
 

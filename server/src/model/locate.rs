@@ -27,7 +27,9 @@ pub enum LocateError {
         source: io::Error,
     },
     /// A kind of file that is not read yet.
-    #[error("{0}: GGUF files are not supported yet; give a Hugging Face folder or a store made by `odmoe convert`")]
+    #[error(
+        "{0}: GGUF files are not supported yet; give a Hugging Face folder or a store made by `odmoe convert`"
+    )]
     Gguf(PathBuf),
     /// Something else.
     #[error(
@@ -38,9 +40,14 @@ pub enum LocateError {
 
 /// Looks at names only. Without a path it is the embedded model.
 pub fn locate(path: Option<&Path>) -> Result<ModelLocation, LocateError> {
-    let Some(path) = path else { return Ok(ModelLocation::Embedded) };
+    let Some(path) = path else {
+        return Ok(ModelLocation::Embedded);
+    };
     let metadata = std::fs::metadata(path);
-    let metadata = metadata.map_err(|source| LocateError::Io { path: path.to_owned(), source })?;
+    let metadata = metadata.map_err(|source| LocateError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
     if metadata.is_dir() {
         if is_store(path) {
             return Ok(ModelLocation::Store(path.to_owned()));
@@ -48,7 +55,10 @@ pub fn locate(path: Option<&Path>) -> Result<ModelLocation, LocateError> {
         if path.join("config.json").is_file() {
             return Ok(ModelLocation::HuggingFace(path.to_owned()));
         }
-    } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+    } else if path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+    {
         return Err(LocateError::Gguf(path.to_owned()));
     }
     Err(LocateError::Unknown(path.to_owned()))
@@ -63,15 +73,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         assert_eq!(locate(None).unwrap(), ModelLocation::Embedded);
-        assert!(matches!(locate(Some(&path.join("nothing"))), Err(LocateError::Io { .. })));
+        assert!(matches!(
+            locate(Some(&path.join("nothing"))),
+            Err(LocateError::Io { .. })
+        ));
         assert!(matches!(locate(Some(path)), Err(LocateError::Unknown(_))));
         std::fs::write(path.join("config.json"), "{}").unwrap();
-        assert_eq!(locate(Some(path)).unwrap(), ModelLocation::HuggingFace(path.to_owned()));
+        assert_eq!(
+            locate(Some(path)).unwrap(),
+            ModelLocation::HuggingFace(path.to_owned())
+        );
         std::fs::write(path.join("manifest.json"), "{}").unwrap();
-        assert_eq!(locate(Some(path)).unwrap(), ModelLocation::Store(path.to_owned()));
+        assert_eq!(
+            locate(Some(path)).unwrap(),
+            ModelLocation::Store(path.to_owned())
+        );
         let gguf = path.join("model.GGUF");
         std::fs::write(&gguf, "GGUF").unwrap();
         assert!(matches!(locate(Some(&gguf)), Err(LocateError::Gguf(_))));
-        assert!(matches!(locate(Some(&path.join("config.json"))), Err(LocateError::Unknown(_))));
+        assert!(matches!(
+            locate(Some(&path.join("config.json"))),
+            Err(LocateError::Unknown(_))
+        ));
     }
 }

@@ -10,10 +10,12 @@ use crate::state::{LoadingProgress, ServedModel, Stage};
 use odmoe_backend::Backend;
 use odmoe_backend_cpu::{CpuBackend, CpuBackendError, CpuConfig};
 use odmoe_convert::{
-    ConvertError, ConvertOptions, Level, OpenStoreError, Preflight, Progress, ProgressReport, SourceError,
-    check_store_files, open_source, open_store, store_cache,
+    ConvertError, ConvertOptions, Level, OpenStoreError, Preflight, Progress, ProgressReport,
+    SourceError, check_store_files, open_source, open_store, store_cache,
 };
-use odmoe_engine::{EngineConfig, EngineHandle, EngineObserver, EngineParts, MemoryPlan, StartError};
+use odmoe_engine::{
+    EngineConfig, EngineHandle, EngineObserver, EngineParts, MemoryPlan, StartError,
+};
 use odmoe_expert_store::{Catalog, FileReader, OpenError, StoreConfig};
 use odmoe_formats::ByteCount;
 use odmoe_formats::manifest::Manifest;
@@ -100,13 +102,18 @@ pub struct OpenModel {
 }
 
 /// Finds or makes the store and divides the memory.
-pub fn prepare(settings: Settings, progress: OpenProgress<'_>) -> Result<PreparedModel, OpenModelError> {
+pub fn prepare(
+    settings: Settings,
+    progress: OpenProgress<'_>,
+) -> Result<PreparedModel, OpenModelError> {
     let (folder, unpacked) = obtain_store(&settings, progress)?;
     let manifest = open_store(&folder)?;
     check_store_files(&folder, &manifest)?;
     let text = open_text_side(&folder, &manifest)?;
-    let backend =
-        Arc::new(CpuBackend::new(CpuConfig { threads: settings.threads, kernels: settings.kernels })?);
+    let backend = Arc::new(CpuBackend::new(CpuConfig {
+        threads: settings.threads,
+        kernels: settings.kernels,
+    })?);
     let (engine_config, store_config, plan, budget) = divide(&settings, &manifest)?;
     let manifest = Arc::new(manifest);
     Ok(PreparedModel {
@@ -126,7 +133,10 @@ pub fn prepare(settings: Settings, progress: OpenProgress<'_>) -> Result<Prepare
 impl PreparedModel {
     /// The name that clients use.
     pub fn name(&self) -> &str {
-        self.settings.served_name.as_deref().unwrap_or(&self.manifest.name)
+        self.settings
+            .served_name
+            .as_deref()
+            .unwrap_or(&self.manifest.name)
     }
 
     /// The longest sequence: the model's context, or all of the KV cache where that is less.
@@ -158,7 +168,11 @@ impl PreparedModel {
             });
             if done == total {
                 let detail = "allocating expert slots and the KV cache";
-                progress(LoadingProgress::stage(Stage::StartingEngine, LOADED_FRACTION, detail));
+                progress(LoadingProgress::stage(
+                    Stage::StartingEngine,
+                    LOADED_FRACTION,
+                    detail,
+                ));
             }
         };
         let parts = EngineParts {
@@ -170,7 +184,10 @@ impl PreparedModel {
             observer,
         };
         let engine = EngineHandle::start(parts, &on_load)?;
-        Ok(OpenModel { prepared: self, engine })
+        Ok(OpenModel {
+            prepared: self,
+            engine,
+        })
     }
 
     fn base_fraction(&self) -> f64 {
@@ -194,7 +211,9 @@ impl OpenModel {
             end_ids: prepared.manifest.text.end_of_sequence_ids.clone(),
             context_tokens: prepared.context_tokens(),
             vocabulary: prepared.manifest.config.vocab_size as usize,
-            created_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            created_unix_s: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
         }
     }
 }
@@ -211,7 +230,10 @@ fn obtain_store(
         }
         ModelLocation::HuggingFace(folder) => {
             let source = open_source(folder)?;
-            let cache = settings.cache_folder.as_deref().ok_or(OpenModelError::NoCacheFolder)?;
+            let cache = settings
+                .cache_folder
+                .as_deref()
+                .ok_or(OpenModelError::NoCacheFolder)?;
             let obtained = store_cache::obtain(
                 &*source,
                 &cache.join("stores"),
@@ -257,7 +279,10 @@ pub fn divide(
     manifest: &Manifest,
 ) -> Result<(EngineConfig, StoreConfig, MemoryPlan, ExpertBudget), BudgetError> {
     let catalog = Catalog::new(manifest);
-    let experts = ExpertBytes { least: catalog.least_budget(), full: catalog.full_budget() };
+    let experts = ExpertBytes {
+        least: catalog.least_budget(),
+        full: catalog.full_budget(),
+    };
     let mut store_config = StoreConfig {
         budget: experts.least,
         readers: settings.readers,
@@ -271,13 +296,22 @@ pub fn divide(
     let limit = settings.memory_limit.as_ref();
     let room = limit.map_or(u64::MAX, |limit| limit.bytes.0.saturating_sub(taken));
     let model = &manifest.config;
-    let blocks =
-        budget::kv_blocks(settings.kv_cache, model, settings.kv_format, settings.max_running, room);
+    let blocks = budget::kv_blocks(
+        settings.kv_cache,
+        model,
+        settings.kv_format,
+        settings.max_running,
+        room,
+    );
     engine_config = self::engine_config(settings, manifest, blocks);
 
     let plan = EngineHandle::plan_memory(manifest, &store_config, &engine_config);
     let is_embedded = settings.location == ModelLocation::Embedded;
-    let default = if is_embedded { EMBEDDED_EXPERT_CACHE } else { ExpertCacheSize::Auto };
+    let default = if is_embedded {
+        EMBEDDED_EXPERT_CACHE
+    } else {
+        ExpertCacheSize::Auto
+    };
     let size = settings.expert_cache.unwrap_or(default);
     let mut budget = budget::expert_budget(size, &plan, experts, limit)?;
     if is_embedded && settings.expert_cache.is_none() {
@@ -298,13 +332,21 @@ fn engine_config(settings: &Settings, manifest: &Manifest, kv_blocks: usize) -> 
         kv_block_tokens: KV_BLOCK_TOKENS,
         kv_blocks,
         kv_format: settings.kv_format,
-        max_context_tokens: (model.max_position_embeddings as usize).min(kv_blocks * KV_BLOCK_TOKENS),
+        max_context_tokens: (model.max_position_embeddings as usize)
+            .min(kv_blocks * KV_BLOCK_TOKENS),
         // Half as many again as will be chosen: recall grows from 0.65 to 0.77 on the embedded model's held-out text.
-        predict_top: if settings.prefetch { top_k + top_k / 2 } else { 0 },
+        predict_top: if settings.prefetch {
+            top_k + top_k / 2
+        } else {
+            0
+        },
     }
 }
 
 /// The name of a path's last part, for people.
 pub fn short_name(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy()
+        .into_owned()
 }

@@ -35,7 +35,11 @@ pub fn describe(model: &PreparedModel) -> String {
         config.moe.num_experts_per_tok,
     );
     let capabilities = model.backend.capabilities();
-    let _ = writeln!(lines, "  runs on   {}: {}", capabilities.name, capabilities.description);
+    let _ = writeln!(
+        lines,
+        "  runs on   {}: {}",
+        capabilities.name, capabilities.description
+    );
     lines.push_str(&memory_sum(model, &facts));
     lines
 }
@@ -45,7 +49,9 @@ fn place(model: &PreparedModel) -> String {
     match (&model.settings.location, model.is_temporary()) {
         (ModelLocation::Embedded, false) => format!("embedded, unpacked in {folder}"),
         (ModelLocation::Embedded, true) => {
-            format!("embedded, unpacked for this run in {folder} (the cache folder cannot be written)")
+            format!(
+                "embedded, unpacked for this run in {folder} (the cache folder cannot be written)"
+            )
         }
         (ModelLocation::Store(_), _) => format!("from {folder}"),
         (ModelLocation::HuggingFace(source), _) => {
@@ -62,15 +68,24 @@ fn memory_sum(model: &PreparedModel, facts: &ModelFacts) -> String {
         KvFormat::F32 => "f32",
     };
     let slots = Catalog::new(&model.manifest).slots(model.budget.bytes);
-    let in_memory = slots.map_or(0, |slots| slots.count().min(facts.expert_count));
+    let in_memory: usize = slots.map_or(0, |layout| {
+        layout.classes().iter().map(|class| class.slots).sum()
+    });
     let notes = [
         "resident weights".to_owned(),
-        format!("{} tokens in {format}, {} sequences at once", config.kv_blocks * config.kv_block_tokens, config.max_running),
+        format!(
+            "{} tokens in {format}, {} sequences at once",
+            config.kv_blocks * config.kv_block_tokens,
+            config.max_running
+        ),
         format!(
             "{in_memory} of {} experts, {:.0} %: {}",
             facts.expert_count, model.budget.percent, model.budget.reason
         ),
-        format!("activations of {} prompt tokens at once", config.prefill_chunk_tokens),
+        format!(
+            "activations of {} prompt tokens at once",
+            config.prefill_chunk_tokens
+        ),
         "the program, its threads, tokenizer and connections".to_owned(),
     ];
     let terms = [
@@ -82,11 +97,26 @@ fn memory_sum(model: &PreparedModel, facts: &ModelFacts) -> String {
     ];
     let mut lines = String::new();
     for (place, ((name, bytes), note)) in terms.iter().zip(notes).enumerate() {
-        let (label, sign) = if place == 0 { ("memory", ' ') } else { ("", '+') };
-        let _ = writeln!(lines, "  {label:<8}{sign} {name:<9} {:>10}  {note}", bytes.to_string());
+        let (label, sign) = if place == 0 {
+            ("memory", ' ')
+        } else {
+            ("", '+')
+        };
+        let _ = writeln!(
+            lines,
+            "  {label:<8}{sign} {name:<9} {:>10}  {note}",
+            bytes.to_string()
+        );
     }
     let total = plan.total();
-    let _ = writeln!(lines, "  {:<8}= {:<9} {:>10}  {}", "", "total", total.to_string(), against_limit(model, total));
+    let _ = writeln!(
+        lines,
+        "  {:<8}= {:<9} {:>10}  {}",
+        "",
+        "total",
+        total.to_string(),
+        against_limit(model, total)
+    );
     lines
 }
 
@@ -95,17 +125,29 @@ fn against_limit(model: &PreparedModel, total: ByteCount) -> String {
         None => "no limit is known".to_owned(),
         Some(limit) => {
             let share = total.0 as f64 * 100.0 / limit.bytes.0.max(1) as f64;
-            format!("{share:.0} % of the limit of {} ({})", limit.bytes, limit.source)
+            format!(
+                "{share:.0} % of the limit of {} ({})",
+                limit.bytes, limit.source
+            )
         }
     }
 }
 
 /// A command that asks the served model something.
 pub fn curl_line(base_url: &str, name: &str, has_template: bool, needs_key: bool) -> String {
-    let key = if needs_key { " -H \"Authorization: Bearer $ODMOE_API_KEY\"" } else { "" };
-    let name = serde_json::Value::from(name).to_string().replace('\'', "'\\''");
+    let key = if needs_key {
+        " -H \"Authorization: Bearer $ODMOE_API_KEY\""
+    } else {
+        ""
+    };
+    let name = serde_json::Value::from(name)
+        .to_string()
+        .replace('\'', "'\\''");
     let (route, asked) = if has_template {
-        ("chat/completions", "\"messages\":[{\"role\":\"user\",\"content\":\"What does a rabbit eat?\"}]")
+        (
+            "chat/completions",
+            "\"messages\":[{\"role\":\"user\",\"content\":\"What does a rabbit eat?\"}]",
+        )
     } else {
         ("completions", "\"prompt\":\"Once upon a time\"")
     };
@@ -120,9 +162,12 @@ mod tests {
 
     #[test]
     fn counts_are_said_in_words() {
-        for (count, text) in
-            [(999, "999"), (22_204_032, "22.2 M"), (30_532_122_624, "30.5 B"), (98_304, "98.3 thousand")]
-        {
+        for (count, text) in [
+            (999, "999"),
+            (22_204_032, "22.2 M"),
+            (30_532_122_624, "30.5 B"),
+            (98_304, "98.3 thousand"),
+        ] {
             assert_eq!(human_count(count), text);
         }
     }

@@ -32,7 +32,9 @@ pub enum TextSideError {
         source: io::Error,
     },
     /// The store has none.
-    #[error("the store has no tokenizer; convert the model again from a folder with tokenizer.json")]
+    #[error(
+        "the store has no tokenizer; convert the model again from a folder with tokenizer.json"
+    )]
     NoTokenizer,
     /// The tokenizer is refused.
     #[error("{path}: {source}")]
@@ -56,8 +58,8 @@ pub enum TextSideError {
 pub fn open_text_side(folder: &Path, manifest: &Manifest) -> Result<TextSide, TextSideError> {
     let text = &manifest.text;
     let path = folder.join(text.tokenizer.as_ref().ok_or(TextSideError::NoTokenizer)?);
-    let tokenizer =
-        Tokenizer::from_json(&read(&path)?).map_err(|source| TextSideError::Tokenizer { path, source })?;
+    let tokenizer = Tokenizer::from_json(&read(&path)?)
+        .map_err(|source| TextSideError::Tokenizer { path, source })?;
     let template = match &text.chat_template {
         None => None,
         Some(name) => {
@@ -71,16 +73,27 @@ pub fn open_text_side(folder: &Path, manifest: &Manifest) -> Result<TextSide, Te
         None => SamplingDefaults::default(),
         Some(name) => sampling_defaults(&read(&folder.join(name))?),
     };
-    Ok(TextSide { tokenizer, template, sampling_defaults })
+    Ok(TextSide {
+        tokenizer,
+        template,
+        sampling_defaults,
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TextSideError> {
-    let failed = |source| TextSideError::Io { path: path.to_owned(), source };
+    let failed = |source| TextSideError::Io {
+        path: path.to_owned(),
+        source,
+    };
     let file = std::fs::File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
-    file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(LIMIT_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     if bytes.len() as u64 > LIMIT_BYTES {
-        return Err(failed(io::Error::other(format!("more than {LIMIT_BYTES} bytes"))));
+        return Err(failed(io::Error::other(format!(
+            "more than {LIMIT_BYTES} bytes"
+        ))));
     }
     Ok(bytes)
 }
@@ -111,8 +124,13 @@ mod tests {
 
     #[test]
     fn advice_out_of_range_is_left_out() {
-        let advised = sampling_defaults(br#"{"temperature": 0.7, "top_k": 40, "top_p": 0.9, "do_sample": true}"#);
-        assert_eq!((advised.temperature, advised.top_k, advised.top_p), (Some(0.7), Some(40), Some(0.9)));
+        let advised = sampling_defaults(
+            br#"{"temperature": 0.7, "top_k": 40, "top_p": 0.9, "do_sample": true}"#,
+        );
+        assert_eq!(
+            (advised.temperature, advised.top_k, advised.top_p),
+            (Some(0.7), Some(40), Some(0.9))
+        );
         assert_eq!((advised.min_p, advised.repetition_penalty), (None, None));
         let odd = br#"{"temperature": -1, "top_k": -5, "top_p": 0, "min_p": "high", "repetition_penalty": 1e9}"#;
         assert_eq!(sampling_defaults(odd), SamplingDefaults::default());

@@ -1,0 +1,63 @@
+//! Models, health and progress.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `GET /v1/models`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct ModelList {
+    /// Always `list`.
+    #[schema(example = "list")]
+    pub object: String,
+    /// The models.
+    pub data: Vec<Model>,
+}
+
+/// One model.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct Model {
+    /// What requests name it by.
+    pub id: String,
+    /// Always `model`.
+    #[schema(example = "model")]
+    pub object: String,
+    /// When it was loaded, in seconds since 1970.
+    pub created: u64,
+    /// Always `odmoe`.
+    pub owned_by: String,
+    /// Prompt and answer together, in tokens.
+    pub max_model_len: u64,
+}
+
+/// `GET /health`: the process answers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct Health {
+    /// Always `ok`.
+    pub status: String,
+}
+
+/// `GET /ready`: whether completions would be served now.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct Readiness {
+    /// `ready`, `loading`, `draining`, `storage_failing` or `engine_stopped`.
+    pub status: String,
+    /// In words; absent when ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// One event of `GET /v1/loading/progress`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct LoadingProgress {
+    /// `converting`, `loading_base`, `starting_engine`, `ready` or `failed`.
+    pub stage: String,
+    /// The same, for people.
+    pub detail: String,
+    /// How much of all of it is done, 0 to 1.
+    pub fraction: f64,
+    /// Whether the model is served; the stream then ends.
+    pub ready: bool,
+    /// Why loading failed, if it did; the stream then ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}

@@ -1,0 +1,123 @@
+//! Counts what the engine tells.
+
+use odmoe_engine::{EngineEvent, EngineObserver};
+use odmoe_expert_store::{LookupResult, Phase, StoreEvent};
+use std::sync::{Mutex, PoisonError};
+
+/// Sums since the engine started, or between two moments.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// Lookups in prefill, and of them those that found the expert in memory.
+    pub prefill: Lookups,
+    /// The same in decode.
+    pub decode: Lookups,
+    /// Read from storage.
+    pub bytes_read: u64,
+    /// Waiting for experts with nothing else to do.
+    pub stall_s: f64,
+}
+
+/// Lookups of one phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Lookups {
+    /// In memory, by an earlier use or a prefetch.
+    pub hits: u64,
+    /// All.
+    pub all: u64,
+}
+
+impl Lookups {
+    /// Hits of all; None without any lookup.
+    pub fn rate(self) -> Option<f64> {
+        (self.all > 0).then(|| self.hits as f64 / self.all as f64)
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            hits: self.hits - before.hits,
+            all: self.all - before.all,
+        }
+    }
+}
+
+impl Counts {
+    /// What came after `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            prefill: self.prefill.since(before.prefill),
+            decode: self.decode.since(before.decode),
+            bytes_read: self.bytes_read - before.bytes_read,
+            stall_s: self.stall_s - before.stall_s,
+        }
+    }
+
+    fn record(&mut self, event: &EngineEvent) {
+        match event {
+            EngineEvent::Store(StoreEvent::Lookup { phase, result, .. }) => {
+                let lookups = match phase {
+                    Phase::Prefill => &mut self.prefill,
+                    Phase::Decode => &mut self.decode,
+                };
+                lookups.all += 1;
+                lookups.hits += u64::from(matches!(
+                    result,
+                    LookupResult::Hit | LookupResult::PrefetchHit
+                ));
+            }
+            EngineEvent::Store(StoreEvent::Loaded { bytes, .. }) => self.bytes_read += bytes,
+            EngineEvent::ExpertStall { seconds } => self.stall_s += seconds,
+            _ => {}
+        }
+    }
+}
+
+/// Counts on the engine's thread, is read by the bench's.
+#[derive(Default)]
+pub struct Counter(Mutex<Counts>);
+
+impl Counter {
+    /// The sums now.
+    pub fn counts(&self) -> Counts {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EngineObserver for Counter {
+    fn record(&self, event: &EngineEvent) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .record(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use odmoe_formats::ExpertKey;
+
+    #[test]
+    fn hits_are_those_that_did_not_wait() {
+        let counter = Counter::default();
+        let lookup = |phase, result| {
+            let key = ExpertKey::routed(0, 0);
+            counter.record(&EngineEvent::Store(StoreEvent::Lookup {
+                phase,
+                result,
+                key,
+            }));
+        };
+        lookup(Phase::Prefill, LookupResult::Miss);
+        let before = counter.counts();
+        lookup(Phase::Decode, LookupResult::Hit);
+        lookup(Phase::Decode, LookupResult::PrefetchHit);
+        lookup(Phase::Decode, LookupResult::Coalesced);
+        lookup(Phase::Decode, LookupResult::Miss);
+        counter.record(&EngineEvent::ExpertStall { seconds: 0.25 });
+        let counts = counter.counts().since(&before);
+        assert_eq!(
+            (counts.prefill.rate(), counts.decode.rate(), counts.stall_s),
+            (None, Some(0.5), 0.25)
+        );
+    }
+}

@@ -1,0 +1,40 @@
+//! From flags to the settings of opening a model.
+
+use crate::cli::Failure;
+use crate::cli::args::ModelArgs;
+use crate::model::cache_folder::cache_folder;
+use crate::model::locate::locate;
+use crate::model::memory_limit;
+use crate::model::settings::Settings;
+use std::path::{Path, PathBuf};
+
+/// The folder for converted and unpacked models.
+pub fn cache_folder_of(store_dir: Option<&Path>) -> Option<PathBuf> {
+    store_dir
+        .map(Path::to_owned)
+        .or_else(|| cache_folder(&|name| std::env::var_os(name)))
+}
+
+/// Looks at the model's path, the machine and the environment.
+pub fn settings(args: &ModelArgs, served_name: Option<String>) -> Result<Settings, Failure> {
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let flag = args.memory_limit.map(|size| size.count());
+    Ok(Settings {
+        location: locate(args.model.as_deref())
+            .map_err(|error| Failure::Usage(error.to_string()))?,
+        cache_folder: cache_folder_of(args.store_dir.as_deref()),
+        expert_cache: args.expert_cache,
+        memory_limit: memory_limit::detect(Path::new("/"), flag),
+        kv_cache: args.kv_cache,
+        kv_format: args.kv_format,
+        max_running: args.max_running as usize,
+        max_queue: args.max_queue as usize,
+        prefill_chunk_tokens: args.prefill_chunk as usize,
+        threads: args.threads.map_or(processors, |threads| threads as usize),
+        kernels: args.cpu_kernels,
+        readers: args.readers as usize,
+        read_timeout: args.read_timeout.0,
+        prefetch: !args.no_prefetch,
+        served_name,
+    })
+}

@@ -1,0 +1,106 @@
+//! One answer: token ids in, pieces of text and scores out.
+
+use odmoe_engine::PositionLogprobs;
+use odmoe_text::{IncrementalDetokenizer, StopMatcher, Tokenizer};
+use std::collections::VecDeque;
+
+/// Text that became certain, with the scores of the tokens that begin in it.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Piece {
+    pub(crate) text: String,
+    pub(crate) scores: Vec<TokenScore>,
+}
+
+/// Logprobs of a token and where it begins.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TokenScore {
+    start_bytes: usize,
+    /// In characters from the start of the answer.
+    pub(crate) start_chars: usize,
+    pub(crate) logprobs: PositionLogprobs,
+}
+
+/// What a token brought.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Progress {
+    /// A piece, perhaps empty.
+    Piece(Piece),
+    /// The last piece: a stop string follows it.
+    Stopped(Piece),
+}
+
+/// Assembles one answer. Text that could still become a stop string, and the scores of its tokens, are held back.
+pub(crate) struct Answer {
+    detokenizer: IncrementalDetokenizer,
+    stops: StopMatcher,
+    stop_token_ids: Vec<u32>,
+    /// Bytes and characters that the tokens so far made.
+    made_bytes: usize,
+    made_chars: usize,
+    released_bytes: usize,
+    held: VecDeque<TokenScore>,
+}
+
+impl Answer {
+    pub(crate) fn new(tokenizer: &Tokenizer, stops: &[String], stop_token_ids: &[u32]) -> Self {
+        Self {
+            detokenizer: IncrementalDetokenizer::new(tokenizer.clone(), true),
+            stops: StopMatcher::new(stops.to_vec()),
+            stop_token_ids: stop_token_ids.to_vec(),
+            made_bytes: 0,
+            made_chars: 0,
+            released_bytes: 0,
+            held: VecDeque::new(),
+        }
+    }
+
+    /// The next token. One that ends the answer is no part of it.
+    pub(crate) fn push(&mut self, token: u32, logprobs: Option<PositionLogprobs>) -> Progress {
+        if self.stop_token_ids.binary_search(&token).is_ok() {
+            return Progress::Piece(Piece::default());
+        }
+        if let Some(logprobs) = logprobs {
+            let (start_bytes, start_chars) = (self.made_bytes, self.made_chars);
+            self.held.push_back(TokenScore {
+                start_bytes,
+                start_chars,
+                logprobs,
+            });
+        }
+        let text = self.detokenizer.push(token);
+        self.take(&text)
+    }
+
+    /// The last piece, when the engine has ended; a stop string may still be in it.
+    pub(crate) fn finish(&mut self) -> Progress {
+        let rest = self.detokenizer.finish();
+        let mut piece = match self.take(&rest) {
+            Progress::Piece(piece) => piece,
+            stopped => return stopped,
+        };
+        piece.text.push_str(&self.stops.finish());
+        piece.scores.extend(self.held.drain(..));
+        Progress::Piece(piece)
+    }
+
+    fn take(&mut self, text: &str) -> Progress {
+        self.made_bytes += text.len();
+        self.made_chars += text.chars().count();
+        let outcome = self.stops.push(text);
+        self.released_bytes += outcome.text.len();
+        let certain = self
+            .held
+            .iter()
+            .take_while(|s| s.start_bytes < self.released_bytes)
+            .count();
+        let scores = self.held.drain(..certain).collect();
+        let piece = Piece {
+            text: outcome.text,
+            scores,
+        };
+        match outcome.matched {
+            Some(_) => Progress::Stopped(piece),
+            None => Progress::Piece(piece),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What every route shares, and who may pass to the engine.
+
+use super::error::ApiError;
+use super::lifecycle::{InFlight, LifePhase, Lifecycle};
+use super::{HttpConfig, body::BodyBudget};
+use crate::metrics::MetricsHandle;
+use crate::state::{ModelSlot, ServedModel, Stage};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// What every route shares.
+pub(crate) struct App {
+    pub(crate) config: HttpConfig,
+    pub(crate) slot: ModelSlot,
+    pub(crate) metrics: MetricsHandle,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) bodies: BodyBudget,
+    /// SHA-256 of each API key: comparing digests takes the same time wherever two keys differ.
+    pub(crate) key_digests: Vec<[u8; 32]>,
+    /// Whether only this machine can reach the listener.
+    pub(crate) on_loopback: bool,
+    /// One permit a processor: parsing, templates and tokenizers never take more.
+    blocking: Arc<Semaphore>,
+}
+
+/// A request that may use the model.
+pub(crate) struct Admitted {
+    pub(crate) model: Arc<ServedModel>,
+    pub(crate) in_flight: InFlight,
+}
+
+impl App {
+    pub(crate) fn new(
+        config: HttpConfig,
+        slot: ModelSlot,
+        metrics: MetricsHandle,
+        on_loopback: bool,
+    ) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Self {
+            bodies: BodyBudget::new(config.limits.bodies_total_bytes),
+            key_digests: config
+                .api_keys
+                .iter()
+                .map(|key| digest(key.as_bytes()))
+                .collect(),
+            config,
+            slot,
+            metrics,
+            lifecycle: Lifecycle::new(),
+            on_loopback,
+            blocking: Arc::new(Semaphore::new(processors)),
+        }
+    }
+
+    /// The model, or why there is none now.
+    pub(crate) fn model(&self) -> Result<Arc<ServedModel>, ApiError> {
+        let after = self.config.retry_after;
+        if let Some(model) = self.slot.get() {
+            return if model.engine.is_alive() {
+                Ok(model)
+            } else {
+                Err(ApiError::engine_stopped(after))
+            };
+        }
+        let progress = self.slot.progress();
+        Err(match &progress.stage {
+            Stage::Failed(reason) => ApiError::load_failed(reason),
+            stage => ApiError::loading(stage.name(), progress.fraction, after),
+        })
+    }
+
+    /// Lets a request pass to the model, and makes draining wait for it.
+    pub(crate) fn admit(&self) -> Result<Admitted, ApiError> {
+        let in_flight = self
+            .lifecycle
+            .enter()
+            .ok_or_else(|| ApiError::draining(self.config.retry_after))?;
+        Ok(Admitted {
+            model: self.model()?,
+            in_flight,
+        })
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.lifecycle.phase() >= LifePhase::Draining
+    }
+
+    /// Runs `work` off the async threads. Even if the caller goes away, the permit is kept until the work ends.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let permit = Arc::clone(&self.blocking)
+            .acquire_owned()
+            .await
+            .expect("never closed");
+        let task = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+        task.await
+            .unwrap_or_else(|_| Err(ApiError::internal("preparing the request failed")))
+    }
+
+    /// Whether `key` opens the server.
+    pub(crate) fn is_key(&self, key: &[u8]) -> bool {
+        let given = digest(key);
+        let mut found = false;
+        for known in &self.key_digests {
+            let difference = known.iter().zip(given).fold(0, |sum, (a, b)| sum | (a ^ b));
+            found |= difference == 0;
+        }
+        found
+    }
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}

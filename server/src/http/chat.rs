@@ -1,0 +1,294 @@
+//! `POST /v1/chat/completions`.
+
+mod messages;
+
+use super::Limits;
+use super::answer::{Piece, TokenScore};
+use super::app::App;
+use super::body::{self, Body};
+use super::error::ApiError;
+use super::generation::Generation;
+use super::job::{self, Delivery, Job, Sampling};
+use super::record::Record;
+use super::respond::{Dialect, ResponseHead, WholeAnswer, respond};
+use crate::state::ServedModel;
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use odmoe_engine::TokenLogprob;
+use odmoe_openapi::{
+    AssistantMessage, ChatChoice, ChatChunkChoice, ChatCompletion, ChatCompletionChunk,
+    ChatCompletionRequest, ChatDelta, ChatLogprobs, ChatTokenLogprob, ChatTopLogprob,
+    ErrorResponse, FinishReason, Usage,
+};
+use odmoe_text::{RenderOptions, Tokenizer};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Continues a conversation.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    tag = "completions",
+    request_body = ChatCompletionRequest,
+    responses(
+        (status = 200, description = "The answer; with `stream`, server-sent events of chunks, ended by `[DONE]`",
+            content((ChatCompletion = "application/json"), (ChatCompletionChunk = "text/event-stream"))),
+        (status = 400, description = "A field is not allowed, or the conversation is too long", body = ErrorResponse),
+        (status = 404, description = "Another model is served", body = ErrorResponse),
+        (status = 413, description = "The body is too large", body = ErrorResponse),
+        (status = 415, description = "The body is not JSON", body = ErrorResponse),
+        (status = 429, description = "The queue is full; see `Retry-After`", body = ErrorResponse),
+        (status = 500, description = "A part of the model could not be read, or a bug", body = ErrorResponse),
+        (status = 503, description = "Loading or shutting down; see `Retry-After`", body = ErrorResponse),
+    )
+)]
+pub(crate) async fn chat_completions(
+    State(app): State<Arc<App>>,
+    Extension(record): Extension<Arc<Record>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let admitted = app.admit()?;
+    let body = body::receive(&app, request).await?;
+    let (model, shared) = (Arc::clone(&admitted.model), Arc::clone(&app));
+    let (job, dialect) = app.blocking(move || prepare(&shared, model, &body)).await?;
+    let generation = Generation::start(&app, admitted, &job, record)?;
+    respond(generation, dialect, job.delivery, app.config.keep_alive).await
+}
+
+fn prepare(
+    app: &App,
+    model: Arc<ServedModel>,
+    body: &Body,
+) -> Result<(Job, ChatDialect), ApiError> {
+    let limits = &app.config.limits;
+    let request: ChatCompletionRequest = body.parse()?;
+    job::check_model(request.model.as_deref(), &model, &app.config.model_aliases)?;
+    let sampling = Sampling::new(body.parse()?, &model, limits)?;
+    let delivery = Delivery::new(request.stream, request.stream_options.as_ref())?;
+    let logprobs = logprobs(&request, limits)?;
+    let max_new_tokens = match request.max_completion_tokens {
+        Some(max) => job::max_new_tokens("max_completion_tokens", Some(max))?,
+        None => job::max_new_tokens("max_tokens", request.max_tokens)?,
+    };
+    check_supported(&request)?;
+    let prompt = render(request, &model, limits)?;
+    let tokens = model.tokenizer.encode(&prompt, false);
+    let tokens = tokens.map_err(|error| ApiError::invalid("messages", error.to_string()))?;
+    let job = Job {
+        prompts: vec![tokens],
+        prompt_param: "messages",
+        sampling,
+        max_new_tokens,
+        logprobs,
+        delivery,
+    };
+    let dialect = ChatDialect {
+        head: ResponseHead::new("chatcmpl", &model.name),
+        tokenizer: model.tokenizer.clone(),
+        with_logprobs: logprobs.is_some(),
+    };
+    Ok((job, dialect))
+}
+
+fn logprobs(request: &ChatCompletionRequest, limits: &Limits) -> Result<Option<u32>, ApiError> {
+    let wanted = request.logprobs.unwrap_or(false);
+    match request.top_logprobs {
+        Some(top) if top > 0 && !wanted => Err(ApiError::invalid(
+            "top_logprobs",
+            "top_logprobs is allowed only together with \"logprobs\": true",
+        )),
+        top => {
+            let top = job::top_logprobs("top_logprobs", top.unwrap_or(0), limits)?;
+            Ok(wanted.then_some(top))
+        }
+    }
+}
+
+fn check_supported(request: &ChatCompletionRequest) -> Result<(), ApiError> {
+    job::check_response_format(request.response_format.as_ref())?;
+    match &request.tool_choice {
+        None => {}
+        Some(Value::String(choice)) if choice == "auto" || choice == "none" => {}
+        Some(_) => {
+            return Err(ApiError::unsupported(
+                "tool_choice",
+                "forcing a tool call is not supported so far; use \"auto\" or \"none\"",
+            ));
+        }
+    }
+    let mut modalities = request.modalities.iter().flatten();
+    if modalities.any(|modality| modality != "text") {
+        return Err(ApiError::unsupported(
+            "modalities",
+            "only \"text\" is supported",
+        ));
+    }
+    Ok(())
+}
+
+/// The prompt as the model's template words it.
+fn render(
+    request: ChatCompletionRequest,
+    model: &ServedModel,
+    limits: &Limits,
+) -> Result<String, ApiError> {
+    let Some(template) = &model.template else {
+        let message = "this model has no chat template; use /v1/completions";
+        return Err(ApiError::unsupported("messages", message));
+    };
+    let extra = request.chat_template_kwargs.unwrap_or_default();
+    if extra.len() > limits.template_variables {
+        let most = limits.template_variables;
+        let message = format!(
+            "chat_template_kwargs has {} entries; at most {most} fit",
+            extra.len()
+        );
+        return Err(ApiError::invalid("chat_template_kwargs", message));
+    }
+    let tools = request.tools.unwrap_or_default();
+    if tools.len() > limits.tools {
+        let message = format!(
+            "tools has {} entries; at most {} fit",
+            tools.len(),
+            limits.tools
+        );
+        return Err(ApiError::invalid("tools", message));
+    }
+    let hides_tools = request.tool_choice.is_some_and(|choice| choice == "none");
+    let options = RenderOptions {
+        tools: (!tools.is_empty() && !hides_tools).then_some(Value::Array(tools)),
+        add_generation_prompt: true,
+        extra,
+        ..RenderOptions::default()
+    };
+    let messages = messages::for_template(request.messages, limits)?;
+    template
+        .render(&messages, &options)
+        .map_err(|error| ApiError::invalid("messages", error.to_string()))
+}
+
+struct ChatDialect {
+    head: ResponseHead,
+    tokenizer: Tokenizer,
+    with_logprobs: bool,
+}
+
+impl ChatDialect {
+    fn chunk(&self, choices: Vec<ChatChunkChoice>, usage: Option<Usage>) -> ChatCompletionChunk {
+        ChatCompletionChunk {
+            id: self.head.id.clone(),
+            object: "chat.completion.chunk".into(),
+            created: self.head.created,
+            model: self.head.model.clone(),
+            system_fingerprint: self.head.system_fingerprint.clone(),
+            choices,
+            usage,
+        }
+    }
+
+    fn choice(
+        &self,
+        index: u32,
+        delta: ChatDelta,
+        scores: &[TokenScore],
+        finish_reason: Option<FinishReason>,
+    ) -> ChatCompletionChunk {
+        let logprobs = (!scores.is_empty()).then(|| self.logprobs(scores));
+        self.chunk(
+            vec![ChatChunkChoice {
+                index,
+                delta,
+                logprobs,
+                finish_reason,
+            }],
+            None,
+        )
+    }
+
+    fn logprobs(&self, scores: &[TokenScore]) -> ChatLogprobs {
+        let one = |score: &TokenScore| {
+            let (token, logprob, bytes) = self.token(&score.logprobs.chosen);
+            let top = |scored: &TokenLogprob| {
+                let (token, logprob, bytes) = self.token(scored);
+                ChatTopLogprob {
+                    token,
+                    logprob,
+                    bytes,
+                }
+            };
+            let top_logprobs = score.logprobs.top.iter().map(top).collect();
+            ChatTokenLogprob {
+                token,
+                logprob,
+                bytes,
+                top_logprobs,
+            }
+        };
+        ChatLogprobs {
+            content: scores.iter().map(one).collect(),
+        }
+    }
+
+    fn token(&self, scored: &TokenLogprob) -> (String, f32, Vec<u8>) {
+        let bytes = self.tokenizer.token_bytes(scored.token);
+        (
+            String::from_utf8_lossy(&bytes).into_owned(),
+            job::finite(scored.logprob),
+            bytes,
+        )
+    }
+}
+
+impl Dialect for ChatDialect {
+    type Chunk = ChatCompletionChunk;
+    type Whole = ChatCompletion;
+
+    fn opening(&self, index: u32) -> Option<ChatCompletionChunk> {
+        let delta = ChatDelta {
+            role: Some("assistant".into()),
+            content: Some(String::new()),
+        };
+        Some(self.choice(index, delta, &[], None))
+    }
+
+    fn piece(&self, index: u32, piece: Piece) -> ChatCompletionChunk {
+        let delta = ChatDelta {
+            role: None,
+            content: Some(piece.text),
+        };
+        self.choice(index, delta, &piece.scores, None)
+    }
+
+    fn ending(&self, index: u32, rest: Piece, reason: FinishReason) -> ChatCompletionChunk {
+        self.choice(index, ChatDelta::default(), &rest.scores, Some(reason))
+    }
+
+    fn usage(&self, usage: Usage) -> ChatCompletionChunk {
+        self.chunk(Vec::new(), Some(usage))
+    }
+
+    fn whole(&self, answers: Vec<WholeAnswer>, usage: Usage) -> ChatCompletion {
+        let choice = |(index, answer): (usize, WholeAnswer)| ChatChoice {
+            index: index as u32,
+            logprobs: self
+                .with_logprobs
+                .then(|| self.logprobs(&answer.piece.scores)),
+            message: AssistantMessage {
+                role: "assistant".into(),
+                content: answer.piece.text,
+                refusal: None,
+            },
+            finish_reason: answer.reason,
+        };
+        ChatCompletion {
+            id: self.head.id.clone(),
+            object: "chat.completion".into(),
+            created: self.head.created,
+            model: self.head.model.clone(),
+            system_fingerprint: self.head.system_fingerprint.clone(),
+            choices: answers.into_iter().enumerate().map(choice).collect(),
+            usage,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What the HTTP surface is told at start, and its limits.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Settings of the HTTP surface.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// Other names that the model answers to.
+    pub model_aliases: Vec<String>,
+    /// Any of these opens every route; with none, no route asks for a key.
+    pub api_keys: Vec<String>,
+    /// Web origins (`https://host:port`) that may call from a browser, besides the server's own pages.
+    pub allowed_origins: Vec<String>,
+    /// `Host` names answered on a loopback address, besides `localhost` and loopback addresses.
+    pub allowed_hosts: Vec<String>,
+    /// Silence in a stream after which a comment is sent.
+    pub keep_alive: Duration,
+    /// How long accepted requests may go on after the first signal to stop.
+    pub drain_timeout: Duration,
+    /// What `Retry-After` says when the queue is full, the model loads or the server stops.
+    pub retry_after: Duration,
+    /// What a request may hold.
+    pub limits: Limits,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            model_aliases: Vec::new(),
+            api_keys: Vec::new(),
+            allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+            keep_alive: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(45),
+            retry_after: Duration::from_secs(1),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What a request may hold. Each is refused by a 4xx that names the field and the limit.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of one request body.
+    pub body_bytes: usize,
+    /// Bytes of all request bodies held at once; more are answered 503.
+    pub bodies_total_bytes: usize,
+    /// Time for a request's head, also the longest idle time of a kept connection, and again for its body.
+    pub receive_timeout: Duration,
+    /// Bytes of a request's head.
+    pub head_bytes: usize,
+    /// Header lines.
+    pub headers: usize,
+    /// Connections at once; further ones wait to be accepted. Lowered to half of the open-file limit.
+    pub connections: usize,
+    /// Messages of a conversation.
+    pub messages: usize,
+    /// Parts of one message.
+    pub content_parts: usize,
+    /// Tools.
+    pub tools: usize,
+    /// Variables for the chat template.
+    pub template_variables: usize,
+    /// Stop strings.
+    pub stops: usize,
+    /// Bytes of one stop string.
+    pub stop_bytes: usize,
+    /// Stop token ids.
+    pub stop_token_ids: usize,
+    /// Answers to one prompt.
+    pub n: u32,
+    /// Entries of `logit_bias`.
+    pub logit_bias: usize,
+    /// Most likely tokens reported at each place.
+    pub top_logprobs: u32,
+    /// Prompts in one completions request.
+    pub prompts: usize,
+    /// Answers of one request: prompts times `n`.
+    pub answers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 8 << 20,
+            bodies_total_bytes: 64 << 20,
+            receive_timeout: Duration::from_secs(30),
+            head_bytes: 64 << 10,
+            headers: 100,
+            connections: 1024,
+            messages: 4096,
+            content_parts: 1024,
+            tools: 256,
+            template_variables: 64,
+            stops: 16,
+            stop_bytes: 256,
+            stop_token_ids: 128,
+            n: 16,
+            logit_bias: 1024,
+            top_logprobs: 20,
+            prompts: 64,
+            answers: 128,
+        }
+    }
+}
+
+/// An address that would leave the server open to the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "refusing to listen on {0} without an API key: anybody who reaches it could use the model; set --api-key, or listen \
+     on 127.0.0.1, or pass --allow-unauthenticated if the network is trusted"
+)]
+pub struct OpenListenError(pub SocketAddr);
+
+/// Whether `address` may be listened on. Beyond loopback that takes a key, or `allow_unauthenticated`.
+pub fn check_listen(
+    address: SocketAddr,
+    config: &HttpConfig,
+    allow_unauthenticated: bool,
+) -> Result<(), OpenListenError> {
+    let closed = address.ip().to_canonical().is_loopback() || !config.api_keys.is_empty();
+    if closed || allow_unauthenticated {
+        Ok(())
+    } else {
+        Err(OpenListenError(address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_loopback_takes_a_key_or_a_flag() {
+        let keyless = HttpConfig::default();
+        let keyed = HttpConfig {
+            api_keys: vec!["k".into()],
+            ..HttpConfig::default()
+        };
+        for loopback in [
+            "127.0.0.1:1",
+            "127.9.9.9:1",
+            "[::1]:1",
+            "[::ffff:127.0.0.1]:1",
+        ] {
+            assert_eq!(
+                check_listen(loopback.parse().unwrap(), &keyless, false),
+                Ok(())
+            );
+        }
+        for open in ["0.0.0.0:1", "10.0.0.1:1", "[::]:1", "[::ffff:10.0.0.1]:1"] {
+            let open: SocketAddr = open.parse().unwrap();
+            assert_eq!(
+                check_listen(open, &keyless, false),
+                Err(OpenListenError(open))
+            );
+            assert_eq!(check_listen(open, &keyless, true), Ok(()));
+            assert_eq!(check_listen(open, &keyed, false), Ok(()));
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! The OpenAPI document, made from the routes and types themselves.
+
+use super::{chat, completions, service};
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "odmoe",
+        description = "Serves mixture-of-experts models that do not fit in memory, by OpenAI's API.",
+    ),
+    paths(
+        chat::chat_completions,
+        completions::completions,
+        service::list_models,
+        service::get_model,
+        service::health,
+        service::ready,
+        service::loading_progress,
+        service::metrics,
+    ),
+    // The requests flatten it, and it is not found through them.
+    components(schemas(odmoe_openapi::SamplingFields)),
+    security(("key" = []), ()),
+    modifiers(&KeyScheme),
+    tags(
+        (name = "completions", description = "Answers, whole or streamed"),
+        (name = "models", description = "What is served"),
+        (name = "service", description = "For operators; /health and /ready never need a key"),
+    ),
+)]
+struct Document;
+
+struct KeyScheme;
+
+impl utoipa::Modify for KeyScheme {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("key", SecurityScheme::Http(scheme));
+    }
+}
+
+/// What `GET /openapi.json` answers.
+pub fn openapi_document() -> utoipa::openapi::OpenApi {
+    let mut document = Document::openapi();
+    document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    document
+}

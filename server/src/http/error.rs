@@ -1,0 +1,284 @@
+//! Errors as clients see them: the only place that turns a failure into a status.
+//!
+//! SDKs retry 408, 409, 429 and every 5xx, so nothing that fails again when repeated may be one of those, or it says
+//! `x-should-retry: false`.
+
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use odmoe_engine::{RequestError, SubmitError};
+use odmoe_openapi::{ErrorBody, ErrorResponse, ErrorType};
+use std::time::Duration;
+
+/// Tells SDKs not to repeat a request.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// A refused or failed request.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    body: Box<ErrorBody>,
+    retry: Retry,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Retry {
+    AsTheStatusSays,
+    After(Duration),
+    Never,
+}
+
+impl ApiError {
+    fn new(
+        status: StatusCode,
+        kind: ErrorType,
+        code: impl Into<Option<&'static str>>,
+        message: impl Into<String>,
+    ) -> Self {
+        let code = code.into().map(str::to_owned);
+        let body = Box::new(ErrorBody {
+            message: message.into(),
+            kind,
+            param: None,
+            code,
+        });
+        Self {
+            status,
+            body,
+            retry: Retry::AsTheStatusSays,
+        }
+    }
+
+    fn refused(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(status, ErrorType::InvalidRequestError, code, message)
+    }
+
+    fn unavailable(code: &'static str, message: impl Into<String>, after: Duration) -> Self {
+        let error = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorType::ServerError,
+            code,
+            message,
+        );
+        error.retry_after(after)
+    }
+
+    fn param(mut self, param: impl Into<String>) -> Self {
+        self.body.param = Some(param.into());
+        self
+    }
+
+    fn retry_after(mut self, after: Duration) -> Self {
+        self.retry = Retry::After(after);
+        self
+    }
+
+    fn never_retry(mut self) -> Self {
+        self.retry = Retry::Never;
+        self
+    }
+
+    /// A field whose value is not allowed.
+    pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::refused(StatusCode::BAD_REQUEST, "invalid_value", message).param(param)
+    }
+
+    /// A field whose value is allowed elsewhere but not here.
+    pub(crate) fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::refused(StatusCode::BAD_REQUEST, "unsupported_value", message).param(param)
+    }
+
+    /// A body that is not JSON.
+    pub(crate) fn malformed(message: impl Into<String>) -> Self {
+        Self::refused(StatusCode::BAD_REQUEST, "malformed_json", message)
+    }
+
+    /// JSON of another shape.
+    pub(crate) fn wrong_shape(param: Option<String>, message: impl Into<String>) -> Self {
+        let error = Self::refused(StatusCode::BAD_REQUEST, "invalid_request_body", message);
+        match param {
+            Some(param) => error.param(param),
+            None => error,
+        }
+    }
+
+    pub(crate) fn body_too_large(limit_bytes: usize) -> Self {
+        let message = format!("the request body is larger than {limit_bytes} bytes");
+        Self::refused(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+    }
+
+    pub(crate) fn body_too_slow(limit: Duration) -> Self {
+        let message = format!("the request body did not arrive within {limit:?}");
+        Self::refused(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
+    }
+
+    pub(crate) fn bodies_exhausted(after: Duration) -> Self {
+        let message = "too many request bodies are being received; try again later";
+        Self::unavailable("overloaded", message, after)
+    }
+
+    pub(crate) fn not_json() -> Self {
+        let message = "the body must be JSON: send the header `Content-Type: application/json`";
+        Self::refused(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            message,
+        )
+    }
+
+    pub(crate) fn unknown_route(method: &str, path: &str) -> Self {
+        let path: String = path.chars().take(128).collect();
+        let message = format!("there is no {method} {path}; GET /docs lists what there is");
+        Self::refused(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    pub(crate) fn wrong_method(method: &str) -> Self {
+        let message = format!("this route does not take {method}; GET /docs says what it takes");
+        Self::refused(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            message,
+        )
+    }
+
+    pub(crate) fn unknown_model(asked: &str, served: &str) -> Self {
+        let asked: String = asked.chars().take(128).collect();
+        let message = format!("the model {asked:?} is not served here; {served:?} is");
+        Self::refused(StatusCode::NOT_FOUND, "model_not_found", message).param("model")
+    }
+
+    pub(crate) fn bad_key() -> Self {
+        let message = "a valid API key is needed: send it as `Authorization: Bearer KEY`";
+        Self::refused(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
+    }
+
+    pub(crate) fn bad_host() -> Self {
+        let message = "this server listens on a loopback address and answers only to its names; \
+                       allow another `Host` with --allow-host";
+        Self::refused(StatusCode::FORBIDDEN, "host_not_allowed", message)
+    }
+
+    pub(crate) fn bad_origin() -> Self {
+        let message = "pages of this origin may not call this server; allow it with --allow-origin";
+        Self::refused(StatusCode::FORBIDDEN, "origin_not_allowed", message)
+    }
+
+    pub(crate) fn loading(stage: &str, fraction: f64, after: Duration) -> Self {
+        let percent = (fraction * 100.0).floor();
+        let message = format!("the model is not ready: {stage}, {percent}% done");
+        Self::unavailable("model_loading", message, after)
+    }
+
+    pub(crate) fn load_failed(reason: &str) -> Self {
+        let message = format!("the model could not be loaded: {reason}");
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorType::ServerError,
+            "model_load_failed",
+            message,
+        )
+        .never_retry()
+    }
+
+    pub(crate) fn draining(after: Duration) -> Self {
+        Self::unavailable("shutting_down", "the server is shutting down", after)
+    }
+
+    pub(crate) fn engine_stopped(after: Duration) -> Self {
+        let message = "the engine has stopped after a failure; the server must be restarted";
+        Self::unavailable("engine_stopped", message, after)
+    }
+
+    /// A failure that is the server's own.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorType::ServerError,
+            "internal_error",
+            message,
+        )
+    }
+
+    /// A request that the engine did not take. `prompt` names the field that holds the prompt.
+    pub(crate) fn submit(error: SubmitError, prompt: &'static str, after: Duration) -> Self {
+        let message = error.to_string();
+        match error {
+            SubmitError::QueueFull { .. } => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                ErrorType::RateLimitError,
+                "queue_full",
+                format!("{message}; try again later"),
+            )
+            .retry_after(after),
+            SubmitError::TooLong {
+                prompt: tokens,
+                new,
+                limit,
+            } => Self::too_long(tokens, new, limit, prompt),
+            SubmitError::BadPrompt(_) => Self::invalid(prompt, message),
+            SubmitError::ShuttingDown => Self::draining(after),
+        }
+    }
+
+    pub(crate) fn too_long(
+        prompt_tokens: usize,
+        new_tokens: usize,
+        limit_tokens: usize,
+        param: &'static str,
+    ) -> Self {
+        let message = format!(
+            "at most {limit_tokens} tokens fit, but the request needs {}: {prompt_tokens} of the prompt and {new_tokens} \
+             of the answer; shorten the prompt or lower max_tokens",
+            prompt_tokens + new_tokens
+        );
+        Self::refused(StatusCode::BAD_REQUEST, "context_length_exceeded", message).param(param)
+    }
+
+    /// A request that failed after it was accepted.
+    pub(crate) fn failed(error: &RequestError, after: Duration) -> Self {
+        match error {
+            RequestError::ExpertUnavailable(cause) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                ErrorType::ServerError,
+                "expert_unavailable",
+                format!("a part of the model that this answer needs could not be read: {cause}"),
+            )
+            .never_retry(),
+            RequestError::Backend(_) => Self::internal(error.to_string()),
+            RequestError::ShuttingDown => Self::draining(after),
+        }
+    }
+
+    /// The case, for logs.
+    pub(crate) fn code(&self) -> &str {
+        self.body.code.as_deref().unwrap_or("")
+    }
+
+    /// The body, also the payload of an error inside a stream.
+    pub(crate) fn to_body(&self) -> ErrorResponse {
+        ErrorResponse {
+            error: (*self.body).clone(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.to_body())).into_response();
+        let headers = response.headers_mut();
+        match self.retry {
+            Retry::AsTheStatusSays => {}
+            Retry::After(after) => {
+                let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            Retry::Never => {
+                headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+            }
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

@@ -1,0 +1,33 @@
+//! What the routes need of an engine.
+
+use odmoe_engine::{EngineGauges, EngineHandle, Request, RequestId, SubmitError, TokenSink};
+
+/// An engine as the routes see it: the real one, or a scripted one in tests.
+pub trait Generator: Send + Sync {
+    /// Queues a request. Its sink gets exactly one end. Never blocks.
+    fn submit(&self, request: Request, sink: Box<dyn TokenSink>) -> Result<RequestId, SubmitError>;
+    /// Ends a request wherever it is; ended or unknown ids are ignored.
+    fn cancel(&self, id: RequestId);
+    /// The gauges after the last step.
+    fn gauges(&self) -> EngineGauges;
+    /// Whether the engine can still answer.
+    fn is_alive(&self) -> bool;
+}
+
+impl Generator for EngineHandle {
+    fn submit(&self, request: Request, sink: Box<dyn TokenSink>) -> Result<RequestId, SubmitError> {
+        EngineHandle::submit(self, request, sink)
+    }
+
+    fn cancel(&self, id: RequestId) {
+        EngineHandle::cancel(self, id);
+    }
+
+    fn gauges(&self) -> EngineGauges {
+        EngineHandle::gauges(self)
+    }
+
+    fn is_alive(&self) -> bool {
+        EngineHandle::is_alive(self)
+    }
+}

@@ -1,0 +1,136 @@
+//! One record a request: its id, its log line, its counts. Never what it says.
+
+use super::app::App;
+use super::error::ApiError;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_LENGTH: usize = 128;
+/// What logs and metrics show when the client went away before there was a status.
+const CLIENT_CLOSED: u16 = 499;
+
+/// What is known of a request. Whoever works for it holds a clone; the log line is written when the last one is
+/// dropped, which for a stream is when its body ends.
+pub(crate) struct Record {
+    app: Arc<App>,
+    id: HeaderValue,
+    method: Method,
+    path: String,
+    handler: String,
+    pub(crate) arrived: Instant,
+    facts: Mutex<Facts>,
+}
+
+#[derive(Default)]
+struct Facts {
+    status: Option<StatusCode>,
+    head_after: Option<Duration>,
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    /// A finish reason or an error's code.
+    outcome: Option<String>,
+}
+
+impl Record {
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_tokens(&self, prompt: u64, completion: u64) {
+        let mut facts = self.facts();
+        facts.prompt_tokens = prompt;
+        facts.completion_tokens = completion;
+    }
+
+    pub(crate) fn set_outcome(&self, outcome: &str) {
+        self.facts().outcome = Some(outcome.to_owned());
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let facts = std::mem::take(self.facts.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let status = facts.status.map_or(CLIENT_CLOSED, |status| status.as_u16());
+        let duration = self.arrived.elapsed();
+        self.app
+            .metrics
+            .count_http(&self.handler, method_label(&self.method), status, duration);
+        tracing::info!(
+            request_id = self.id.to_str().unwrap_or(""),
+            method = method_label(&self.method),
+            path = ?self.path,
+            status,
+            duration_s = duration.as_secs_f64(),
+            head_s = facts.head_after.map(|after| after.as_secs_f64()),
+            prompt_tokens = facts.prompt_tokens,
+            completion_tokens = facts.completion_tokens,
+            outcome = facts.outcome.as_deref(),
+            "request"
+        );
+    }
+}
+
+/// The outermost layer: gives the request its record, and turns a panic into a 500.
+pub(crate) async fn keep_record(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let id = given_id(&request).unwrap_or_else(new_id);
+    let matched = request.extensions().get::<MatchedPath>();
+    let record = Arc::new(Record {
+        app,
+        id: id.clone(),
+        method: request.method().clone(),
+        path: request.uri().path().chars().take(128).collect(),
+        handler: matched.map_or("unknown", MatchedPath::as_str).to_owned(),
+        arrived: Instant::now(),
+        facts: Mutex::default(),
+    });
+    request.extensions_mut().insert(Arc::clone(&record));
+    let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let mut response = outcome.unwrap_or_else(|_| {
+        tracing::error!(request_id = id.to_str().unwrap_or(""), "a handler panicked");
+        ApiError::internal("the server has a bug; its log says more").into_response()
+    });
+    response.headers_mut().insert(REQUEST_ID, id);
+    let mut facts = record.facts();
+    facts.status = Some(response.status());
+    facts.head_after = Some(record.arrived.elapsed());
+    drop(facts);
+    response
+}
+
+/// The client's own id, if it is short and safe to log.
+fn given_id(request: &Request) -> Option<HeaderValue> {
+    let value = request.headers().get(REQUEST_ID)?;
+    let safe = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
+    let bytes = value.as_bytes();
+    let fits = (1..=REQUEST_ID_LENGTH).contains(&bytes.len()) && bytes.iter().all(safe);
+    fits.then(|| value.clone())
+}
+
+fn new_id() -> HeaderValue {
+    HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).expect("a uuid is ASCII")
+}
+
+/// Clients can make up methods; a metric's label must not be theirs to choose.
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "PATCH" => "PATCH",
+        "OPTIONS" => "OPTIONS",
+        _ => "OTHER",
+    }
+}

@@ -1,0 +1,214 @@
+//! Answers to HTTP: whole as one JSON body, or streamed as server-sent events.
+
+use super::answer::Piece;
+use super::error::ApiError;
+use super::generation::{Generation, Update};
+use super::job::Delivery;
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use odmoe_openapi::{FinishReason, Usage};
+use serde::Serialize;
+use std::convert::Infallible;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const DONE: &str = "data: [DONE]\n\n";
+/// A comment: clients skip it, proxies see life.
+const KEEP_ALIVE: &str = ":\n\n";
+
+/// How an endpoint words its answers.
+pub(crate) trait Dialect: Send + Sync + 'static {
+    type Chunk: Serialize;
+    type Whole: Serialize;
+    /// What an answer's stream begins with.
+    fn opening(&self, index: u32) -> Option<Self::Chunk>;
+    /// More text.
+    fn piece(&self, index: u32, piece: Piece) -> Self::Chunk;
+    /// The end, without text; `rest` may hold scores of tokens that have none.
+    fn ending(&self, index: u32, rest: Piece, reason: FinishReason) -> Self::Chunk;
+    /// The counts, without choices.
+    fn usage(&self, usage: Usage) -> Self::Chunk;
+    /// Everything at once.
+    fn whole(&self, answers: Vec<WholeAnswer>, usage: Usage) -> Self::Whole;
+}
+
+/// An answer that has ended.
+pub(crate) struct WholeAnswer {
+    pub(crate) piece: Piece,
+    pub(crate) reason: FinishReason,
+}
+
+/// What is the same on every chunk of a response.
+pub(crate) struct ResponseHead {
+    pub(crate) id: String,
+    pub(crate) created: u64,
+    pub(crate) model: String,
+    pub(crate) system_fingerprint: String,
+}
+
+impl ResponseHead {
+    pub(crate) fn new(prefix: &str, model: &str) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            id: format!("{prefix}-{}", uuid::Uuid::new_v4().simple()),
+            created: since.map_or(0, |since| since.as_secs()),
+            model: model.to_owned(),
+            system_fingerprint: concat!("odmoe-", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// Turns the answers into a response.
+pub(crate) async fn respond(
+    generation: Generation,
+    dialect: impl Dialect,
+    delivery: Delivery,
+    keep_alive: Duration,
+) -> Result<Response, ApiError> {
+    match delivery {
+        Delivery::Whole => whole(generation, dialect).await,
+        Delivery::Streamed { with_usage } => {
+            Ok(streamed(generation, dialect, with_usage, keep_alive))
+        }
+    }
+}
+
+async fn whole(mut generation: Generation, dialect: impl Dialect) -> Result<Response, ApiError> {
+    let new = || WholeAnswer {
+        piece: Piece::default(),
+        reason: FinishReason::Stop,
+    };
+    let mut answers: Vec<_> = (0..generation.answers()).map(|_| new()).collect();
+    while let Some(update) = generation.next().await {
+        let (index, piece, reason) = match update {
+            Update::Piece { index, piece } => (index, piece, None),
+            Update::Ended {
+                index,
+                piece,
+                reason,
+            } => (index, piece, Some(reason)),
+            Update::Failed(error) => return Err(error),
+        };
+        let answer = &mut answers[index as usize];
+        answer.piece.text.push_str(&piece.text);
+        answer.piece.scores.extend(piece.scores);
+        answer.reason = reason.unwrap_or(answer.reason);
+    }
+    Ok(Json(dialect.whole(answers, generation.usage())).into_response())
+}
+
+fn streamed<D: Dialect>(
+    generation: Generation,
+    dialect: D,
+    with_usage: bool,
+    keep_alive: Duration,
+) -> Response {
+    let events = EventStream {
+        generation,
+        dialect,
+        with_usage,
+        keep_alive,
+        stage: StreamStage::Opening,
+    };
+    let body = stream::unfold(events, |mut events| async move {
+        events
+            .next()
+            .await
+            .map(|bytes| (Ok::<_, Infallible>(bytes), events))
+    });
+    event_stream_response(Body::from_stream(body))
+}
+
+/// A response of server-sent events that proxies pass on at once.
+pub(crate) fn event_stream_response(body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum StreamStage {
+    Opening,
+    Running,
+    Over,
+}
+
+/// A stream ends exactly once, by `[DONE]`, after either every ending or one error.
+struct EventStream<D> {
+    generation: Generation,
+    dialect: D,
+    with_usage: bool,
+    keep_alive: Duration,
+    stage: StreamStage,
+}
+
+impl<D: Dialect> EventStream<D> {
+    async fn next(&mut self) -> Option<Bytes> {
+        match self.stage {
+            StreamStage::Opening => {
+                self.stage = StreamStage::Running;
+                let opening = self.opening();
+                if opening.is_empty() {
+                    self.run().await
+                } else {
+                    Some(opening.into())
+                }
+            }
+            StreamStage::Running => self.run().await,
+            StreamStage::Over => None,
+        }
+    }
+
+    fn opening(&self) -> String {
+        let chunks = (0..self.generation.answers()).filter_map(|i| self.dialect.opening(i));
+        chunks.map(|chunk| event(&chunk)).collect()
+    }
+
+    async fn run(&mut self) -> Option<Bytes> {
+        let next = tokio::time::timeout(self.keep_alive, self.generation.next());
+        let Ok(update) = next.await else {
+            return Some(Bytes::from_static(KEEP_ALIVE.as_bytes()));
+        };
+        Some(Bytes::from(match update {
+            Some(Update::Piece { index, piece }) => event(&self.dialect.piece(index, piece)),
+            Some(Update::Ended {
+                index,
+                piece,
+                reason,
+            }) => self.ending(index, piece, reason),
+            Some(Update::Failed(error)) => {
+                self.stage = StreamStage::Over;
+                event(&error.to_body()) + DONE
+            }
+            None => {
+                self.stage = StreamStage::Over;
+                let usage = self
+                    .with_usage
+                    .then(|| self.dialect.usage(self.generation.usage()));
+                usage.map(|chunk| event(&chunk)).unwrap_or_default() + DONE
+            }
+        }))
+    }
+
+    fn ending(&self, index: u32, piece: Piece, reason: FinishReason) -> String {
+        if piece.text.is_empty() {
+            return event(&self.dialect.ending(index, piece, reason));
+        }
+        let text = event(&self.dialect.piece(index, piece));
+        text + &event(&self.dialect.ending(index, Piece::default(), reason))
+    }
+}
+
+/// One server-sent event.
+pub(crate) fn event(payload: &impl Serialize) -> String {
+    let json = serde_json::to_string(payload).expect("our own types become JSON");
+    format!("data: {json}\n\n")
+}

@@ -1,0 +1,175 @@
+//! Before the model is there, and when the server is told to stop.
+
+use super::fake::{self, Act, FakeEngine};
+use super::*;
+use crate::state::{LoadingProgress, Stage};
+use odmoe_engine::FinishReason;
+use std::time::Duration;
+
+fn waits_then_says(text: &str) -> FakeEngine {
+    let acts = vec![
+        Act::Text("a".into()),
+        Act::Gate,
+        Act::Text(text.into()),
+        Act::Finish(FinishReason::Stop),
+    ];
+    FakeEngine::new(move |_| acts.clone())
+}
+
+#[tokio::test]
+async fn until_the_model_is_loaded_completions_are_503() {
+    let server = Server::loading(HttpConfig::default(), FakeEngine::new(|_| fake::says("x"))).await;
+    for path in [CHAT, COMPLETIONS] {
+        let reply = server.post(path, json!({})).await;
+        assert_eq!(reply.error(), (503, "model_loading".into(), None));
+        assert_eq!(reply.json()["error"]["type"], "server_error");
+        assert_eq!(reply.header("retry-after"), Some("1"));
+    }
+    assert_eq!(server.get("/v1/models").await.error().0, 503);
+    assert_eq!(server.get("/health").await.status, 200);
+    let ready = server.get("/ready").await;
+    assert_eq!(
+        (ready.status, ready.json()["status"].as_str()),
+        (503, Some("loading"))
+    );
+    server.set_ready();
+    assert_eq!(server.get("/ready").await.status, 200);
+    assert_eq!(server.post(CHAT, chat(json!({}))).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_failed_load_says_why_and_is_not_worth_a_retry() {
+    let server = Server::loading(HttpConfig::default(), FakeEngine::new(|_| fake::says("x"))).await;
+    server.slot.set_failed("no such file");
+    let reply = server.post(CHAT, chat(json!({}))).await;
+    assert_eq!(reply.error(), (503, "model_load_failed".into(), None));
+    assert_eq!(reply.header("x-should-retry"), Some("false"));
+    let ready = server.get("/ready").await;
+    assert_eq!(
+        ready.json(),
+        json!({"status": "load_failed", "reason": "no such file"})
+    );
+}
+
+#[tokio::test]
+async fn progress_rises_and_ends_when_ready() {
+    let server = Server::loading(HttpConfig::default(), FakeEngine::new(|_| fake::says("x"))).await;
+    let mut follower = Call::new("GET", "/v1/loading/progress")
+        .open(server.address)
+        .await;
+    for (seen, fraction) in [0.25, 0.5, 0.75].into_iter().enumerate() {
+        follower.until("data: ", seen + 1).await;
+        assert_eq!(server.get("/ready").await.status, 503);
+        let now = LoadingProgress::stage(Stage::LoadingBase, fraction, "reading weights");
+        server.slot.set_progress(now);
+    }
+    follower.until("data: ", 4).await;
+    server.set_ready();
+    let reply = follower.finish().await;
+    assert_eq!(reply.header("content-type"), Some("text/event-stream"));
+    let events: Vec<Value> = reply
+        .body
+        .split("\n\n")
+        .filter_map(|event| serde_json::from_str(event.strip_prefix("data: ")?).ok())
+        .collect();
+    let fractions: Vec<f64> = events
+        .iter()
+        .map(|e| e["fraction"].as_f64().unwrap())
+        .collect();
+    assert_eq!(fractions, [0.0, 0.25, 0.5, 0.75, 1.0]);
+    let ready: Vec<bool> = events
+        .iter()
+        .map(|e| e["ready"].as_bool().unwrap())
+        .collect();
+    assert_eq!(ready, [false, false, false, false, true]);
+    assert_eq!(events[1]["stage"], "loading_base");
+    assert_eq!(
+        server
+            .get("/v1/loading/progress")
+            .await
+            .body
+            .matches("data: ")
+            .count(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn draining_refuses_new_requests_and_lets_accepted_ones_end() {
+    let server = Server::with(HttpConfig::default(), waits_then_says("b")).await;
+    let mut stream = server.open(CHAT, chat(json!({"stream": true}))).await;
+    stream.until(r#"{"content":"a"}"#, 1).await;
+    server.stop.send(()).await.unwrap();
+    // The signal is taken in some time after it is sent.
+    while server.get("/ready").await.status == 200 {
+        tokio::task::yield_now().await;
+    }
+    let reply = server.post(CHAT, chat(json!({}))).await;
+    assert_eq!(reply.error(), (503, "shutting_down".into(), None));
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    assert_eq!(server.get("/ready").await.json()["status"], "draining");
+    assert_eq!(server.get("/health").await.status, 200);
+    server.engine.open_gate(1);
+    let reply = stream.finish().await;
+    assert!(reply.body.contains(r#"{"content":"b"}"#) && reply.body.ends_with("data: [DONE]\n\n"));
+    server.serving.await.unwrap().unwrap();
+    assert!(
+        tokio::net::TcpStream::connect(server.address)
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn what_outlasts_the_drain_ends_with_an_error() {
+    let config = HttpConfig {
+        drain_timeout: Duration::from_millis(50),
+        ..HttpConfig::default()
+    };
+    let server = Server::with(config, waits_then_says("b")).await;
+    let mut stream = server.open(CHAT, chat(json!({"stream": true}))).await;
+    stream.until(r#"{"content":"a"}"#, 1).await;
+    let whole = server.open(CHAT, chat(json!({}))).await;
+    server.engine.until_running(2).await;
+    server.stop.send(()).await.unwrap();
+    let streamed = stream.finish().await.body;
+    assert!(
+        streamed.contains("shutting_down") && streamed.ends_with("data: [DONE]\n\n"),
+        "{streamed}"
+    );
+    assert_eq!(
+        whole.finish().await.error(),
+        (503, "shutting_down".into(), None)
+    );
+    server.serving.await.unwrap().unwrap();
+    server.engine.until_running(0).await;
+}
+
+#[tokio::test]
+async fn a_second_signal_does_not_wait() {
+    let server = Server::with(HttpConfig::default(), waits_then_says("b")).await;
+    let mut stream = server.open(CHAT, chat(json!({"stream": true}))).await;
+    stream.until(r#"{"content":"a"}"#, 1).await;
+    server.stop.send(()).await.unwrap();
+    server.stop.send(()).await.unwrap();
+    let ended = tokio::time::timeout(client::PATIENCE, server.serving).await;
+    ended
+        .expect("ends although a request runs")
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_hold_up_the_end() {
+    let server = Server::saying("x").await;
+    let _idle = tokio::net::TcpStream::connect(server.address)
+        .await
+        .unwrap();
+    server.get("/health").await;
+    server.stop.send(()).await.unwrap();
+    let ended = tokio::time::timeout(client::PATIENCE, server.serving).await;
+    ended
+        .expect("idle connections are closed")
+        .unwrap()
+        .unwrap();
+}

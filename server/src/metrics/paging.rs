@@ -1,0 +1,146 @@
+//! What happens in the expert store.
+
+use super::Registry;
+use super::catalogue::{EVICTION_REASONS, LOAD_FAILURES, LOOKUP_RESULTS, PHASES, PREDICTIONS};
+use metrics::{Counter, Gauge, Histogram};
+use odmoe_expert_store::{
+    EvictionReason, LoadFailureKind, LookupResult, Phase, StoreEvent, StoreGauges,
+};
+
+/// Handles of every `odmoe_expert_*` series; recording takes no lock.
+pub(crate) struct PagingMetrics {
+    /// By phase, then result.
+    lookups: Vec<Vec<Counter>>,
+    evictions: Vec<Counter>,
+    failures: Vec<Counter>,
+    load_seconds: Histogram,
+    load_bytes: Counter,
+    prefetch_issued: Counter,
+    prefetch_used: Counter,
+    prefetch_wasted: Counter,
+    predicted: Counter,
+    unpredicted: Counter,
+    stall_seconds: Histogram,
+    request_stall_seconds: Histogram,
+    resident: Gauge,
+    capacity: Gauge,
+    pinned: Gauge,
+    in_flight: Gauge,
+    queued: Gauge,
+}
+
+impl PagingMetrics {
+    pub(crate) fn new(registry: &Registry) -> Self {
+        let lookups = |phase: &&'static str| {
+            let counter = |result: &&'static str| {
+                let labels = [("phase", *phase), ("result", *result)];
+                registry.counter("odmoe_expert_cache_lookups_total", &labels)
+            };
+            LOOKUP_RESULTS.iter().map(counter).collect()
+        };
+        let by = |name, label, values: &[&str]| -> Vec<Counter> {
+            values
+                .iter()
+                .map(|value| registry.counter(name, &[(label, value)]))
+                .collect()
+        };
+        let predictions = by("odmoe_predictor_experts_total", "outcome", PREDICTIONS);
+        Self {
+            lookups: PHASES.iter().map(lookups).collect(),
+            evictions: by(
+                "odmoe_expert_cache_evictions_total",
+                "reason",
+                EVICTION_REASONS,
+            ),
+            failures: by("odmoe_expert_load_failures_total", "kind", LOAD_FAILURES),
+            load_seconds: registry.histogram("odmoe_expert_load_seconds", &[]),
+            load_bytes: registry.counter("odmoe_expert_load_bytes_total", &[("source", "disk")]),
+            prefetch_issued: registry.counter("odmoe_expert_prefetch_issued_total", &[]),
+            prefetch_used: registry.counter("odmoe_expert_prefetch_used_total", &[]),
+            prefetch_wasted: registry.counter("odmoe_expert_prefetch_wasted_total", &[]),
+            predicted: predictions[0].clone(),
+            unpredicted: predictions[1].clone(),
+            stall_seconds: registry.histogram("odmoe_expert_stall_seconds", &[]),
+            request_stall_seconds: registry.histogram("odmoe_request_expert_stall_seconds", &[]),
+            resident: registry.gauge("odmoe_expert_cache_resident_bytes", &[]),
+            capacity: registry.gauge("odmoe_expert_cache_capacity_bytes", &[]),
+            pinned: registry.gauge("odmoe_expert_cache_pinned_bytes", &[]),
+            in_flight: registry.gauge("odmoe_expert_loads_in_flight", &[]),
+            queued: registry.gauge("odmoe_expert_load_queue_depth", &[]),
+        }
+    }
+
+    pub(crate) fn record(&self, event: &StoreEvent) {
+        match event {
+            StoreEvent::Lookup { phase, result, .. } => {
+                self.lookups[phase_index(*phase)][result_index(*result)].increment(1);
+            }
+            StoreEvent::Evicted { reason, .. } => {
+                let index = match reason {
+                    EvictionReason::Demand => 0,
+                    EvictionReason::Prefetch => 1,
+                };
+                self.evictions[index].increment(1);
+            }
+            StoreEvent::Loaded { bytes, seconds, .. } => {
+                self.load_seconds.record(*seconds);
+                self.load_bytes.increment(*bytes);
+            }
+            StoreEvent::LoadFailed { kind, .. } => self.failures[failure_index(*kind)].increment(1),
+            StoreEvent::PrefetchIssued => self.prefetch_issued.increment(1),
+            StoreEvent::PrefetchUsed => self.prefetch_used.increment(1),
+            StoreEvent::PrefetchWasted => self.prefetch_wasted.increment(1),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn record_stall(&self, seconds: f64) {
+        self.stall_seconds.record(seconds);
+    }
+
+    pub(crate) fn record_request_stall(&self, seconds: f64) {
+        self.request_stall_seconds.record(seconds);
+    }
+
+    pub(crate) fn record_prediction(&self, chosen: usize, predicted: usize) {
+        self.predicted.increment(predicted as u64);
+        self.unpredicted
+            .increment(chosen.saturating_sub(predicted) as u64);
+    }
+
+    pub(crate) fn set_gauges(&self, gauges: &StoreGauges) {
+        self.resident.set(gauges.resident.0 as f64);
+        self.capacity.set(gauges.capacity.0 as f64);
+        self.pinned.set(gauges.pinned.0 as f64);
+        self.in_flight.set(gauges.reads_in_flight as f64);
+        self.queued.set(gauges.reads_queued as f64);
+    }
+}
+
+/// Into [`PHASES`].
+fn phase_index(phase: Phase) -> usize {
+    match phase {
+        Phase::Prefill => 0,
+        Phase::Decode => 1,
+    }
+}
+
+/// Into [`LOOKUP_RESULTS`].
+fn result_index(result: LookupResult) -> usize {
+    match result {
+        LookupResult::Hit => 0,
+        LookupResult::PrefetchHit => 1,
+        LookupResult::Coalesced => 2,
+        LookupResult::Miss => 3,
+    }
+}
+
+/// Into [`LOAD_FAILURES`].
+fn failure_index(kind: LoadFailureKind) -> usize {
+    match kind {
+        LoadFailureKind::Checksum => 0,
+        LoadFailureKind::Io => 1,
+        LoadFailureKind::ShortRead => 2,
+        LoadFailureKind::Timeout => 3,
+    }
+}

@@ -1,0 +1,256 @@
+//! The scraped text.
+
+use super::catalogue::{CATALOGUE, Kind, LABELLED_LATER, combinations};
+use super::*;
+use odmoe_engine::{EngineEvent, EngineGauges, EngineObserver};
+use odmoe_expert_store::{
+    EvictionReason, LoadFailureKind, LookupResult, Phase, StoreEvent, StoreGauges, StoreHealth,
+};
+use odmoe_formats::{ByteCount, ExpertKey};
+
+/// A handle on which every metric has at least one series.
+fn complete() -> MetricsHandle {
+    let metrics = MetricsHandle::new();
+    metrics.model("m");
+    metrics.declare_route("/x", "GET", &[200]);
+    let config = odmoe_engine::EngineConfig {
+        max_running: 1,
+        max_waiting: 1,
+        prefill_chunk_tokens: 1,
+        kv_block_tokens: 16,
+        kv_blocks: 40,
+        kv_format: odmoe_backend::KvFormat::F32,
+        max_context_tokens: 1,
+        predict_top: 0,
+    };
+    metrics.set_cache_config("m", &config);
+    metrics
+}
+
+fn value(metrics: &MetricsHandle, series: &str) -> f64 {
+    let text = metrics.render();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {series} in\n{text}"))
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn every_metric_has_its_type_and_help() {
+    let text = complete().render();
+    for metric in CATALOGUE.iter().chain(LABELLED_LATER) {
+        let kind = match metric.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram(_) => "histogram",
+        };
+        let line = format!("# TYPE {} {kind}", metric.name);
+        assert_eq!(
+            text.lines().filter(|l| *l == line).count(),
+            1,
+            "{line} in\n{text}"
+        );
+        assert!(text.contains(&format!("# HELP {} ", metric.name)));
+    }
+    let types = text
+        .lines()
+        .filter(|line| line.starts_with("# TYPE"))
+        .count();
+    assert_eq!(
+        types,
+        CATALOGUE.len() + LABELLED_LATER.len(),
+        "nothing else is exported"
+    );
+    assert!(!text.contains("summary"));
+}
+
+#[test]
+fn durations_and_only_counters_are_named_for_what_they_are() {
+    for metric in CATALOGUE.iter().chain(LABELLED_LATER) {
+        if metric.name.ends_with("_seconds") {
+            assert!(matches!(metric.kind, Kind::Histogram(_)), "{}", metric.name);
+        }
+        if metric.kind == Kind::Counter {
+            assert!(metric.name.ends_with("_total"), "{}", metric.name);
+        }
+        if let Kind::Histogram(buckets) = metric.kind {
+            assert!(
+                buckets.windows(2).all(|pair| pair[0] < pair[1]),
+                "{}",
+                metric.name
+            );
+        }
+    }
+}
+
+#[test]
+fn every_combination_of_labels_exists_at_zero() {
+    let metrics = complete();
+    for metric in CATALOGUE {
+        for combination in combinations(metric.labels) {
+            let common = [("model_name", "m"), ("engine", "0")];
+            let common = common.into_iter().filter(|_| metric.per_model);
+            let labels: Vec<String> = common
+                .chain(combination)
+                .map(|(k, v)| format!("{k}=\"{v}\""))
+                .collect();
+            let labels = if labels.is_empty() {
+                String::new()
+            } else {
+                format!("{{{}}}", labels.join(","))
+            };
+            let suffix = if matches!(metric.kind, Kind::Histogram(_)) {
+                "_count"
+            } else {
+                ""
+            };
+            assert_eq!(
+                value(&metrics, &format!("{}{suffix}{labels}", metric.name)),
+                0.0
+            );
+        }
+    }
+    assert_eq!(
+        combinations(&[("a", &["1", "2"]), ("b", &["3", "4", "5"])]).len(),
+        6
+    );
+}
+
+#[test]
+fn vllm_s_first_token_buckets() {
+    let text = complete().render();
+    let prefix = "vllm:time_to_first_token_seconds_bucket{model_name=\"m\",engine=\"0\",le=\"";
+    let bounds: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(prefix)?.split('"').next())
+        .collect();
+    let expected = "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10 20 40 80 160 640 2560 +Inf";
+    assert_eq!(bounds.join(" "), expected);
+}
+
+#[test]
+fn the_cache_s_shape_is_in_labels() {
+    let series = "vllm:cache_config_info{model_name=\"m\",engine=\"0\",block_size=\"16\",num_gpu_blocks=\"40\"}";
+    assert_eq!(value(&complete(), series), 1.0);
+}
+
+#[test]
+fn engine_events_are_counted() {
+    let metrics = complete();
+    let model = metrics.model("m");
+    let key = ExpertKey::routed(1, 2);
+    let store = |event| model.record(&EngineEvent::Store(event));
+    store(StoreEvent::Lookup {
+        phase: Phase::Decode,
+        result: LookupResult::PrefetchHit,
+        key,
+    });
+    store(StoreEvent::Evicted {
+        reason: EvictionReason::Prefetch,
+        key,
+    });
+    store(StoreEvent::Loaded {
+        key,
+        bytes: 4096,
+        seconds: 0.003,
+        prefetch: false,
+    });
+    store(StoreEvent::LoadFailed {
+        key,
+        kind: LoadFailureKind::Checksum,
+    });
+    store(StoreEvent::PrefetchIssued);
+    store(StoreEvent::PrefetchUsed);
+    store(StoreEvent::PrefetchWasted);
+    model.record(&EngineEvent::ExpertStall { seconds: 0.02 });
+    model.record(&EngineEvent::Step {
+        tokens: 64,
+        prefill: true,
+    });
+    model.record(&EngineEvent::Preempted);
+    model.record(&EngineEvent::Prediction {
+        chosen: 8,
+        predicted: 5,
+    });
+    model.record(&EngineEvent::Gauges(EngineGauges {
+        running: 2,
+        waiting: 3,
+        kv_blocks_used: 10,
+        kv_blocks: 40,
+        store: StoreGauges {
+            resident: ByteCount(5),
+            capacity: ByteCount(7),
+            pinned: ByteCount(1),
+            reads_in_flight: 4,
+            reads_queued: 6,
+        },
+        health: StoreHealth::Healthy,
+    }));
+    let labels = "{model_name=\"m\",engine=\"0\"}";
+    let expected = [
+        (
+            "odmoe_expert_cache_lookups_total{phase=\"decode\",result=\"prefetch_hit\"}".to_owned(),
+            1.0,
+        ),
+        (
+            "odmoe_expert_cache_lookups_total{phase=\"prefill\",result=\"prefetch_hit\"}"
+                .to_owned(),
+            0.0,
+        ),
+        (
+            "odmoe_expert_cache_evictions_total{reason=\"prefetch\"}".to_owned(),
+            1.0,
+        ),
+        (
+            "odmoe_expert_load_bytes_total{source=\"disk\"}".to_owned(),
+            4096.0,
+        ),
+        (
+            "odmoe_expert_load_seconds_bucket{le=\"0.0025\"}".to_owned(),
+            0.0,
+        ),
+        (
+            "odmoe_expert_load_seconds_bucket{le=\"0.005\"}".to_owned(),
+            1.0,
+        ),
+        (
+            "odmoe_expert_load_failures_total{kind=\"checksum\"}".to_owned(),
+            1.0,
+        ),
+        ("odmoe_expert_prefetch_issued_total".to_owned(), 1.0),
+        ("odmoe_expert_prefetch_used_total".to_owned(), 1.0),
+        ("odmoe_expert_prefetch_wasted_total".to_owned(), 1.0),
+        ("odmoe_expert_stall_seconds_count".to_owned(), 1.0),
+        (
+            "odmoe_predictor_experts_total{outcome=\"predicted\"}".to_owned(),
+            5.0,
+        ),
+        (
+            "odmoe_predictor_experts_total{outcome=\"missed\"}".to_owned(),
+            3.0,
+        ),
+        ("odmoe_expert_cache_resident_bytes".to_owned(), 5.0),
+        ("odmoe_expert_cache_capacity_bytes".to_owned(), 7.0),
+        ("odmoe_expert_cache_pinned_bytes".to_owned(), 1.0),
+        ("odmoe_expert_loads_in_flight".to_owned(), 4.0),
+        ("odmoe_expert_load_queue_depth".to_owned(), 6.0),
+        (format!("vllm:iteration_tokens_total_sum{labels}"), 64.0),
+        (format!("vllm:num_preemptions_total{labels}"), 1.0),
+        (format!("vllm:num_requests_running{labels}"), 2.0),
+        (format!("vllm:num_requests_waiting{labels}"), 3.0),
+        (format!("vllm:kv_cache_usage_perc{labels}"), 0.25),
+    ];
+    for (series, expected) in expected {
+        assert_eq!(value(&metrics, &series), expected, "{series}");
+    }
+}
+
+#[test]
+fn two_handles_do_not_mix() {
+    let (one, other) = (complete(), complete());
+    one.model("m").record(&EngineEvent::Preempted);
+    let series = "vllm:num_preemptions_total{model_name=\"m\",engine=\"0\"}";
+    assert_eq!((value(&one, series), value(&other, series)), (1.0, 0.0));
+}
