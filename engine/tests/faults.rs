@@ -132,7 +132,7 @@ fn a_bad_expert_fails_only_the_requests_that_need_it() {
 fn a_read_that_hangs_fails_only_the_requests_that_need_it() {
     let pair = Pair::new();
     for mut setup in setups(&pair.model) {
-        setup.store.read_timeout = Duration::from_millis(300);
+        setup.store.read_timeout = Duration::from_secs(1);
         // A reader that hangs is lost until storage answers.
         setup.store.readers = 8;
         pair.check(&setup.start(), Fault::Hang, LoadFailureKind::Timeout);
