@@ -6,7 +6,7 @@
 pub mod cli;
 pub mod config;
 pub mod embedded;
-pub mod model;
 pub mod http;
 pub mod metrics;
+pub mod model;
 pub mod state;

@@ -1,16 +1,248 @@
 //! `odmoe serve`: the port first, then the model.
 
 use crate::cli::args::{LogFormat, ServeArgs};
-use crate::cli::{Failure, quiet, settings};
+use crate::cli::{Failure, settings, terminal};
+use crate::http::{self, HttpConfig, check_listen};
+use crate::metrics::MetricsHandle;
 use crate::model::open::{OpenModel, OpenModelError, prepare};
 use crate::model::report;
 use crate::model::settings::Settings;
 use crate::state::{LoadingProgress, ModelSlot};
-use std::io;
-use std::net::{SocketAddr, TcpListener};
+use odmoe_engine::EngineHandle;
+use std::io::{self, ErrorKind, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tracing_subscriber::EnvFilter;
+
+/// Threads for connections; computing has its own.
+const RUNTIME_THREADS: usize = 2;
+/// How often the engine's thread is looked after.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// Followers of the loading progress get this long to hear that it failed.
+const FAILURE_GRACE: Duration = Duration::from_millis(200);
 
 /// Serves until it is told to stop.
-pub fn run(_args: &ServeArgs) -> Result<(), Failure> {
+pub fn run(args: &ServeArgs) -> Result<(), Failure> {
+    start_logging(args.log_format);
+    let config = http_config(args);
+    let wanted = SocketAddr::new(args.host, args.port);
+    check_listen(wanted, &config, args.allow_unauthenticated)
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    let settings = settings::settings(&args.model, args.served_model_name.clone())?;
+    let listener = bind(wanted)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start the server's threads: {error}")))?;
+    let served = runtime.block_on(serve(listener, config, settings));
+    // A conversion under way is left where it is: nothing of it opens as a store.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(
+    listener: TcpListener,
+    config: HttpConfig,
+    settings: Settings,
+) -> Result<(), Failure> {
+    let address = listener.local_addr().map_err(network_failed)?;
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(network_failed)?;
+    let base_url = base_url(address);
+    say(&format!(
+        "odmoe {} listens on {base_url}",
+        env!("CARGO_PKG_VERSION")
+    ));
+    let (slot, metrics) = (ModelSlot::new(), MetricsHandle::new());
+    let needs_key = !config.api_keys.is_empty();
+    let opening = Opening {
+        slot: slot.clone(),
+        metrics: metrics.clone(),
+        base_url,
+        needs_key,
+    };
+    let (sender, opened) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("odmoe-open".to_owned())
+        .spawn(move || drop(sender.send(opening.run(settings))))
+        .map_err(|error| Failure::Failed(format!("cannot start a thread: {error}")))?;
+    let mut model = None;
+    tokio::select! {
+        served = http::serve(listener, config, slot, metrics) => served.map_err(network_failed)?,
+        failure = look_after(opened, &mut model) => return Err(failure),
+    }
+    if let Some(model) = model {
+        model.engine.stop();
+    }
     Ok(())
+}
+
+/// Keeps the model, and ends when it cannot be served (any more).
+async fn look_after(
+    opened: oneshot::Receiver<Result<OpenModel, OpenModelError>>,
+    model: &mut Option<OpenModel>,
+) -> Failure {
+    let opened = match opened.await {
+        Ok(Ok(opened)) => model.insert(opened),
+        Ok(Err(error)) => {
+            tokio::time::sleep(FAILURE_GRACE).await;
+            return Failure::failed(error);
+        }
+        Err(_) => {
+            return Failure::Failed(
+                "opening the model ended without a result; this is a bug".to_owned(),
+            );
+        }
+    };
+    until_dead(&opened.engine).await;
+    Failure::Failed(
+        "the engine stopped; see the log for the reason, and start the server again".to_owned(),
+    )
+}
+
+async fn until_dead(engine: &EngineHandle) {
+    while engine.is_alive() {
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+}
+
+/// What the opening thread needs.
+struct Opening {
+    slot: ModelSlot,
+    metrics: MetricsHandle,
+    base_url: String,
+    needs_key: bool,
+}
+
+impl Opening {
+    fn run(self, settings: Settings) -> Result<OpenModel, OpenModelError> {
+        let opened = self.open(settings);
+        match &opened {
+            Ok(model) => {
+                let served = model.served();
+                let line = report::curl_line(
+                    &self.base_url,
+                    &served.name,
+                    served.template.is_some(),
+                    self.needs_key,
+                );
+                self.metrics.set_load_progress(1.0);
+                self.slot.set_ready(Arc::new(served));
+                tracing::info!(model = model.prepared.name(), "ready");
+                say(&format!("ready; try it:\n  {line}"));
+            }
+            Err(error) => self.slot.set_failed(error.to_string()),
+        }
+        opened
+    }
+
+    fn open(&self, settings: Settings) -> Result<OpenModel, OpenModelError> {
+        let told = |progress: LoadingProgress| {
+            self.metrics.set_load_progress(progress.fraction);
+            self.slot.set_progress(progress);
+        };
+        let prepared = prepare(settings, &told)?;
+        say(report::describe(&prepared).trim_end());
+        let name = prepared.name().to_owned();
+        self.metrics
+            .set_cache_config(&name, &prepared.engine_config);
+        prepared.start(self.metrics.model(&name), &told)
+    }
+}
+
+fn http_config(args: &ServeArgs) -> HttpConfig {
+    HttpConfig {
+        api_keys: args
+            .api_key
+            .iter()
+            .filter(|key| !key.is_empty())
+            .cloned()
+            .collect(),
+        allowed_origins: args.allowed_origins.clone(),
+        allowed_hosts: args.allowed_hosts.clone(),
+        drain_timeout: args.drain_timeout.0,
+        ..HttpConfig::default()
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listener = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(|error| {
+        let (ip, port) = (address.ip(), address.port());
+        Failure::Failed(match error.kind() {
+            ErrorKind::AddrInUse => {
+                format!("port {port} on {ip} is taken; choose another with --port, 0 takes any that is free")
+            }
+            ErrorKind::PermissionDenied => {
+                format!("port {port} may not be listened on ({error}); choose one from 1024 on with --port")
+            }
+            _ => format!("cannot listen on {address} ({error}); choose another address with --host or --port"),
+        })
+    })
+}
+
+fn network_failed(error: io::Error) -> Failure {
+    Failure::Failed(format!("the listening socket failed: {error}"))
+}
+
+/// Where this machine's clients reach the server.
+fn base_url(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(ip, address.port()))
+}
+
+/// A closed standard output does not stop a server.
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("ODMOE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(terminal::is_interactive());
+    // A subscriber that is there already (in tests) stays.
+    let _ = match format {
+        LogFormat::Text => subscriber.with_target(false).try_init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_an_error_that_names_the_flag() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let Err(Failure::Failed(message)) = bind(taken.local_addr().unwrap()) else {
+            panic!("bound a taken port");
+        };
+        assert!(
+            message.contains("--port") && message.contains("taken"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn the_url_is_one_that_a_client_here_can_reach() {
+        for (address, url) in [
+            ("0.0.0.0:8000", "http://127.0.0.1:8000"),
+            ("[::]:1", "http://[::1]:1"),
+            ("10.1.2.3:80", "http://10.1.2.3:80"),
+        ] {
+            assert_eq!(base_url(address.parse().unwrap()), url);
+        }
+    }
 }

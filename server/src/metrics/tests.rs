@@ -156,6 +156,7 @@ fn engine_events_are_counted() {
         bytes: 4096,
         seconds: 0.003,
         prefetch: false,
+        source: "direct",
     });
     store(StoreEvent::LoadFailed {
         key,
@@ -185,6 +186,7 @@ fn engine_events_are_counted() {
             pinned: ByteCount(1),
             reads_in_flight: 4,
             reads_queued: 6,
+            readers_stuck: 0,
         },
         health: StoreHealth::Healthy,
     }));
@@ -204,7 +206,7 @@ fn engine_events_are_counted() {
             1.0,
         ),
         (
-            "odmoe_expert_load_bytes_total{source=\"disk\"}".to_owned(),
+            "odmoe_expert_load_bytes_total{source=\"direct\"}".to_owned(),
             4096.0,
         ),
         (

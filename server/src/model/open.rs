@@ -204,7 +204,7 @@ impl OpenModel {
         let prepared = &self.prepared;
         ServedModel {
             name: prepared.name().to_owned(),
-            engine: self.engine.clone(),
+            engine: Arc::new(self.engine.clone()),
             tokenizer: prepared.text.tokenizer.clone(),
             template: prepared.text.template.clone(),
             sampling_defaults: prepared.text.sampling_defaults,

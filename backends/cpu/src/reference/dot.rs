@@ -85,7 +85,7 @@ pub fn dot_q8(weight: &[Q8Block], x: &QuantisedRow<'_>) -> f32 {
     sum
 }
 
-/// Decodes a row to F32: exact for the float formats, one rounded product an element for Q8_0.
+/// Decodes a row to F32, exactly: also a binary16 scale times a signed byte fits the mantissa.
 pub fn decode_row(weight: &WeightView<'_>, row: usize, out: &mut [f32]) {
     assert_eq!(out.len(), weight.columns);
     let bytes = weight.row(row);

@@ -1,0 +1,218 @@
+//! The commands over real models: the embedded one, and random ones made here.
+
+mod support;
+
+use odmoe_convert::random_model::RandomModel;
+use serde_json::Value;
+use std::path::Path;
+use support::{World, names};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn text_of(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn the_embedded_model_answers_alike_however_it_is_paged() {
+    let world = World::new();
+    let ask = |more: &[&str]| {
+        let fixed = [
+            "generate",
+            "--chat",
+            "--prompt",
+            "What does a rabbit eat?",
+            "--json",
+            "--seed",
+            "7",
+        ];
+        let answer = json(&world.done(&[&fixed, more].concat()));
+        (answer["text"].clone(), answer["token_ids"].clone())
+    };
+    let paged = ask(&[]);
+    assert!(paged.0.as_str().unwrap().contains(' '), "{paged:?}");
+    assert_eq!(ask(&["--expert-cache", "auto"]), paged);
+    assert_eq!(
+        ask(&["--expert-cache", "1%", "--no-prefetch", "--threads", "1"]),
+        paged
+    );
+    assert_eq!(
+        names(&world.path("cache/odmoe/embedded")).len(),
+        1,
+        "unpacked once"
+    );
+}
+
+#[test]
+fn prompts_of_a_file_are_answered_in_order_and_stop_strings_end_them() {
+    let world = World::new();
+    let file = world.write(
+        "prompts",
+        "Once upon a time\n\n\"One day,\\nthe king\"\nHello\n",
+    );
+    let fixed = [
+        "generate",
+        "--prompts",
+        text_of(&file),
+        "--max-tokens",
+        "12",
+        "--temperature",
+        "0",
+    ];
+    let lines = world.done(&[&fixed[..], &["--json"]].concat());
+    let prompts: Vec<Value> = lines
+        .lines()
+        .map(|line| json(line)["prompt"].clone())
+        .collect();
+    assert_eq!(prompts, ["Once upon a time", "One day,\nthe king", "Hello"]);
+
+    let first = json(lines.lines().next().unwrap());
+    let text = first["text"].as_str().unwrap();
+    let word = text.split_whitespace().nth(2).unwrap();
+    let stopped = [
+        "generate",
+        "--prompt",
+        "Once upon a time",
+        "--temperature",
+        "0",
+        "--json",
+        "--stop",
+        word,
+    ];
+    let stopped = json(&world.done(&stopped));
+    assert_eq!(stopped["finish_reason"], "stop");
+    assert_eq!(
+        stopped["text"].as_str().unwrap(),
+        &text[..text.find(word).unwrap()]
+    );
+}
+
+#[test]
+fn bench_prints_one_object_with_the_agreed_fields() {
+    let world = World::new();
+    let small = [
+        "bench",
+        "--prompt-tokens",
+        "8",
+        "--generate-tokens",
+        "4",
+        "--repeats",
+        "2",
+        "--streams",
+        "2",
+        "--json",
+    ];
+    let report = json(&world.done(&small));
+    let mut fields: Vec<&String> = report.as_object().unwrap().keys().collect();
+    fields.sort();
+    let mut expected = vec![
+        "prefill_tokens_per_s",
+        "decode_tokens_per_s",
+        "ttft_s",
+        "hit_rate_prefill",
+        "hit_rate_decode",
+        "bytes_read",
+        "stall_s",
+        "peak_rss_bytes",
+        "expert_cache_bytes",
+        "threads",
+        "model",
+        "commit",
+        "machine",
+    ];
+    expected.sort_unstable();
+    assert_eq!(fields, expected);
+    for measured in [
+        "prefill_tokens_per_s",
+        "decode_tokens_per_s",
+        "ttft_s",
+        "hit_rate_decode",
+        "bytes_read",
+    ] {
+        let [least, median, most] =
+            ["min", "median", "max"].map(|k| report[measured][k].as_f64().unwrap());
+        assert!(
+            0.0 < least && least <= median && median <= most,
+            "{measured}: {report}"
+        );
+    }
+    assert_eq!(report["model"], "tiny-moe");
+}
+
+#[test]
+fn a_folder_is_inspected_converted_and_inspected_again() {
+    let world = World::new();
+    let (folder, store) = (world.path("hf"), world.path("store"));
+    RandomModel {
+        hidden: 64,
+        expert_ffn: 32,
+        ..RandomModel::default()
+    }
+    .write(&folder)
+    .unwrap();
+    let before = json(&world.done(&["inspect", "--json", text_of(&folder)]));
+
+    let converted = world.run(&[
+        "convert",
+        text_of(&folder),
+        text_of(&store),
+        "--name",
+        "small",
+    ]);
+    assert!(converted.status.success());
+    let told = String::from_utf8_lossy(&converted.stderr).into_owned();
+    assert!(
+        told.contains(text_of(&store)) && told.contains("needs") && told.contains("free"),
+        "{told}"
+    );
+    assert!(
+        world
+            .refused(1, &["convert", text_of(&folder), text_of(&store)])
+            .contains("already")
+    );
+    world.done(&[
+        "convert",
+        text_of(&folder),
+        text_of(&store),
+        "--overwrite",
+        "--weights",
+        "q8_0",
+    ]);
+
+    let after = json(&world.done(&["inspect", "--json", text_of(&store)]));
+    assert_eq!(after["kind"], "store");
+    for same in ["architecture", "parameters", "active_parameters", "config"] {
+        assert_eq!(after[same], before[same], "{same}");
+    }
+    assert!(
+        after["bytes_a_token"].as_u64() < before["bytes_a_token"].as_u64(),
+        "8 bits are less"
+    );
+    let sums = after["memory_to_run"]["sums"].as_array().unwrap();
+    assert_eq!(sums.len(), 3);
+    let total = |sum: &Value| sum["total_bytes"].as_u64().unwrap();
+    assert!(total(&sums[0]) < total(&sums[1]) && total(&sums[1]) < total(&sums[2]));
+    assert!(
+        world
+            .done(&["inspect", text_of(&store)])
+            .contains("parameters")
+    );
+}
+
+#[test]
+fn a_packed_store_is_the_same_archive_each_time() {
+    let world = World::new();
+    let (folder, store) = (world.path("hf"), world.path("store"));
+    RandomModel::default().write(&folder).unwrap();
+    world.done(&["convert", text_of(&folder), text_of(&store)]);
+    for name in ["a.tar", "b.tar"] {
+        world.done(&["pack", text_of(&store), text_of(&world.path(name))]);
+    }
+    assert!(
+        std::fs::read(world.path("a.tar")).unwrap() == std::fs::read(world.path("b.tar")).unwrap()
+    );
+    let hash = std::fs::read_to_string(world.path("a.tar.sha256")).unwrap();
+    assert_eq!(hash.trim().len(), 64);
+}
