@@ -173,7 +173,7 @@ fn a_client_that_leaves_the_queue_is_gone() {
     let model = model();
     for mut setup in setups(&model) {
         setup.config.max_running = 1;
-        let engine = setup.start();
+        let engine = setup.slowed().start();
         let (_, running) = engine.submit(greedy(vec![1, 2], 600));
         running.wait_for_tokens(1);
         let (_, queued) = engine.submit(greedy(vec![3, 4], 600));
@@ -204,7 +204,7 @@ fn a_client_that_leaves_in_prefill_or_decode_is_gone() {
     let model = model();
     for mut setup in setups(&model) {
         setup.config.prefill_chunk_tokens = 4;
-        let engine = setup.start();
+        let engine = setup.slowed().start();
         let (_, other) = engine.submit(greedy(vec![1, 2], 40));
         let (id, prefilling) = engine.submit(greedy(Random(SEED).tokens(1500, 199), 4));
         engine.wait_until("in prefill", |engine| {

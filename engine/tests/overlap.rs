@@ -162,7 +162,7 @@ fn decode_advances_between_the_layers_of_a_long_prefill() {
     engine.answer(greedy(Random(SEED + 1).tokens(300, 199), 1));
     let all = Catalog::new(&model.manifest).total();
     assert_eq!(engine.handle.gauges().store.resident, all);
-    let (_, decoding) = engine.submit(greedy(vec![1, 2, 3], 400));
+    let (_, decoding) = engine.submit(greedy(vec![1, 2, 3], 1500));
     decoding.wait_for_tokens(2);
     engine.log.clear();
     let prompt = Random(SEED).tokens(300, 199);
