@@ -1,8 +1,8 @@
-//! An eviction policy, run over recorded uses without the store around it.
+//! The store's own eviction policies, run over recorded uses without the store around them.
 
-use lru::LruCache;
+use odmoe_expert_store::residency::eviction::{EvictionPolicy, Heat, SegmentedLru};
 use odmoe_formats::ExpertKey;
-use std::num::NonZeroUsize;
+use std::collections::HashSet;
 
 /// Uses and, of them, those found in the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,15 +30,34 @@ impl HitCount {
     }
 }
 
-/// Least recently used, with `capacity` slots, from an empty cache.
-pub fn lru(uses: &[ExpertKey], capacity: usize) -> HitCount {
-    let capacity = NonZeroUsize::new(capacity).expect("a cache without slots cannot serve");
-    let mut cache = LruCache::new(capacity);
+/// A policy over uses by decode, with `capacity` slots, from an empty cache.
+pub fn replay(mut policy: impl EvictionPolicy, uses: &[ExpertKey], capacity: usize) -> HitCount {
+    assert!(capacity > 0, "a cache without slots cannot serve");
+    let mut resident = HashSet::with_capacity(capacity);
     let mut count = HitCount::default();
     for &key in uses {
-        count.record(cache.put(key, ()).is_some());
+        let hit = resident.contains(&key);
+        count.record(hit);
+        if hit {
+            policy.touch(key, Heat::Warm);
+            continue;
+        }
+        if resident.len() == capacity {
+            let victim = policy
+                .victim(&mut |_| true)
+                .expect("a full cache has a victim");
+            policy.remove(victim);
+            resident.remove(&victim);
+        }
+        policy.insert(key, Heat::Warm);
+        resident.insert(key);
     }
     count
+}
+
+/// The policy that the store runs.
+pub fn lru(uses: &[ExpertKey], capacity: usize) -> HitCount {
+    replay(SegmentedLru::default(), uses, capacity)
 }
 
 #[cfg(test)]

@@ -6,12 +6,14 @@
 mod text;
 mod weights;
 
+use odmoe_formats::BlockFormat;
+use odmoe_formats::expected::QWEN3_MOE;
+use odmoe_formats::model_config::{ConfigError, ModelConfig, MoeConfig};
+use odmoe_formats::safetensors::LayoutError;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use odmoe_formats::BlockFormat;
-use odmoe_formats::safetensors::LayoutError;
 pub use text::{TOKENIZER_VOCABULARY, special};
 
 /// The shape of a random model. Field names follow Hugging Face's `config.json`, shortened.
@@ -84,7 +86,7 @@ impl Default for RandomModel {
 pub enum RandomModelError {
     /// A shape that no model can have.
     #[error(transparent)]
-    Config(#[from] odmoe_formats::model_config::ConfigError),
+    Config(#[from] ConfigError),
     /// Too few rows for the tokenizer.
     #[error("vocab is {0}; the tokenizer needs {TOKENIZER_VOCABULARY}")]
     Vocabulary(u32),
@@ -151,9 +153,9 @@ impl RandomModel {
     }
 
     /// The configuration that a conversion of this model gives.
-    pub fn model_config(&self) -> odmoe_formats::model_config::ModelConfig {
-        odmoe_formats::model_config::ModelConfig {
-            architecture: odmoe_formats::expected::QWEN3_MOE.into(),
+    pub fn model_config(&self) -> ModelConfig {
+        ModelConfig {
+            architecture: QWEN3_MOE.into(),
             num_hidden_layers: self.layers,
             hidden_size: self.hidden,
             num_attention_heads: self.heads,
@@ -165,7 +167,7 @@ impl RandomModel {
             max_position_embeddings: self.max_position,
             tie_word_embeddings: self.tie,
             intermediate_size: self.dense_ffn,
-            moe: odmoe_formats::model_config::MoeConfig {
+            moe: MoeConfig {
                 num_experts: self.experts,
                 num_experts_per_tok: self.top_k,
                 moe_intermediate_size: self.expert_ffn,
@@ -217,3 +219,6 @@ fn write_json(path: &Path, value: &Value) -> Result<(), RandomModelError> {
     let json = serde_json::to_vec_pretty(value).expect("a JSON value serialises");
     fs::write(path, json).map_err(RandomModelError::io(path))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The handle that everybody else holds.
 
 use crate::api::{
-    EngineConfig, EngineGauges, EngineParts, LoadProgress, MemoryPlan, Request, RequestId, StartError, SubmitError,
+    EngineConfig, EngineGauges, EngineParts, LoadProgress, MemoryPlan, Request, RequestId, SamplingParams, StartError, SubmitError,
     TokenSink,
 };
 use crate::memory;
@@ -41,6 +41,25 @@ impl EngineHandle {
     /// Queues a request. Its sink gets exactly one end. Never blocks.
     pub fn submit(&self, request: Request, sink: Box<dyn TokenSink>) -> Result<RequestId, SubmitError> {
         self.running.shared.submit(request, sink)
+    }
+
+    /// Scores a known text: `continuation`, at least one token, is taken as the answer to `prompt`, whatever the model
+    /// would choose. The sink gets each of its tokens with its logprob and those of the `top` most likely ones.
+    pub fn score(
+        &self,
+        prompt: Vec<u32>,
+        continuation: Vec<u32>,
+        top: u32,
+        sink: Box<dyn TokenSink>,
+    ) -> Result<RequestId, SubmitError> {
+        let request = Request {
+            prompt,
+            sampling: SamplingParams::default(),
+            max_new_tokens: u32::try_from(continuation.len()).unwrap_or(u32::MAX),
+            stop_token_ids: Vec::new(),
+            logprobs: Some(top),
+        };
+        self.running.shared.score(request, continuation, sink)
     }
 
     /// Ends a request wherever it is, within a step; ended or unknown ids are ignored.

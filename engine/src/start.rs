@@ -67,20 +67,32 @@ pub fn start(
         kv_blocks: parts.config.kv_blocks,
     });
     let thread = std::thread::Builder::new().name("odmoe-engine".into());
-    let thread = thread.spawn(move || run(step_loop)).map_err(|error| {
+    let alive = Alive(shared.clone());
+    let thread = thread.spawn(move || run(step_loop, alive)).map_err(|error| {
         StartError::Store(odmoe_expert_store::StoreError::Thread(error.to_string()))
     })?;
     Ok((shared, thread))
 }
 
+/// Says that the engine's thread has ended, however it does.
+struct Alive(Arc<Shared>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.died();
+    }
+}
+
 /// The engine's thread: whatever ends the loop, every request gets its end.
-fn run(mut step_loop: StepLoop) {
+fn run(mut step_loop: StepLoop, alive: Alive) {
     let error = match catch_unwind(AssertUnwindSafe(|| step_loop.run())) {
         Ok(Ok(())) => RequestError::ShuttingDown,
         Ok(Err(error)) => RequestError::Backend(error.to_string()),
         Err(panic) => RequestError::Backend(panic_text(&*panic)),
     };
     step_loop.fail_all(&error);
+    // Before the store's readers are waited for: storage that hangs must not hide that the engine is gone.
+    drop(alive);
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

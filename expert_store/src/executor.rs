@@ -6,6 +6,7 @@ use crate::io::{AlignedBuffer, HostSlot};
 use crate::residency::{Priority, ReadId, ReadReport};
 use odmoe_backend::{HostWindow, Waker};
 use odmoe_formats::ExpertKey;
+use odmoe_formats::checksum::Xxh3;
 use odmoe_formats::manifest::{OBJECT_ALIGNMENT_BYTES, PageableObject};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -278,7 +279,7 @@ impl Worker {
 
     fn fill_once(&self, object: &PageableObject, into: &mut [u8]) -> Result<(), LoadError> {
         self.reader.read_at(object.file, object.offset, into)?;
-        let found = crate::checksum::hex(into);
+        let found = Xxh3::of(into).to_hex();
         if found == object.xxh3_128 {
             return Ok(());
         }

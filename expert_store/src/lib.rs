@@ -6,7 +6,6 @@
 
 mod api;
 mod catalog;
-mod checksum;
 mod executor;
 pub mod faulty;
 pub mod io;

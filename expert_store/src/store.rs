@@ -195,8 +195,7 @@ impl ExpertStore {
             if !backend.is_done(*event).unwrap_or(false) {
                 return true;
             }
-            pins.drain(..)
-                .for_each(|pin| machine.pin_released(PinId(pin.0)));
+            machine.pins_released(pins.drain(..).map(|pin| PinId(pin.0)));
             false
         });
     }
@@ -228,6 +227,8 @@ impl ExpertStore {
                 break;
             }
             commands.drain(..).for_each(|command| self.execute(command));
+            // A backend that copies at once wakes nobody afterwards.
+            self.end_copies();
         }
         let mut events = Vec::new();
         self.machine.take_events(&mut events);

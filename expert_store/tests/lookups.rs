@@ -282,3 +282,9 @@ fn experts_of_several_sizes_use_their_own_slots() {
     assert!(h.store.gauges().capacity.0 <= 4 * 3 * SLOT);
     h.assert_at_rest();
 }
+
+#[test]
+fn a_store_can_move_to_the_engines_thread() {
+    fn moves<T: Send>() {}
+    moves::<odmoe_expert_store::ExpertStore>();
+}

@@ -1,6 +1,7 @@
 //! The [`Backend`] of the CPU.
 
 use crate::kernel_set::KernelSet;
+use crate::kernels::Instructions;
 use crate::memory::{CpuBuffer, CpuExtent, CpuKv};
 use crate::ops::{Executor, own};
 use odmoe_backend::{
@@ -63,18 +64,18 @@ impl CpuBackend {
             return Err(CpuBackendError::NoThreads);
         }
         let kernels = config.kernels.unwrap_or_else(KernelSet::best);
-        if !kernels.is_available() {
-            let available = KernelSet::available()
-                .into_iter()
-                .map(KernelSet::name)
-                .collect::<Vec<_>>()
-                .join(", ");
-            return Err(CpuBackendError::MissingInstructions {
+        let instructions =
+            Instructions::detect(kernels).ok_or_else(|| CpuBackendError::MissingInstructions {
                 wanted: kernels.name(),
-                available,
-            });
-        }
-        let executor = Executor::new(kernels, config.threads);
+                available: KernelSet::available()
+                    .into_iter()
+                    .map(KernelSet::name)
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            })?;
+        let threads = config.threads;
+        let executor = Executor::new(kernels, instructions, threads)
+            .map_err(|source| CpuBackendError::Threads { threads, source })?;
         Ok(Self {
             executor: Mutex::new(executor),
             config,

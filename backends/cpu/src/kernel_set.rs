@@ -1,5 +1,6 @@
 //! Which kernels run.
 
+use crate::kernels::Instructions;
 use std::fmt;
 
 /// A set of kernels. All sets give the same bits; they differ in speed and in what the machine must have.
@@ -50,10 +51,7 @@ impl KernelSet {
 
     /// Whether this machine can run it.
     pub fn is_available(self) -> bool {
-        match self {
-            Self::Reference => true,
-            _ => false,
-        }
+        Instructions::detect(self).is_some()
     }
 
     /// Its name for the command line.

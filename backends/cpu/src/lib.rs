@@ -8,8 +8,10 @@ compile_error!("weights and buffers are little endian, and so must be the machin
 
 mod backend;
 mod kernel_set;
+mod kernels;
 mod memory;
 mod ops;
+mod pool;
 mod reference;
 mod view;
 

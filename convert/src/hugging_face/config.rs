@@ -6,6 +6,7 @@ use odmoe_formats::ByteCount;
 use odmoe_formats::expected::QWEN3_MOE;
 use odmoe_formats::model_config::{MAX_LAYERS, ModelConfig, MoeConfig};
 use serde_json::{Map, Value};
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 pub(super) const FILE: &str = "config.json";
@@ -137,8 +138,8 @@ fn refuse_variations(fields: &Fields) -> Result<(), SourceError> {
 fn dense_layers(fields: &Fields, layers: u32) -> Result<Vec<u32>, SourceError> {
     let step = fields.u32_or("decoder_sparse_step", 1)?;
     let expected = "a list of layer numbers";
-    let listed: Vec<u64> = match fields.present("mlp_only_layers") {
-        None => Vec::new(),
+    let listed: HashSet<u64> = match fields.present("mlp_only_layers") {
+        None => HashSet::new(),
         Some(Value::Array(list)) => list
             .iter()
             .map(|layer| {

@@ -170,7 +170,7 @@ impl Collected {
             let TensorEntry {
                 name, shape, range, ..
             } = entry;
-            let Some(id) = tensor_id(&name) else {
+            let Some(id) = tensor_id(&name, config) else {
                 return Err(SourceError::UnknownTensor(name));
             };
             if !self.ids.insert(id.clone()) {
@@ -200,8 +200,8 @@ fn is_derived(name: &str, config: &ModelConfig) -> bool {
         || (config.tie_word_embeddings && name == "lm_head.weight")
 }
 
-/// What a tensor of a Qwen3-MoE checkpoint is.
-fn tensor_id(name: &str) -> Option<TensorId> {
+/// What a tensor of a Qwen3-MoE checkpoint is; None where the configuration has no such layer or expert.
+fn tensor_id(name: &str, config: &ModelConfig) -> Option<TensorId> {
     let resident = |name: &str| Some(TensorId::Resident(name.into()));
     match name {
         "model.embed_tokens.weight" => return resident(names::EMBED_TOKENS),
@@ -213,16 +213,15 @@ fn tensor_id(name: &str) -> Option<TensorId> {
         .strip_prefix("model.layers.")?
         .strip_suffix(".weight")?;
     let (layer, part) = rest.split_once('.')?;
-    let layer = plain_number(layer)?;
+    let layer = plain_number(layer, config.num_hidden_layers)?;
     if let Some(expert) = part.strip_prefix("mlp.experts.") {
         let (index, role) = expert.split_once('.')?;
         let role = ExpertRole::ALL
             .into_iter()
             .find(|known| known.name() == role)?;
-        return Some(TensorId::Expert(
-            ExpertKey::routed(layer, plain_number(index)?),
-            role,
-        ));
+        let index = plain_number(index, config.moe.num_experts)?;
+        let key = ExpertKey::routed(layer, index);
+        return Some(TensorId::Expert(key, role));
     }
     let tensor = match part {
         "input_layernorm" => LayerTensor::InputNorm,
@@ -242,8 +241,8 @@ fn tensor_id(name: &str) -> Option<TensorId> {
     resident(&names::in_layer(layer, tensor))
 }
 
-/// A number as a checkpoint writes it: no sign, no leading zero.
-fn plain_number(text: &str) -> Option<u32> {
+/// A number below `limit` as a checkpoint writes it: no sign, no leading zero.
+fn plain_number(text: &str, limit: u32) -> Option<u32> {
     let number: u32 = text.parse().ok()?;
-    (number.to_string() == text).then_some(number)
+    (number < limit && number.to_string() == text).then_some(number)
 }

@@ -52,26 +52,41 @@ impl SequenceSampler {
     }
 
     /// Chooses and counts the token at `position` (its own absolute position, `LaneSpan::sample_position`) from
-    /// `logits` [vocab], which are changed. `logprobs`: how many of the most likely tokens to report.
+    /// `logits` (V of them), which are changed. `logprobs`: how many of the most likely tokens to report.
     ///
     /// A logit of NaN counts as -inf; tokens at +inf share all probability; if none is above -inf, all tokens are
     /// equally likely, and the most likely is token 0.
     pub fn next(&mut self, logits: &mut [f32], position: usize, logprobs: Option<u32>) -> Sampled {
+        let best = self.prepare(logits);
+        let token = if self.params.temperature > 0.0 {
+            let uniform = philox::uniform(self.params.seed, self.params.choice, position);
+            draw::draw(logits, logits[best as usize], &self.params, uniform)
+        } else {
+            best
+        };
+        self.count(token, best, logits, logprobs)
+    }
+
+    /// As [`Self::next`], but takes `token`, which is below the vocabulary's size, whatever the logits say.
+    pub fn take(&mut self, token: u32, logits: &mut [f32], logprobs: Option<u32>) -> Sampled {
+        let best = self.prepare(logits);
+        self.count(token, best, logits, logprobs)
+    }
+
+    /// Penalises and cleans logits; returns the most likely token.
+    fn prepare(&self, logits: &mut [f32]) -> u32 {
         assert_eq!(
             logits.len(),
             self.vocab,
             "one logit for each token of the vocabulary"
         );
         self.penalties.apply(logits);
-        let best = make_comparable(logits);
-        let greatest = logits[best as usize];
-        let token = if self.params.temperature > 0.0 {
-            let uniform = philox::uniform(self.params.seed, self.params.choice, position);
-            draw::draw(logits, greatest, &self.params, uniform)
-        } else {
-            best
-        };
+        make_comparable(logits)
+    }
+
+    fn count(&mut self, token: u32, best: u32, logits: &[f32], logprobs: Option<u32>) -> Sampled {
         self.penalties.count(token);
+        let greatest = logits[best as usize];
         Sampled {
             token,
             logprobs: logprobs.map(|top| logprobs::logprobs(logits, greatest, token, top)),

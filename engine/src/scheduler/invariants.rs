@@ -2,7 +2,7 @@
 
 use super::Scheduler;
 use super::plan::LaneKind;
-use super::sequence::{Age, Phase, Sequence};
+use super::sequence::{Age, Sequence};
 
 impl Scheduler {
     /// Panics where the books do not agree. Walks everything: for tests.
@@ -36,7 +36,7 @@ impl Scheduler {
             );
         }
         for sequence in self.waiting.values() {
-            let fresh = sequence.phase == Phase::Prefill
+            let fresh = sequence.needs == LaneKind::Prefill
                 && sequence.computed == 0
                 && sequence.lane.is_none();
             assert!(
@@ -78,12 +78,12 @@ impl Scheduler {
             !sequence.removed || sequence.lane.is_some(),
             "{id:?} was removed and stays"
         );
-        match sequence.phase {
-            Phase::Prefill => assert!(
+        match sequence.needs {
+            LaneKind::Prefill => assert!(
                 sequence.tokens.len() <= blocks * block_tokens,
                 "{id:?} lacks blocks"
             ),
-            Phase::Decode => {
+            LaneKind::Decode => {
                 assert_eq!(
                     sequence.computed + 1,
                     sequence.tokens.len(),

@@ -134,8 +134,8 @@ impl Scheduler {
         );
     }
 
-    /// The lane was dropped: nothing advanced, the same positions will be planned again. No op of it may still be
-    /// pending on the backend, because the blocks of removed sequences are freed.
+    /// The lane was dropped: nothing advanced, the same positions will be planned again. The blocks of removed
+    /// sequences are free now: ops of the lane that are still pending must come before those of any later lane.
     pub fn abort(&mut self, kind: LaneKind) {
         for flight in self.lanes.land(kind) {
             self.leave_lane(flight.age);

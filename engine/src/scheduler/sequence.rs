@@ -9,15 +9,6 @@ use std::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Age(pub u64);
 
-/// Which kind of lane a sequence needs next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Positions before the last token are still to be computed, or nothing was sampled since.
-    Prefill,
-    /// All but the last token are computed.
-    Decode,
-}
-
 /// One request. Positions `0 .. computed` have their keys and values in the blocks of `table`.
 #[derive(Debug)]
 pub(super) struct Sequence {
@@ -28,7 +19,8 @@ pub(super) struct Sequence {
     max_new_tokens: usize,
     pub computed: usize,
     pub table: BlockTable,
-    pub phase: Phase,
+    /// Prefill until all tokens are computed and the next one is sampled, then decode.
+    pub needs: LaneKind,
     /// The lane that it is in.
     pub lane: Option<LaneKind>,
     /// Ended while in a lane: goes when the lane ends.
@@ -45,7 +37,7 @@ impl Sequence {
             max_new_tokens,
             computed: 0,
             table: BlockTable::default(),
-            phase: Phase::Prefill,
+            needs: LaneKind::Prefill,
             lane: None,
             removed: false,
             timings: SequenceTimings {
@@ -61,10 +53,6 @@ impl Sequence {
         self.tokens.len() - self.prompt_tokens
     }
 
-    pub fn max_new_tokens(&self) -> usize {
-        self.max_new_tokens
-    }
-
     /// Positions that are computed if all new tokens are generated. The last one is never fed back.
     pub fn most_positions(&self) -> usize {
         self.prompt_tokens + self.max_new_tokens - 1
@@ -72,12 +60,7 @@ impl Sequence {
 
     /// Whether a lane of this kind may take it now.
     pub fn is_ready(&self, kind: LaneKind) -> bool {
-        let ready = self.lane.is_none()
-            && self.phase
-                == match kind {
-                    LaneKind::Prefill => Phase::Prefill,
-                    LaneKind::Decode => Phase::Decode,
-                };
+        let ready = self.lane.is_none() && self.needs == kind;
         assert!(
             !ready || self.generated_tokens() < self.max_new_tokens,
             "{:?} has all its {} new tokens: remove it before the next plan",
@@ -94,9 +77,9 @@ impl Sequence {
 
     /// Tokens that a prefill lane has still to compute.
     pub fn prefill_tokens(&self) -> usize {
-        match self.phase {
-            Phase::Prefill => self.tokens.len() - self.computed,
-            Phase::Decode => 0,
+        match self.needs {
+            LaneKind::Prefill => self.tokens.len() - self.computed,
+            LaneKind::Decode => 0,
         }
     }
 
@@ -125,7 +108,7 @@ impl Sequence {
                 "sampled before its last token was computed"
             );
             self.tokens.push(token);
-            self.phase = Phase::Decode;
+            self.needs = LaneKind::Decode;
             self.timings.first_token_at.get_or_insert(now);
         }
     }
@@ -135,7 +118,7 @@ impl Sequence {
         assert!(self.lane.is_none(), "{:?} was preempted in a lane", self.id);
         self.table.release(pool);
         self.computed = 0;
-        self.phase = Phase::Prefill;
+        self.needs = LaneKind::Prefill;
         self.timings.preemptions += 1;
     }
 }

@@ -14,7 +14,7 @@ pub struct Limits {
     pub sequence_tokens: usize,
     /// Sequences that run at once.
     pub max_running: usize,
-    /// Requests that may wait.
+    /// Requests that may wait beside them.
     pub max_waiting: usize,
 }
 
@@ -24,6 +24,8 @@ pub struct Submission {
     pub id: RequestId,
     /// What is asked for.
     pub request: Request,
+    /// The tokens that the answer is to have, where it is scored and not generated; else empty.
+    pub continuation: Vec<u32>,
     /// Where events go.
     pub sink: Box<dyn TokenSink>,
     /// When it was queued.
@@ -79,16 +81,36 @@ impl Shared {
 
     /// Checks and queues a request.
     pub fn submit(&self, request: Request, sink: Box<dyn TokenSink>) -> Result<RequestId, SubmitError> {
+        self.queue(request, Vec::new(), sink)
+    }
+
+    /// Checks and queues a request whose answer is given, to be scored.
+    pub fn score(
+        &self,
+        request: Request,
+        continuation: Vec<u32>,
+        sink: Box<dyn TokenSink>,
+    ) -> Result<RequestId, SubmitError> {
+        self.limits.check_tokens(&continuation)?;
+        self.queue(request, continuation, sink)
+    }
+
+    fn queue(
+        &self,
+        request: Request,
+        continuation: Vec<u32>,
+        sink: Box<dyn TokenSink>,
+    ) -> Result<RequestId, SubmitError> {
         self.limits.check(&request)?;
         let mut state = self.lock();
-        if state.draining || state.stop || !state.alive {
+        if state.draining || state.stop {
             return Err(SubmitError::ShuttingDown);
         }
-        self.limits.check_queue(&state)?;
+        self.limits.check_queue(state.live.len())?;
         let id = RequestId(state.next_id);
         state.next_id += 1;
         state.live.insert(id);
-        state.submissions.push_back(Submission { id, request, sink, at: Instant::now() });
+        state.submissions.push_back(Submission { id, request, continuation, sink, at: Instant::now() });
         self.ring_locked(state);
         Ok(id)
     }
@@ -151,11 +173,16 @@ impl Shared {
         self.lock().live.remove(&id);
     }
 
-    /// Says that the engine's thread ends; hands out what nobody will take any more.
-    pub fn died(&self) -> VecDeque<Submission> {
+    /// Refuses new requests for ever; hands out what nobody will take any more.
+    pub fn close(&self) -> VecDeque<Submission> {
         let mut state = self.lock();
-        state.alive = false;
+        state.draining = true;
         std::mem::take(&mut state.submissions)
+    }
+
+    /// Says that the engine's thread ends.
+    pub fn died(&self) {
+        self.lock().alive = false;
     }
 
     /// Publishes gauges; returns whether they changed.
@@ -207,12 +234,7 @@ impl Limits {
         if new == 0 {
             return Err(SubmitError::BadPrompt("no new tokens are asked for: ask for at least one".into()));
         }
-        if let Some(token) = request.prompt.iter().find(|&&token| token as usize >= self.vocab) {
-            let vocab = self.vocab;
-            return Err(SubmitError::BadPrompt(format!(
-                "token {token} is not in the vocabulary of {vocab} tokens"
-            )));
-        }
+        self.check_tokens(&request.prompt)?;
         let limit = self.sequence_tokens;
         if prompt.saturating_add(new) > limit {
             return Err(SubmitError::TooLong { prompt, new, limit });
@@ -220,10 +242,21 @@ impl Limits {
         Ok(())
     }
 
-    /// A request that can run at once never waits, so the queue's limit is no limit to it.
-    fn check_queue(&self, state: &State) -> Result<(), SubmitError> {
-        let waiting = state.live.len().saturating_sub(state.gauges.running);
-        if waiting >= self.max_waiting && state.live.len() >= self.max_running {
+    fn check_tokens(&self, tokens: &[u32]) -> Result<(), SubmitError> {
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.vocab) {
+            let vocab = self.vocab;
+            return Err(SubmitError::BadPrompt(format!(
+                "token {token} is not in the vocabulary of {vocab} tokens"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Counted against all live requests, so that a burst on an idle engine is not refused before its first
+    /// requests have begun to run.
+    fn check_queue(&self, live: usize) -> Result<(), SubmitError> {
+        let waiting = live.saturating_sub(self.max_running);
+        if live >= self.max_running + self.max_waiting {
             return Err(SubmitError::QueueFull { waiting, limit: self.max_waiting });
         }
         Ok(())

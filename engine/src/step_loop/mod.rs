@@ -102,9 +102,9 @@ impl StepLoop {
         Ok(())
     }
 
-    /// Ends everything that is left, each with its own copy of `error`.
+    /// Ends everything that is left, each with its own copy of `error`, and refuses what comes.
     pub fn fail_all(&mut self, error: &RequestError) {
-        for submission in self.shared.died() {
+        for submission in self.shared.close() {
             self.sequences.insert(submission.id, Sequence::new(submission, self.limits.vocab));
         }
         while let Some((id, sequence)) = self.sequences.pop_first() {

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 pub struct Sequence {
     sink: Box<dyn TokenSink>,
     sampler: SequenceSampler,
+    /// What is left of an answer that is scored.
+    continuation: std::vec::IntoIter<u32>,
     logprobs: Option<u32>,
     stop_token_ids: Vec<u32>,
     tokens_left: u32,
@@ -21,10 +23,11 @@ pub struct Sequence {
 impl Sequence {
     /// From a request whose prompt the scheduler has.
     pub fn new(submission: Submission, vocab: usize) -> Self {
-        let Submission { request, sink, .. } = submission;
+        let Submission { request, continuation, sink, .. } = submission;
         Self {
             sink,
             sampler: SequenceSampler::new(request.sampling, &request.prompt, vocab),
+            continuation: continuation.into_iter(),
             logprobs: request.logprobs,
             stop_token_ids: request.stop_token_ids,
             tokens_left: request.max_new_tokens,
@@ -37,9 +40,12 @@ impl Sequence {
         self.sink.is_closed()
     }
 
-    /// Chooses the token at `position`; changes the logits.
+    /// Chooses the token at `position`, or takes the one that is given; changes the logits.
     pub fn sample(&mut self, logits: &mut [f32], position: usize) -> Sampled {
-        self.sampler.next(logits, position, self.logprobs)
+        match self.continuation.next() {
+            Some(token) => self.sampler.take(token, logits, self.logprobs),
+            None => self.sampler.next(logits, position, self.logprobs),
+        }
     }
 
     /// Emits a sampled token; returns why the answer ends with it, if it does.

@@ -38,6 +38,7 @@ impl Setup {
                 readers: 2,
                 prefetch: true,
                 read_timeout: Duration::from_secs(60),
+                host_budget: None,
             },
             config: EngineConfig {
                 max_running: 8,
@@ -127,4 +128,11 @@ impl TestEngine {
 pub fn greedy(prompt: Vec<u32>, max_new_tokens: u32) -> Request {
     let sampling = SamplingParams { temperature: 0.0, ..Default::default() };
     Request { prompt, sampling, max_new_tokens, stop_token_ids: vec![], logprobs: Some(3) }
+}
+
+impl Drop for TestEngine {
+    /// A failed test must not wait for reads that hang.
+    fn drop(&mut self) {
+        self.reader.heal();
+    }
 }

@@ -149,9 +149,9 @@ impl Machine {
         remaining
     }
 
-    /// Nothing reads the slot by this pin any more.
-    pub fn pin_released(&mut self, pin: PinId) {
-        self.drop_pin(pin);
+    /// Nothing reads slots by these pins any more.
+    pub fn pins_released(&mut self, pins: impl IntoIterator<Item = PinId>) {
+        pins.into_iter().for_each(|pin| self.drop_pin(pin));
         self.pump();
     }
 

@@ -39,6 +39,7 @@ impl Machine {
         if !self.settings.prefetch {
             return;
         }
+        self.throttle.hinted();
         if keys.is_empty() {
             self.hints.by_source.remove(&source);
         } else {
@@ -76,13 +77,15 @@ impl Machine {
     /// Begins what hints ask for, a key of each source in turn, while readers are idle.
     pub(super) fn pump_hints(&mut self) {
         let mut sources: Vec<u32> = self.hints.by_source.keys().copied().collect();
-        while !sources.is_empty() && self.has_idle_reader() {
-            sources.retain(|source| self.has_idle_reader() && self.follow_one(*source));
+        while !sources.is_empty() && self.may_prefetch() {
+            sources.retain(|source| self.may_prefetch() && self.follow_one(*source));
         }
     }
 
-    fn has_idle_reader(&self) -> bool {
-        self.reads.len() + self.copies.len() < self.settings.readers * READS_PER_READER
+    /// Whether readers are idle and prefetch pays.
+    fn may_prefetch(&self) -> bool {
+        let under_way = self.reads.len() + self.copies.len();
+        self.throttle.allows() && under_way < self.settings.readers * READS_PER_READER
     }
 
     /// Begins the next prefetch of a source. Says whether there may be another.
@@ -120,6 +123,7 @@ impl Machine {
         if self.prefetched.insert(key) {
             self.events.push(StoreEvent::PrefetchIssued);
         }
+        self.throttle.began();
         below
             .into_iter()
             .for_each(|slot| self.pool(slot).update(slot.index, |s| s.unused = true));

@@ -7,6 +7,7 @@ use super::health::Health;
 use super::hints::Hints;
 use super::layout::SlotLayout;
 use super::slots::{Census, ClassPool, SlotState, Tier};
+use super::throttle::Throttle;
 use crate::api::{EvictionReason, StoreEvent, StoreGauges, Ticket};
 use odmoe_formats::{ByteCount, ExpertKey};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -47,6 +48,7 @@ pub struct Machine {
     pub(super) hints: Hints,
     /// Prefetched, in memory or on the way, and neither used nor gone since.
     pub(super) prefetched: BTreeSet<ExpertKey>,
+    pub(super) throttle: Throttle,
     pub(super) health: Health,
     /// The last moment that an event named.
     pub(super) now: Moment,
@@ -83,6 +85,7 @@ impl Machine {
             pins: HashMap::new(),
             hints: Hints::default(),
             prefetched: BTreeSet::new(),
+            throttle: Throttle::default(),
             health: Health::default(),
             now: Moment::default(),
             last_progress: Moment::default(),
@@ -235,15 +238,20 @@ impl Machine {
         pool.policy.remove(key);
         pool.set_free(slot.index);
         self.events.push(StoreEvent::Evicted { reason, key });
-        self.settle_prefetch(key);
+        if self.settle_prefetch(key) {
+            self.throttle.wasted();
+        }
     }
 
-    /// A prefetched object that is neither in memory nor on the way was read for nothing.
-    pub(super) fn settle_prefetch(&mut self, key: ExpertKey) {
+    /// A prefetched object that is neither in memory nor on the way was fetched for nothing. Says whether it was
+    /// one.
+    pub(super) fn settle_prefetch(&mut self, key: ExpertKey) -> bool {
         let gone = self.highest_resident(key).is_none() && !self.flights.contains_key(&key);
-        if gone && self.prefetched.remove(&key) {
+        let wasted = gone && self.prefetched.remove(&key);
+        if wasted {
             self.events.push(StoreEvent::PrefetchWasted);
         }
+        wasted
     }
 
     /// Counts a use: recency where the object is resident, and the first use of a prefetched one. Says whether it
@@ -264,6 +272,7 @@ impl Machine {
         }
         let first = self.prefetched.remove(&key);
         if first {
+            self.throttle.used();
             self.events.push(StoreEvent::PrefetchUsed);
         }
         first

@@ -25,6 +25,7 @@ mod machine;
 mod outcomes;
 mod pump;
 mod slots;
+mod throttle;
 mod timeouts;
 
 pub use command::{Command, CopyId, Grant, Moment, PinId, Priority, ReadId, ReadReport, SlotId};

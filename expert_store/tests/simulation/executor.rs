@@ -141,18 +141,23 @@ impl World {
         }
     }
 
+    /// Answers one cancellation. Says whether there was one.
+    pub fn answer_cancellation(&mut self) -> bool {
+        let Some(at) = self.executor.queued.iter().position(|q| q.cancelled) else {
+            return false;
+        };
+        let queued = self.executor.queued.swap_remove(at);
+        self.executor.end_write(queued.slot, None);
+        self.tally.cancelled_reads += 1;
+        self.machine.read_cancelled(queued.read);
+        self.after_step();
+        true
+    }
+
     fn start_read(&mut self) {
         let busy = self.executor.running.len() + self.executor.hanging.len();
-        let cancelled = self.executor.queued.iter().position(|q| q.cancelled);
-        if let Some(at) = cancelled {
-            if self.random.percent(50) {
-                let queued = self.executor.queued.swap_remove(at);
-                self.executor.end_write(queued.slot, None);
-                self.tally.cancelled_reads += 1;
-                self.machine.read_cancelled(queued.read);
-                self.after_step();
-                return;
-            }
+        if self.random.percent(50) && self.answer_cancellation() {
+            return;
         }
         let Some(at) = self
             .executor
@@ -201,7 +206,7 @@ impl World {
         self.after_step();
     }
 
-    fn end_copy(&mut self) {
+    pub fn end_copy(&mut self) {
         if self.executor.copies.is_empty() {
             return;
         }

@@ -128,7 +128,7 @@ impl World {
         if *held == 0 {
             self.held.remove(&slot);
         }
-        self.machine.pin_released(pin);
+        self.machine.pins_released([pin]);
         self.after_step();
     }
 }

@@ -30,9 +30,13 @@ impl Drop for PrintSeed {
 fn episode(seed: u64, tiers: usize, steps: usize) -> World {
     let _print = PrintSeed(seed, tiers);
     let mut world = World::new(seed, tiers);
-    // Calm between storms: whatever happened, everything asked for ends, in bounded steps.
+    // Whatever happened in a storm, everything asked for ends: in bounded steps once storage works again, and in
+    // bounded time where it does not.
     while world.steps < steps {
         world.storm(700);
+        if world.random.percent(30) {
+            world.silence();
+        }
         world.calm();
     }
     world

@@ -205,6 +205,27 @@ impl World {
         }
     }
 
+    /// Storage goes dead: no read begins or ends. Whatever is asked for must still end, by time-outs alone.
+    pub fn silence(&mut self) {
+        self.stormy = false;
+        let limit = self.now.after(Duration::from_secs(60));
+        while self.lanes.iter().any(|lane| !lane.is_idle()) {
+            assert!(
+                self.now < limit,
+                "waits for dead storage: {:?}",
+                self.machine.gauges()
+            );
+            self.now = self.now.after(Duration::from_millis(100));
+            self.machine.tick(self.now);
+            self.after_step();
+            self.answer_cancellation();
+            self.end_copy();
+            for turn in 0..16 * self.lanes.len() {
+                self.run_lane(turn % self.lanes.len());
+            }
+        }
+    }
+
     /// No more faults and no new demands: everything that was asked for must end soon.
     pub fn calm(&mut self) {
         self.stormy = false;

@@ -375,3 +375,21 @@ fn mutated_headers_never_panic_and_never_pass_what_the_reference_refuses() {
         "every mutation was refused: the mutations are too wild to test anything"
     );
 }
+
+/// The examples of `docs/store.md` are what is written, up to white space.
+#[test]
+fn the_documented_examples_are_the_bytes_that_are_written() {
+    let plain = |text: &str| text.replace(char::is_whitespace, "");
+    let document = plain(include_str!("../../../docs/store.md"));
+    for format in [BlockFormat::BF16, BlockFormat::Q8_0] {
+        let specs = crate::names::ExpertRole::ALL.map(|role| TensorSpec {
+            name: role.name().into(),
+            format,
+            shape: role.shape(64, 32).to_vec(),
+        });
+        let layout = SafetensorsLayout::new(&specs).unwrap();
+        let json = std::str::from_utf8(&layout.header[8..]).unwrap();
+        assert!(document.contains(&plain(json)), "{json}");
+        assert_eq!(layout.header[..8], 0x0ff8u64.to_le_bytes());
+    }
+}

@@ -11,6 +11,7 @@ const ROWS: usize = 1024;
 #[derive(Default)]
 pub struct AngleCache {
     tables: HashMap<(u64, usize), Table>,
+    gathered: Vec<f32>,
 }
 
 struct Table {
@@ -21,8 +22,21 @@ struct Table {
 }
 
 impl AngleCache {
+    /// Cosines and sines of each position, [positions][cosines, sines][D / 2].
+    pub fn gather(&mut self, rope: Rope, head_dim: usize, positions: &[u32]) -> &[f32] {
+        let mut gathered = std::mem::take(&mut self.gathered);
+        gathered.clear();
+        for &position in positions {
+            let (cos, sin) = self.at(rope, head_dim, position);
+            gathered.extend_from_slice(cos);
+            gathered.extend_from_slice(sin);
+        }
+        self.gathered = gathered;
+        &self.gathered
+    }
+
     /// Cosines and sines, [D / 2] each.
-    pub fn at(&mut self, rope: Rope, head_dim: usize, position: u32) -> (&[f32], &[f32]) {
+    fn at(&mut self, rope: Rope, head_dim: usize, position: u32) -> (&[f32], &[f32]) {
         let table = self
             .tables
             .entry((rope.theta.to_bits(), head_dim))

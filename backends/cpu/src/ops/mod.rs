@@ -2,30 +2,55 @@
 
 mod angles;
 mod attention;
+mod experts;
 mod linear;
+mod machine;
 mod operands;
+mod products;
 mod rows;
 
 pub use operands::own;
 
 use crate::kernel_set::KernelSet;
+use crate::kernels::Instructions;
+use crate::pool::Pool;
 use angles::AngleCache;
+use experts::ExpertScratch;
+use machine::Machine;
 use odmoe_backend::Op;
+use products::ProductScratch;
 use rows::{CombineExperts, NormRope};
+use std::io;
 
 /// Runs ops, one at a time, on the calling thread and its pool.
 pub struct Executor {
     set: KernelSet,
+    machine: Machine,
     angles: AngleCache,
+    products: ProductScratch,
+    experts: ExpertScratch,
+    logits: Vec<f32>,
 }
 
 impl Executor {
-    /// With `threads` threads in all.
-    pub fn new(set: KernelSet, _threads: usize) -> Self {
-        Self {
+    /// With `threads` threads in all (the reference kernels use one).
+    pub fn new(set: KernelSet, instructions: Instructions, threads: usize) -> io::Result<Self> {
+        let threads = if set == KernelSet::Reference {
+            1
+        } else {
+            threads
+        };
+        Ok(Self {
             set,
+            machine: Machine {
+                instructions,
+                pool: Pool::new(threads)?,
+            },
             angles: AngleCache::default(),
-        }
+            products: ProductScratch::default(),
+            experts: ExpertScratch::default(),
+            logits: Vec::new(),
+        })
     }
 
     /// Runs an op to its end.

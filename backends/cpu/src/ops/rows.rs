@@ -2,6 +2,7 @@
 
 use super::Executor;
 use super::operands::{floats, floats_mut, read, weight_view, write};
+use crate::kernels::{AddInPlace, CombineRow, RmsNormRows, RotateHeads, SiluMul};
 use crate::reference;
 use odmoe_backend::{Buffer, Choice, Rope, Weight};
 
@@ -36,9 +37,14 @@ impl Executor {
         let elements = rows * weight.len();
         copy_unless_same(x, out, elements);
         let mut out = write(out);
-        for row in floats_mut(&mut out, elements).chunks_exact_mut(weight.len()) {
-            reference::rms_norm_row(row, &weight, epsilon);
-        }
+        self.machine
+            .parallel_rows(floats_mut(&mut out, elements), weight.len(), |_, rows| {
+                self.machine.run(RmsNormRows {
+                    rows,
+                    weight: &weight,
+                    epsilon,
+                });
+            });
     }
 
     /// In place on into [T, heads, D].
@@ -68,33 +74,40 @@ impl Executor {
                 );
                 (weight, *epsilon)
             });
+        let angles = self.angles.gather(rope, head_dim, positions);
         let mut into = write(into);
         let into = floats_mut(&mut into, positions.len() * heads * head_dim);
-        for (&position, row) in positions
-            .iter()
-            .zip(into.chunks_exact_mut(heads * head_dim))
-        {
-            let (cos, sin) = self.angles.at(rope, head_dim, position);
-            for head in row.chunks_exact_mut(head_dim) {
+        self.machine
+            .parallel_rows(into, heads * head_dim, |token, heads| {
                 if let Some((weight, epsilon)) = &norm {
-                    reference::rms_norm_row(head, weight, *epsilon);
+                    self.machine.run(RmsNormRows {
+                        rows: heads,
+                        weight,
+                        epsilon: *epsilon,
+                    });
                 }
-                reference::rotate_head(head, cos, sin);
-            }
-        }
+                let (cos, sin) = angles[token * head_dim..][..head_dim].split_at(head_dim / 2);
+                self.machine.run(RotateHeads { heads, cos, sin });
+            });
     }
 
     /// into += x.
     pub(super) fn add_in_place(&mut self, x: &Buffer, into: &Buffer, elements: usize) {
         let (x, mut into) = (read(x), write(into));
-        reference::add_in_place(floats(&x, elements), floats_mut(&mut into, elements));
+        self.machine.run(AddInPlace {
+            x: floats(&x, elements),
+            into: floats_mut(&mut into, elements),
+        });
     }
 
     /// out = silu(gate) * up; in place where gate and out are one buffer.
     pub(super) fn silu_mul(&mut self, gate: &Buffer, up: &Buffer, out: &Buffer, elements: usize) {
         copy_unless_same(gate, out, elements);
         let (up, mut out) = (read(up), write(out));
-        reference::silu_mul(floats_mut(&mut out, elements), floats(&up, elements));
+        self.machine.run(SiluMul {
+            gate: floats_mut(&mut out, elements),
+            up: floats(&up, elements),
+        });
     }
 
     /// into [T, H] += weighted sums of expert_out [T * K, H].
@@ -109,16 +122,20 @@ impl Executor {
         } = args;
         let (outputs, choices, mut into) = (read(expert_out), read(choices), write(into));
         let outputs = floats(&outputs, tokens * top_k * hidden);
-        let weights: Vec<f32> = Choice::decode(&choices[..tokens * top_k * Choice::BYTES])
-            .map(|c| c.weight)
-            .collect();
-        for (token, into) in floats_mut(&mut into, tokens * hidden)
-            .chunks_exact_mut(hidden)
-            .enumerate()
-        {
-            let outputs = &outputs[token * top_k * hidden..][..top_k * hidden];
-            reference::combine_row(outputs, |j| weights[token * top_k + j], into);
-        }
+        let choices = Choice::decode(&choices[..tokens * top_k * Choice::BYTES]);
+        let weights: Vec<f32> = choices.map(|choice| choice.weight).collect();
+        self.machine.parallel_rows(
+            floats_mut(&mut into, tokens * hidden),
+            hidden,
+            |token, into| {
+                let outputs = &outputs[token * top_k * hidden..][..top_k * hidden];
+                self.machine.run(CombineRow {
+                    outputs,
+                    weights: &weights[token * top_k..][..top_k],
+                    into,
+                });
+            },
+        );
     }
 
     /// out[i] = x[rows[i]].

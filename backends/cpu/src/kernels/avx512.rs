@@ -1,0 +1,183 @@
+//! Primitives in AVX-512 with VNNI.
+
+use super::avx2::reduce8;
+use super::transpose::{scales8, sum_rows8, transpose8};
+use super::{BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, Simd};
+use crate::reference::LANES;
+use crate::view::Q8Block;
+use std::arch::x86_64::*;
+
+/// Proof that the machine has AVX-512 F, BW, DQ, VL and VNNI, and what AVX2 machines have.
+#[derive(Clone, Copy)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// The proof, where it is true.
+    pub fn detect() -> Option<Self> {
+        let all = super::avx2::Avx2::detect().is_some()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
+        all.then_some(Self(()))
+    }
+}
+
+/// One block of sixteen rows: bytes 4w..4w + 4 of row r are lane r of `words[w]`, with 128 added to each so that
+/// they are unsigned, as the dot-product instruction wants one side.
+#[derive(Clone, Copy)]
+pub struct Packed {
+    words: [[__m256i; 2]; 8],
+    scales: [__m256; 2],
+}
+
+impl Default for Packed {
+    fn default() -> Self {
+        // SAFETY: all-zero bytes are valid vectors of integers and floats.
+        unsafe { std::mem::zeroed() }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn with_features<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
+    kernel.call(simd)
+}
+
+// SAFETY of every block below: `self` proves that the machine has the instructions, and pointers come from
+// references to arrays of at least the loaded or stored size.
+#[allow(clippy::undocumented_unsafe_blocks, clippy::needless_range_loop)]
+impl Simd for Avx512 {
+    type F = __m512;
+    type Sums8 = __m256;
+    type Packed = Packed;
+    const PACK_FROM_TOKENS: usize = 8;
+
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        unsafe { with_features(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> __m512 {
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn load_f32(self, x: &[Bytes4; LANES]) -> __m512 {
+        unsafe { _mm512_loadu_ps(x.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[Bytes2; LANES]) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[Bytes2; LANES]) -> __m512 {
+        unsafe {
+            let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+        }
+    }
+    #[inline(always)]
+    fn store(self, x: __m512, to: &mut [f32; LANES]) {
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn reduce(self, x: __m512) -> f32 {
+        unsafe {
+            reduce8(_mm256_add_ps(
+                _mm512_castps512_ps256(x),
+                _mm512_extractf32x8_ps::<1>(x),
+            ))
+        }
+    }
+
+    #[inline(always)]
+    fn sums8_zero(self) -> __m256 {
+        unsafe { _mm256_setzero_ps() }
+    }
+    #[inline(always)]
+    fn sums8_store(self, sums: __m256) -> [f32; 8] {
+        let mut out = [0.0; 8];
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), sums) }
+        out
+    }
+    #[inline(always)]
+    fn q8_step(self, blocks: [&Q8Block; 8], x: BlockOperand<'_>, sums: __m256) -> __m256 {
+        unsafe {
+            let x_quants = _mm256_loadu_si256(x.quants.as_ptr().cast());
+            let mut products = [_mm256_setzero_si256(); 8];
+            for row in 0..8 {
+                products[row] = _mm256_dpbusd_epi32(products[row], unsigned(blocks[row]), x_quants);
+            }
+            let dots = _mm256_add_epi32(sum_rows8(products), _mm256_set1_epi32(x.offset));
+            let scales = _mm256_mul_ps(scales8(blocks), _mm256_set1_ps(x.scale));
+            _mm256_fmadd_ps(scales, _mm256_cvtepi32_ps(dots), sums)
+        }
+    }
+
+    #[inline(always)]
+    fn pack(self, blocks: [&Q8Block; PACKED_ROWS], to: &mut Packed) {
+        unsafe {
+            for half in 0..2 {
+                let blocks: [&Q8Block; 8] = std::array::from_fn(|row| blocks[half * 8 + row]);
+                let mut words = [_mm256_setzero_si256(); 8];
+                for row in 0..8 {
+                    words[row] = unsigned(blocks[row]);
+                }
+                let words = transpose8(words);
+                for (to, words) in to.words.iter_mut().zip(words) {
+                    to[half] = words;
+                }
+                to.scales[half] = scales8(blocks);
+            }
+        }
+    }
+    #[inline(always)]
+    fn packed_step<const T: usize>(
+        self,
+        packed: &Packed,
+        x: [BlockOperand<'_>; T],
+        sums: &mut [__m512; T],
+    ) {
+        unsafe {
+            let mut dots = [_mm512_setzero_si512(); T];
+            for token in 0..T {
+                dots[token] = _mm512_set1_epi32(x[token].offset);
+            }
+            for word in 0..8 {
+                let weights = _mm512_loadu_si512(packed.words[word].as_ptr().cast());
+                for token in 0..T {
+                    let quad = x[token]
+                        .quants
+                        .as_ptr()
+                        .cast::<i32>()
+                        .add(word)
+                        .read_unaligned();
+                    dots[token] =
+                        _mm512_dpbusd_epi32(dots[token], weights, _mm512_set1_epi32(quad));
+                }
+            }
+            let row_scales = _mm512_loadu_ps(packed.scales.as_ptr().cast());
+            for token in 0..T {
+                let scales = _mm512_mul_ps(row_scales, _mm512_set1_ps(x[token].scale));
+                sums[token] = _mm512_fmadd_ps(scales, _mm512_cvtepi32_ps(dots[token]), sums[token]);
+            }
+        }
+    }
+}
+
+/// The 32 quants, 128 added to each.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn unsigned(block: &Q8Block) -> __m256i {
+    // SAFETY: the block has 32 quants.
+    let quants = unsafe { _mm256_loadu_si256(block.quants.as_ptr().cast()) };
+    _mm256_xor_si256(quants, _mm256_set1_epi8(-128))
+}

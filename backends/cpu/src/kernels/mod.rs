@@ -1,0 +1,190 @@
+//! Fast kernels. Each is written once, over [`Simd`], and compiled for every kernel set; only the few primitives in
+//! `portable`, `avx2` and `avx512` differ. They reproduce `reference` bit for bit.
+
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod elementwise;
+mod float;
+mod portable;
+mod product;
+mod q8;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
+
+pub use attention::AttentionTile;
+pub use elementwise::{
+    AddInPlace, Choose, CombineRow, Quantise, RmsNormRows, RotateHeads, SiluMul,
+};
+pub use product::{Activations, OutRows, PANEL_ROWS, Product};
+pub use q8::{QuantisedPart, QuantisedRows};
+
+use crate::kernel_set::KernelSet;
+use crate::reference::LANES;
+use crate::view::Q8Block;
+use portable::Portable;
+
+/// Elements as they lie in memory, without alignment.
+pub type Bytes2 = [u8; 2];
+/// See [`Bytes2`].
+pub type Bytes4 = [u8; 4];
+
+/// Rows of weights in one packed panel of the integer kernels.
+pub const PACKED_ROWS: usize = 16;
+
+/// What differs between kernel sets. A value of the type is the proof that the machine has the instructions.
+pub trait Simd: Copy + Send + Sync {
+    /// Sixteen floats: the partial sums of `reference::dot`.
+    type F: Copy;
+    /// Eight running sums of eight rows of a Q8_0 weight.
+    type Sums8: Copy;
+    /// Weights of one block of sixteen rows, rearranged so that rows lie in lanes.
+    type Packed: Copy + Default + 'static;
+    /// From how many tokens on it pays to rearrange weights; `usize::MAX` where it never does.
+    const PACK_FROM_TOKENS: usize;
+
+    /// Runs a kernel, compiled with the set's instructions.
+    fn run<K: Kernel>(self, kernel: K) -> K::Output;
+
+    /// Sixteen times x.
+    fn splat(self, x: f32) -> Self::F;
+    /// Floats.
+    fn load(self, x: &[f32; LANES]) -> Self::F;
+    /// Binary32 from bytes.
+    fn load_f32(self, x: &[Bytes4; LANES]) -> Self::F;
+    /// Binary16 from bytes, widened exactly.
+    fn load_f16(self, x: &[Bytes2; LANES]) -> Self::F;
+    /// bfloat16 from bytes, widened exactly.
+    fn load_bf16(self, x: &[Bytes2; LANES]) -> Self::F;
+    /// The floats.
+    fn store(self, x: Self::F, to: &mut [f32; LANES]);
+    /// a * b + c with one rounding.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The sum, by halves as `reference::reduce`.
+    fn reduce(self, x: Self::F) -> f32;
+
+    /// Eight sums of zero.
+    fn sums8_zero(self) -> Self::Sums8;
+    /// The sums.
+    fn sums8_store(self, sums: Self::Sums8) -> [f32; 8];
+    /// sums\[r\] += (blocks\[r\].scale * x.scale) * exact dot, fused.
+    fn q8_step(self, blocks: [&Q8Block; 8], x: BlockOperand<'_>, sums: Self::Sums8) -> Self::Sums8;
+
+    /// Rearranges one block of sixteen rows.
+    fn pack(self, blocks: [&Q8Block; PACKED_ROWS], to: &mut Self::Packed);
+    /// sums\[t\]\[r\] += (scale of row r * x\[t\].scale) * exact dot, fused, for sixteen rows and T tokens.
+    fn packed_step<const T: usize>(
+        self,
+        packed: &Self::Packed,
+        x: [BlockOperand<'_>; T],
+        sums: &mut [Self::F; T],
+    );
+}
+
+/// One block of 32 quantised activations, in the forms that the sets want.
+#[derive(Clone, Copy)]
+pub struct BlockOperand<'a> {
+    /// The integers.
+    pub quants: &'a [i8; 32],
+    /// The same, wider.
+    pub wide: &'a [i16; 32],
+    /// -128 times their sum.
+    pub offset: i32,
+    /// Their unit.
+    pub scale: f32,
+}
+
+/// Code to be compiled for every set.
+///
+/// Implementations of `call`, and every function under it that handles vectors or long loops, must be
+/// `#[inline(always)]`: it is what lets the compiler use the set's instructions in them. A closure cannot be, so
+/// vectors stay out of closures (`map`, `from_fn`): primitives would become calls there.
+pub trait Kernel {
+    /// The result.
+    type Output;
+    /// Runs it.
+    fn call<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// The proof for one set, chosen at run time.
+#[derive(Clone, Copy)]
+pub enum Instructions {
+    /// None needed.
+    Portable(Portable),
+    /// AVX2, FMA, F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    /// AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+}
+
+impl Instructions {
+    /// What a kernel set needs; None where the machine lacks it.
+    pub fn detect(set: KernelSet) -> Option<Self> {
+        match set {
+            KernelSet::Reference | KernelSet::Portable => Some(Self::Portable(Portable)),
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Avx2 => avx2::Avx2::detect().map(Self::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Avx512 => avx512::Avx512::detect().map(Self::Avx512),
+            #[cfg(not(target_arch = "x86_64"))]
+            KernelSet::Avx2 | KernelSet::Avx512 => None,
+        }
+    }
+
+    /// Runs a kernel.
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            Self::Portable(simd) => simd.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(simd) => simd.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(simd) => simd.run(kernel),
+        }
+    }
+}
+
+/// An element type of weights, keys and values.
+pub trait Element: bytemuck::Pod {
+    /// Sixteen of them, widened exactly.
+    fn load<S: Simd>(simd: S, x: &[Self; LANES]) -> S::F;
+}
+
+/// Binary32.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(transparent)]
+pub struct F32(Bytes4);
+
+/// Binary16.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(transparent)]
+pub struct F16(Bytes2);
+
+/// bfloat16.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(transparent)]
+pub struct Bf16(Bytes2);
+
+impl Element for F32 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, x: &[Self; LANES]) -> S::F {
+        simd.load_f32(bytemuck::cast_ref(x))
+    }
+}
+
+impl Element for F16 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, x: &[Self; LANES]) -> S::F {
+        simd.load_f16(bytemuck::cast_ref(x))
+    }
+}
+
+impl Element for Bf16 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, x: &[Self; LANES]) -> S::F {
+        simd.load_bf16(bytemuck::cast_ref(x))
+    }
+}

@@ -1,0 +1,119 @@
+//! Primitives in plain Rust, in a form that compilers vectorise.
+
+use super::{BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, Simd};
+use crate::reference::{LANES, reduce};
+use crate::view::Q8Block;
+
+/// Needs nothing.
+#[derive(Clone, Copy)]
+pub struct Portable;
+
+impl Simd for Portable {
+    type F = [f32; LANES];
+    type Sums8 = [f32; 8];
+    type Packed = ();
+    const PACK_FROM_TOKENS: usize = usize::MAX;
+
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.call(self)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> [f32; LANES] {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> [f32; LANES] {
+        *x
+    }
+    #[inline(always)]
+    fn load_f32(self, x: &[Bytes4; LANES]) -> [f32; LANES] {
+        x.map(f32::from_le_bytes)
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[Bytes2; LANES]) -> [f32; LANES] {
+        x.map(|x| widen_f16(u16::from_le_bytes(x)))
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[Bytes2; LANES]) -> [f32; LANES] {
+        x.map(|x| f32::from_bits(u32::from(u16::from_le_bytes(x)) << 16))
+    }
+    #[inline(always)]
+    fn store(self, x: [f32; LANES], to: &mut [f32; LANES]) {
+        *to = x;
+    }
+    #[inline(always)]
+    fn fma(self, a: [f32; LANES], b: [f32; LANES], c: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|lane| a[lane].mul_add(b[lane], c[lane]))
+    }
+    #[inline(always)]
+    fn reduce(self, x: [f32; LANES]) -> f32 {
+        reduce(x)
+    }
+
+    #[inline(always)]
+    fn sums8_zero(self) -> [f32; 8] {
+        [0.0; 8]
+    }
+    #[inline(always)]
+    fn sums8_store(self, sums: [f32; 8]) -> [f32; 8] {
+        sums
+    }
+    #[inline(always)]
+    fn q8_step(self, blocks: [&Q8Block; 8], x: BlockOperand<'_>, sums: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|row| {
+            let products = blocks[row]
+                .quants
+                .iter()
+                .zip(x.wide)
+                .map(|(&w, &x)| i32::from(w) * i32::from(x));
+            let scale = widen_f16(u16::from_le_bytes(blocks[row].scale)) * x.scale;
+            scale.mul_add(products.sum::<i32>() as f32, sums[row])
+        })
+    }
+
+    #[inline(always)]
+    fn pack(self, _blocks: [&Q8Block; PACKED_ROWS], (): &mut ()) {
+        unreachable!("the portable set does not rearrange weights")
+    }
+    #[inline(always)]
+    fn packed_step<const T: usize>(
+        self,
+        (): &(),
+        _x: [BlockOperand<'_>; T],
+        _sums: &mut [[f32; LANES]; T],
+    ) {
+        unreachable!("the portable set does not rearrange weights")
+    }
+}
+
+/// Binary16 to binary32, without branches.
+///
+/// The exponent and mantissa move to their places in binary32, where the exponent is short by 112: a product with
+/// 2^112 sets it right, and normalises denormals. Infinity and NaN get the largest exponent.
+#[inline(always)]
+fn widen_f16(half: u16) -> f32 {
+    const TWO_TO_112: f32 = f32::from_bits((112 + 127) << 23);
+    let magnitude = (u32::from(half) & 0x7fff) << 13;
+    let sign = (u32::from(half) & 0x8000) << 16;
+    let scaled = (f32::from_bits(magnitude) * TWO_TO_112).to_bits();
+    let special = if magnitude >= 31 << 23 { 0xff << 23 } else { 0 };
+    f32::from_bits(scaled | special | sign)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_binary16_is_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let expected = half::f16::from_bits(bits).to_f32();
+            let actual = widen_f16(bits);
+            assert!(
+                actual.to_bits() == expected.to_bits() || (actual.is_nan() && expected.is_nan()),
+                "{bits:#x}"
+            );
+        }
+    }
+}

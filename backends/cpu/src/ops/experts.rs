@@ -1,0 +1,284 @@
+//! The experts of a layer as one op.
+
+use super::Executor;
+use super::machine::Machine;
+use super::operands::{floats, floats_mut, read, weight_view, write};
+use super::products::{activations, chunk_rows};
+use crate::kernel_set::KernelSet;
+use crate::kernels::{Activations, OutRows, Product, QuantisedRows, SiluMul};
+use crate::memory::{ReadGuard, SharedSlice};
+use crate::reference::{self, ExpertView};
+use odmoe_backend::{Buffer, ExpertGroup, ExpertRow};
+use odmoe_formats::BlockFormat;
+use std::ops::Range;
+
+/// Floats of intermediate state that are kept at once, 8 MiB. An op with more goes in several passes.
+const STATE_FLOATS: usize = 2 << 20;
+
+/// Kept between ops.
+#[derive(Default)]
+pub struct ExpertScratch {
+    /// silu(gate x), then the state, [slots, F].
+    gate: Vec<f32>,
+    /// up x, [slots, F].
+    up: Vec<f32>,
+    x: QuantisedRows,
+    state: QuantisedRows,
+}
+
+/// Some rows of one expert, with their places in the intermediate state.
+struct Job<'a> {
+    expert: ExpertView<'a>,
+    /// Rows of x.
+    token_rows: Vec<u32>,
+    /// Rows of out.
+    out_rows: Vec<u32>,
+    /// Rows of the state.
+    slots: Vec<u32>,
+}
+
+impl Executor {
+    /// Each row of each group through its expert.
+    pub(super) fn expert_ffn(&mut self, x: &Buffer, groups: &[ExpertGroup], out: &Buffer) {
+        let (x, mut out) = (read(x), write(out));
+        let x: &[f32] = floats(&x, x.len() / 4);
+        let elements = out.len() / 4;
+        let out = floats_mut(&mut out, elements);
+        let guards: Vec<[ReadGuard<'_>; 3]> = groups
+            .iter()
+            .map(|group| [&group.gate, &group.up, &group.down].map(|weight| read(&weight.buffer)))
+            .collect();
+        let experts: Vec<(ExpertView<'_>, &[ExpertRow])> = groups
+            .iter()
+            .zip(&guards)
+            .map(|(group, guards)| (expert_view(group, guards), &*group.rows))
+            .collect();
+        let Some((first, _)) = experts.first() else {
+            return;
+        };
+        let (hidden, width) = (first.gate.columns, first.gate.rows);
+        for (expert, _) in &experts {
+            let shape = (expert.gate.columns, expert.gate.rows);
+            assert_eq!(
+                shape,
+                (hidden, width),
+                "the experts of one op have one shape"
+            );
+        }
+        if self.set == KernelSet::Reference {
+            run_reference(&experts, x, out);
+            return;
+        }
+        assert_distinct(&experts, out.len() / hidden);
+        let x_rows = experts
+            .iter()
+            .flat_map(|(_, rows)| *rows)
+            .map(|row| row.token_row as usize + 1)
+            .max()
+            .unwrap_or(0);
+        for jobs in passes(&experts, (STATE_FLOATS / width).max(1)) {
+            run_pass(
+                &self.machine,
+                &jobs,
+                &x[..x_rows * hidden],
+                out,
+                &mut self.experts,
+            );
+        }
+    }
+}
+
+fn run_reference(experts: &[(ExpertView<'_>, &[ExpertRow])], x: &[f32], out: &mut [f32]) {
+    for (expert, rows) in experts {
+        let hidden = expert.gate.columns;
+        for row in *rows {
+            let x = &x[row.token_row as usize * hidden..][..hidden];
+            reference::expert_ffn_row(
+                expert,
+                x,
+                &mut out[row.out_row as usize * hidden..][..hidden],
+            );
+        }
+    }
+}
+
+fn expert_view<'a>(group: &ExpertGroup, guards: &'a [ReadGuard<'_>; 3]) -> ExpertView<'a> {
+    let gate = weight_view(&group.gate, &guards[0]);
+    let up = weight_view(&group.up, &guards[1]);
+    let down = weight_view(&group.down, &guards[2]);
+    assert!(
+        up.rows == gate.rows && up.columns == gate.columns,
+        "gate and up of an expert have one shape"
+    );
+    assert!(
+        down.rows == gate.columns && down.columns == gate.rows,
+        "down of an expert has the shape of gate, turned"
+    );
+    ExpertView { gate, up, down }
+}
+
+/// Threads write rows of `out` at the same time, so no row may be named twice.
+fn assert_distinct(experts: &[(ExpertView<'_>, &[ExpertRow])], out_rows: usize) {
+    let mut seen = vec![false; out_rows];
+    for row in experts.iter().flat_map(|(_, rows)| *rows) {
+        let seen = &mut seen[row.out_row as usize];
+        assert!(!*seen, "two expert rows come out at row {}", row.out_row);
+        *seen = true;
+    }
+}
+
+/// Cuts the work into passes of at most `most` rows. A group is split only where it alone has more.
+fn passes<'a>(experts: &[(ExpertView<'a>, &[ExpertRow])], most: usize) -> Vec<Vec<Job<'a>>> {
+    let (mut all, mut pass, mut used) = (Vec::new(), Vec::new(), 0);
+    for (expert, rows) in experts {
+        for part in rows.chunks(most) {
+            if used + part.len() > most {
+                all.push(std::mem::take(&mut pass));
+                used = 0;
+            }
+            pass.push(Job {
+                expert: *expert,
+                token_rows: part.iter().map(|row| row.token_row).collect(),
+                out_rows: part.iter().map(|row| row.out_row).collect(),
+                slots: (used as u32..(used + part.len()) as u32).collect(),
+            });
+            used += part.len();
+        }
+    }
+    all.push(pass);
+    all
+}
+
+fn run_pass(
+    machine: &Machine,
+    jobs: &[Job<'_>],
+    x: &[f32],
+    out: &mut [f32],
+    scratch: &mut ExpertScratch,
+) {
+    let Some(first) = jobs.first() else { return };
+    let (hidden, width) = (first.expert.gate.columns, first.expert.gate.rows);
+    let slots: usize = jobs.iter().map(|job| job.slots.len()).sum();
+    let operations = slots * hidden * width;
+    let ExpertScratch {
+        gate,
+        up,
+        x: x_quantised,
+        state: state_quantised,
+    } = scratch;
+    gate.resize(gate.len().max(slots * width), 0.0);
+    up.resize(up.len().max(slots * width), 0.0);
+    let (gate, up) = (&mut gate[..slots * width], &mut up[..slots * width]);
+
+    let inputs = Inputs::new(
+        machine,
+        jobs.iter()
+            .flat_map(|job| [job.expert.gate.format, job.expert.up.format]),
+        x,
+        hidden,
+        x_quantised,
+    );
+    {
+        let (gate, up) = (SharedSlice::new(gate), SharedSlice::new(up));
+        for_chunks(machine, jobs, width, 2 * operations, |job, rows| {
+            open_rows(machine, job, rows, &inputs, &gate, &up);
+        });
+    }
+    let states = Inputs::new(
+        machine,
+        jobs.iter().map(|job| job.expert.down.format),
+        gate,
+        width,
+        state_quantised,
+    );
+    let out = SharedSlice::new(out);
+    for_chunks(machine, jobs, hidden, operations, |job, rows| {
+        let weight = job.expert.down;
+        // SAFETY: out rows are distinct over all jobs, and chunks of one job write different columns.
+        let out = unsafe { OutRows::new(&out, hidden, &job.out_rows) };
+        machine.run(Product {
+            weight,
+            rows,
+            x: states.of(weight.format),
+            tokens: &job.slots,
+            out,
+        });
+    });
+}
+
+/// The state of some of an expert's F for all its rows: gate, up, and their silu product.
+fn open_rows(
+    machine: &Machine,
+    job: &Job<'_>,
+    rows: Range<usize>,
+    inputs: &Inputs<'_>,
+    gate: &SharedSlice<'_, f32>,
+    up: &SharedSlice<'_, f32>,
+) {
+    let width = job.expert.gate.rows;
+    for (weight, to) in [(job.expert.gate, gate), (job.expert.up, up)] {
+        // SAFETY: slots are distinct over all jobs, and chunks of one job write different columns.
+        let out = unsafe { OutRows::new(to, width, &job.slots) };
+        let x = inputs.of(weight.format);
+        machine.run(Product {
+            weight,
+            rows: rows.clone(),
+            x,
+            tokens: &job.token_rows,
+            out,
+        });
+    }
+    for &slot in &job.slots {
+        let range = slot as usize * width + rows.start..slot as usize * width + rows.end;
+        // SAFETY: as above; the products are done with them.
+        let (gate, up) = unsafe { (gate.range_mut(range.clone()), up.range_mut(range)) };
+        machine.run(SiluMul { gate, up });
+    }
+}
+
+/// Shares out the output rows of every job.
+fn for_chunks(
+    machine: &Machine,
+    jobs: &[Job<'_>],
+    rows: usize,
+    operations: usize,
+    body: impl Fn(&Job<'_>, Range<usize>) + Sync,
+) {
+    let chunk = chunk_rows(machine, rows * jobs.len());
+    let per_job = rows.div_ceil(chunk);
+    machine.parallel(jobs.len() * per_job, operations, |index| {
+        let start = index % per_job * chunk;
+        body(&jobs[index / per_job], start..rows.min(start + chunk));
+    });
+}
+
+/// The rows that go into products, as floats and, where a weight wants it, quantised.
+struct Inputs<'a> {
+    floats: &'a [f32],
+    quantised: Option<Activations<'a>>,
+}
+
+impl<'a> Inputs<'a> {
+    fn new(
+        machine: &Machine,
+        mut formats: impl Iterator<Item = BlockFormat>,
+        x: &'a [f32],
+        columns: usize,
+        scratch: &'a mut QuantisedRows,
+    ) -> Self {
+        let wanted = formats.any(|format| format == BlockFormat::Q8_0);
+        let quantised =
+            wanted.then(|| activations(machine, BlockFormat::Q8_0, x, columns, scratch));
+        Self {
+            floats: x,
+            quantised,
+        }
+    }
+
+    fn of(&self, format: BlockFormat) -> Activations<'a> {
+        match self.quantised {
+            Some(quantised) if format == BlockFormat::Q8_0 => quantised,
+            _ => Activations::Float(self.floats),
+        }
+    }
+}

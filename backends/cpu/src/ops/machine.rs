@@ -1,0 +1,52 @@
+//! Where kernels run: the instructions of a set, and a pool.
+
+use crate::kernels::{Instructions, Kernel};
+use crate::pool::Pool;
+
+/// Operations (multiply-adds, elements) below which a loop is not worth waking other threads: some microseconds.
+const PARALLEL_FROM: usize = 1 << 17;
+
+/// Instructions and threads.
+pub struct Machine {
+    pub instructions: Instructions,
+    pub pool: Pool,
+}
+
+impl Machine {
+    /// Runs one kernel on this thread.
+    pub fn run<K: Kernel>(&self, kernel: K) -> K::Output {
+        self.instructions.run(kernel)
+    }
+
+    /// Runs chunks of a loop that costs about `operations` in all. Who runs them changes no bit of any result.
+    pub fn parallel(&self, chunks: usize, operations: usize, body: impl Fn(usize) + Sync) {
+        if operations < PARALLEL_FROM {
+            (0..chunks).for_each(body);
+        } else {
+            self.pool.parallel_for(chunks, &body);
+        }
+    }
+
+    /// Runs a loop over the rows of `rows` [_, width], each row by one thread.
+    pub fn parallel_rows(
+        &self,
+        rows: &mut [f32],
+        width: usize,
+        body: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        let (count, operations) = (rows.len() / width, rows.len());
+        if operations < PARALLEL_FROM || self.pool.threads() == 1 {
+            rows.chunks_exact_mut(width)
+                .enumerate()
+                .for_each(|(row, values)| body(row, values));
+            return;
+        }
+        let shared = crate::memory::SharedSlice::new(rows);
+        self.pool.parallel_for(count, &|row| {
+            // SAFETY: every row is claimed once, and rows do not overlap.
+            body(row, unsafe {
+                shared.range_mut(row * width..(row + 1) * width)
+            });
+        });
+    }
+}

@@ -1,0 +1,207 @@
+//! Checks on the fixtures that lie beside the project (ODMOE_FIXTURES). `.ci/run` runs them.
+//!
+//! Tolerances. With keys and values in binary32 only the order of sums differs from the reference: the argument of
+//! `oracle.rs` gives 1e-3 for a logit of this model too (6 layers, at most 256 terms a dot, logits up to 15). The
+//! server stores them in binary16, each rounded by at most 2^-11 of itself. An attention score of unit-norm heads of
+//! width 32 then differs by about 2^-11, and so do the weights and the values that they sum: 2^-10 of an attention
+//! output in all. Over six layers, adding like independent errors, that is 2.4e-3 of a hidden state, and with logits of
+//! standard deviation 2.2 (their largest of 4096 differ by 4 deviations) at most 0.03 of a logit; 0.05 is allowed.
+//! A position where a router all but ties may choose another expert then; the prompts' last positions have none.
+#![cfg(feature = "fixtures")]
+
+use odmoe_backend::KvFormat;
+use odmoe_bench::trace::{Ranking, TraceShape};
+use odmoe_bench::{belady, recall, replay};
+use odmoe_engine::PositionLogprobs;
+use odmoe_tests::engine::{EngineOptions, TestEngine};
+use odmoe_tests::golden::{numbers, read_json, token_ids};
+use odmoe_tests::store_files::StoreFolder;
+use odmoe_tests::{Server, ServerOptions, binary::odmoe_binary};
+use odmoe_text::Tokenizer;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The largest difference of a logit with exact keys and values.
+const TOLERANCE_F32: f64 = 1e-3;
+/// The same with keys and values in binary16.
+const TOLERANCE_F16: f64 = 0.05;
+/// The largest relative difference of a perplexity.
+const PERPLEXITY_TOLERANCE: f64 = 0.005;
+
+fn tiny_moe() -> PathBuf {
+    let fixtures = std::env::var_os("ODMOE_FIXTURES").expect("ODMOE_FIXTURES names the fixtures' folder");
+    PathBuf::from(fixtures).join("tiny-moe")
+}
+
+fn golden() -> Value {
+    read_json(&tiny_moe().join("golden.json"))
+}
+
+fn tokenizer() -> Tokenizer {
+    let bytes = std::fs::read(tiny_moe().join("model/tokenizer.json")).expect("tokenizer.json");
+    Tokenizer::from_json(&bytes).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn token_ids_are_the_references() {
+    let tokenizer = tokenizer();
+    for prompt in golden()["prompts"].as_array().expect("prompts") {
+        let text = prompt["prompt"].as_str().expect("a text");
+        let ids = tokenizer.encode(text, true).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(ids, token_ids(&prompt["ids"]), "{text:?}");
+        let greedy = token_ids(&prompt["greedy_ids"]);
+        assert_eq!(tokenizer.decode(&greedy, false), prompt["greedy_text"].as_str().expect("a text"));
+    }
+}
+
+/// Logits from all logprobs: a softmax forgets only the mean, which the reference gives.
+fn logits(position: &PositionLogprobs, mean: f64) -> BTreeMap<u32, f64> {
+    let logprob_mean =
+        position.top.iter().map(|t| f64::from(t.logprob)).sum::<f64>() / position.top.len() as f64;
+    position.top.iter().map(|t| (t.token, f64::from(t.logprob) - logprob_mean + mean)).collect()
+}
+
+fn check_golden(kv_format: KvFormat, tolerance: f64) {
+    let options = EngineOptions { kv_format, cache_share: 0.25, ..EngineOptions::default() };
+    let engine = TestEngine::start(&tiny_moe().join("model"), options);
+    let mut worst = 0.0_f64;
+    for prompt in golden()["prompts"].as_array().expect("prompts") {
+        let (name, ids) = (&prompt["name"], token_ids(&prompt["ids"]));
+        let greedy = token_ids(&prompt["greedy_ids"]);
+        let last = engine.score(&ids, &greedy[..1], engine.vocabulary()).wait();
+        let found = logits(&last[0], prompt["last_logits_mean"].as_f64().expect("a number"));
+        assert_eq!(found.len(), engine.vocabulary());
+        let top = &prompt["last_logits_top20"];
+        for (id, value) in token_ids(&top["ids"]).iter().zip(numbers(&top["values"])) {
+            let difference = (found[id] - value).abs();
+            worst = worst.max(difference);
+            assert!(difference <= tolerance, "{name}: logit {id} is {} for {value}", found[id]);
+        }
+        let norm = found.values().map(|logit| logit * logit).sum::<f64>().sqrt();
+        let wanted = prompt["last_logits_l2"].as_f64().expect("a number");
+        // By the triangle inequality the norm differs by no more than the norm of the differences.
+        assert!((norm - wanted).abs() <= tolerance * (engine.vocabulary() as f64).sqrt(), "{name}: {norm} {wanted}");
+
+        let margins = numbers(&prompt["greedy_top2_margin"]);
+        for (step, position) in engine.score(&ids, &greedy, 1).wait().iter().enumerate() {
+            let same = position.top[0].token == greedy[step];
+            assert!(same || margins[step] < tolerance, "{name}: greedy step {step}, margin {}", margins[step]);
+        }
+    }
+    println!("{kv_format:?} keys and values: largest difference of a top-20 logit {worst:.2e} of {tolerance:.0e}");
+}
+
+#[test]
+fn logits_and_greedy_tokens_with_exact_keys_and_values() {
+    check_golden(KvFormat::F32, TOLERANCE_F32);
+}
+
+#[test]
+fn logits_and_greedy_tokens_as_served() {
+    check_golden(KvFormat::F16, TOLERANCE_F16);
+}
+
+/// Windows of 512 tokens at stride 256: each window after the first scores its last 256 tokens.
+#[test]
+fn perplexity_of_held_out_text() {
+    const WINDOW: usize = 512;
+    const STRIDE: usize = 256;
+    let options = EngineOptions { kv_format: KvFormat::F16, cache_share: 1.0, prefill_chunk_tokens: 256 };
+    let engine = TestEngine::start(&tiny_moe().join("model"), options);
+    for (name, reference) in golden()["perplexity"].as_object().expect("perplexities") {
+        let path = tiny_moe().join(format!("{name}.txt"));
+        // Some of the texts are not distributed.
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let ids = tokenizer().encode(&text, false).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(ids.len() as u64, reference["tokens"].as_u64().expect("a count"), "{name}");
+        let mut scorings = Vec::new();
+        let mut scored_to = 1;
+        for begin in (0..).step_by(STRIDE) {
+            let end = (begin + WINDOW).min(ids.len());
+            scorings.push(engine.score(&ids[begin..scored_to], &ids[scored_to..end], 0));
+            scored_to = end;
+            if end == ids.len() {
+                break;
+            }
+        }
+        let logprobs = scorings.into_iter().flat_map(|scoring| scoring.wait());
+        let logprobs: Vec<f64> = logprobs.map(|position| f64::from(position.chosen.logprob)).collect();
+        assert_eq!(logprobs.len() as u64, reference["scored"].as_u64().expect("a count"), "{name}");
+        let found = (-logprobs.iter().sum::<f64>() / logprobs.len() as f64).exp();
+        let wanted = reference["ppl"].as_f64().expect("a perplexity");
+        println!("{name}: perplexity {found:.4}, reference {wanted:.4}");
+        assert!((found / wanted - 1.0).abs() <= PERPLEXITY_TOLERANCE, "{name}: {found} for {wanted}");
+    }
+}
+
+/// What the binary carries is what `odmoe convert` makes of the fixture, byte for byte.
+#[test]
+fn the_embedded_model_is_a_fresh_conversion() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let fresh = folder.path().join("fresh");
+    let status = Command::new(odmoe_binary())
+        .args(["convert".as_ref(), tiny_moe().join("model").as_os_str(), fresh.as_os_str()])
+        .status()
+        .expect("the binary runs");
+    assert!(status.success());
+    let server = Server::start(&ServerOptions::default());
+    let embedded = StoreFolder::find(server.home()).path;
+    let (embedded, fresh) = (contents(&embedded), contents(&fresh));
+    let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&embedded), names(&fresh));
+    for (name, bytes) in &embedded {
+        assert!(*bytes == fresh[name], "{}: other bytes; make the archive again", name.display());
+    }
+}
+
+/// The files of a folder by relative path, without those that only mark a folder in the cache.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut files, mut folders) = (BTreeMap::new(), vec![folder.to_path_buf()]);
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let name = path.strip_prefix(folder).expect("below it").to_path_buf();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !name.to_string_lossy().starts_with('.') && name != Path::new("fingerprint.json") {
+                files.insert(name, std::fs::read(path).expect("a readable file"));
+            }
+        }
+    }
+    files
+}
+
+/// The replay and the recall agree with the statistics that came with the traces.
+#[test]
+fn replays_agree_with_the_recorded_statistics() {
+    let traces = tiny_moe().join("traces");
+    let stats = read_json(&traces.join("stats.json"));
+    let shape = TraceShape { layers: 6, ranked: 8, active: 4, experts: 32 };
+    let read = |name: String, shape| {
+        let bytes = std::fs::read(traces.join(name)).expect("a trace");
+        Ranking::from_bytes(bytes, shape).unwrap_or_else(|e| panic!("{e}"))
+    };
+    for name in ["heldout", "heldout_chat"] {
+        let chosen = read(format!("{name}.top8.u8"), shape);
+        let uses = chosen.decode_order();
+        for budget in ["0.25", "0.5", "0.75"] {
+            let wanted = &stats[name]["cache"]["global"][budget];
+            let slots = wanted["capacity"].as_u64().expect("a count") as usize;
+            for (policy, found) in [("lru", replay::lru(&uses, slots)), ("belady", belady::belady(&uses, slots))] {
+                // Their order within a layer is by probability, ours by expert.
+                let difference = (found.rate() - wanted[policy].as_f64().expect("a rate")).abs();
+                assert!(difference < 0.002, "{name}, {budget}, {policy}: {} for {wanted}", found.rate());
+            }
+        }
+        for (kind, file) in [("A", "predA"), ("B", "predB")] {
+            let predicted = read(format!("{name}.{file}.u8"), TraceShape { layers: 5, ..shape });
+            for k in [4, 6, 8] {
+                let wanted = &stats[name]["next_layer_gate"][kind]["recall_at"][k.to_string()]["mean"];
+                let found = recall::recall_at(&chosen, &predicted, k).mean();
+                assert!((found - wanted.as_f64().expect("a share")).abs() < 1e-4, "{name}, {kind}@{k}: {found} {wanted}");
+            }
+        }
+    }
+}
