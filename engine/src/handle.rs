@@ -1,8 +1,8 @@
 //! The handle that everybody else holds.
 
 use crate::api::{
-    EngineConfig, EngineGauges, EngineParts, LoadProgress, MemoryPlan, Request, RequestId, SamplingParams, StartError, SubmitError,
-    TokenSink,
+    EngineConfig, EngineGauges, EngineParts, LoadProgress, MemoryPlan, Request, RequestId,
+    SamplingParams, StartError, SubmitError, TokenSink,
 };
 use crate::memory;
 use crate::start;
@@ -35,11 +35,20 @@ impl EngineHandle {
     /// Loads and verifies the base, allocates KV and slots, starts the engine's thread.
     pub fn start(parts: EngineParts, progress: LoadProgress<'_>) -> Result<Self, StartError> {
         let (shared, thread) = start::start(parts, progress)?;
-        Ok(Self { running: Arc::new(Running { shared, thread: Mutex::new(Some(thread)) }) })
+        Ok(Self {
+            running: Arc::new(Running {
+                shared,
+                thread: Mutex::new(Some(thread)),
+            }),
+        })
     }
 
     /// Queues a request. Its sink gets exactly one end. Never blocks.
-    pub fn submit(&self, request: Request, sink: Box<dyn TokenSink>) -> Result<RequestId, SubmitError> {
+    pub fn submit(
+        &self,
+        request: Request,
+        sink: Box<dyn TokenSink>,
+    ) -> Result<RequestId, SubmitError> {
         self.running.shared.submit(request, sink)
     }
 
@@ -97,9 +106,15 @@ impl EngineHandle {
 impl Running {
     fn stop(&self) {
         self.shared.stop();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         // A sink may hold the last handle: the engine's thread drops it and cannot wait for itself.
-        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+        if let Some(thread) =
+            thread.filter(|thread| thread.thread().id() != std::thread::current().id())
+        {
             // Its panics end in the requests' sinks, not here.
             let _ = thread.join();
         }

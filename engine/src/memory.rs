@@ -48,7 +48,10 @@ pub fn plan(manifest: &Manifest, store: &StoreConfig, config: &EngineConfig) -> 
     let base = manifest.resident.values().map(|tensor| tensor.bytes).sum();
     let slots = Catalog::new(manifest).slots(store.budget);
     let shapes = lane_shapes(&manifest.config, config);
-    let scratch = shapes.iter().map(|shape| shape.device_bytes().0 + shape.host_bytes().0).sum();
+    let scratch = shapes
+        .iter()
+        .map(|shape| shape.device_bytes().0 + shape.host_bytes().0)
+        .sum();
     MemoryPlan {
         base: ByteCount(base),
         kv: ByteCount(kv_spec(&manifest.config, config).bytes() as u64),

@@ -1,6 +1,8 @@
 //! From parts to a running engine.
 
-use crate::api::{EngineEvent, EngineGauges, EngineObserver, EngineParts, LoadProgress, RequestError, StartError};
+use crate::api::{
+    EngineEvent, EngineGauges, EngineObserver, EngineParts, LoadProgress, RequestError, StartError,
+};
 use crate::lanes::{Lane, Model};
 use crate::memory;
 use crate::model::queue::Queue;
@@ -11,8 +13,8 @@ use crate::step_loop::inbox::{Limits, Shared};
 use crate::step_loop::{StepLoop, StepLoopParts};
 use odmoe_backend::Waker;
 use odmoe_expert_store::{Catalog, ExpertStore, StoreEvent, StoreHealth, StoreObserver};
-use odmoe_formats::manifest::Manifest;
 use odmoe_formats::BlockFormat;
+use odmoe_formats::manifest::Manifest;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -37,7 +39,9 @@ pub fn start(
     let waker: Waker = Arc::new(move || bell.ring());
     parts.backend.set_waker(waker.clone());
     let lanes = lanes(&parts)?;
-    let kv = parts.backend.allocate_kv(memory::kv_spec(&manifest.config, &parts.config))?;
+    let kv = parts
+        .backend
+        .allocate_kv(memory::kv_spec(&manifest.config, &parts.config))?;
     let catalog = Arc::new(Catalog::new(&manifest));
     let store = ExpertStore::new(
         catalog.clone(),
@@ -68,9 +72,11 @@ pub fn start(
     });
     let thread = std::thread::Builder::new().name("odmoe-engine".into());
     let alive = Alive(shared.clone());
-    let thread = thread.spawn(move || run(step_loop, alive)).map_err(|error| {
-        StartError::Store(odmoe_expert_store::StoreError::Thread(error.to_string()))
-    })?;
+    let thread = thread
+        .spawn(move || run(step_loop, alive))
+        .map_err(|error| {
+            StartError::Store(odmoe_expert_store::StoreError::Thread(error.to_string()))
+        })?;
     Ok((shared, thread))
 }
 
@@ -98,10 +104,16 @@ fn run(mut step_loop: StepLoop, alive: Alive) {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("the engine panicked: {}", text.unwrap_or_else(|| "no message".into()))
+    format!(
+        "the engine panicked: {}",
+        text.unwrap_or_else(|| "no message".into())
+    )
 }
 
-fn load_family(parts: &EngineParts, progress: LoadProgress<'_>) -> Result<Box<dyn Family>, StartError> {
+fn load_family(
+    parts: &EngineParts,
+    progress: LoadProgress<'_>,
+) -> Result<Box<dyn Family>, StartError> {
     let config = &parts.manifest.config;
     let build = families::find(&config.architecture)?;
     let mut loader = WeightLoader::new(&parts.manifest, &*parts.backend, &*parts.reader, progress);
@@ -146,11 +158,17 @@ fn idle_gauges(parts: &EngineParts) -> EngineGauges {
 
 /// A validated manifest holds every expert in its shape; which formats can be multiplied is for the backend to say.
 fn check_expert_formats(manifest: &Manifest, formats: &[BlockFormat]) -> Result<(), StartError> {
-    let tensors = manifest.objects.iter().flat_map(|object| object.tensors.values().map(|t| (object.key, t.format)));
-    match tensors.into_iter().find(|(_, format)| !formats.contains(format)) {
-        Some((key, format)) => {
-            Err(StartError::Shape(format!("{key} is {format}, which this backend cannot multiply")))
-        }
+    let tensors = manifest
+        .objects
+        .iter()
+        .flat_map(|object| object.tensors.values().map(|t| (object.key, t.format)));
+    match tensors
+        .into_iter()
+        .find(|(_, format)| !formats.contains(format))
+    {
+        Some((key, format)) => Err(StartError::Shape(format!(
+            "{key} is {format}, which this backend cannot multiply"
+        ))),
         None => Ok(()),
     }
 }

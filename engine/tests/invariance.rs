@@ -8,7 +8,7 @@ use odmoe_expert_store::{Catalog, StoreEvent};
 use odmoe_formats::{BlockFormat, ByteCount};
 use std::collections::HashSet;
 use std::time::Duration;
-use support::engine::{Setup, cpu, greedy};
+use support::engine::{Setup, checking, cpu, greedy};
 use support::model::{Random, TestModel, random_model, small_config, wide_config};
 use support::sink::Answer;
 
@@ -47,12 +47,21 @@ fn reference(model: &TestModel, requests: &[Request]) -> Bits {
     setup.config.predict_top = 0;
     setup.store.prefetch = false;
     let engine = setup.start();
-    let answers: Vec<_> = requests.iter().map(|request| engine.answer(request.clone())).collect();
+    let answers: Vec<_> = requests
+        .iter()
+        .map(|request| engine.answer(request.clone()))
+        .collect();
     bits(&answers)
 }
 
 /// The answers of an engine that is made otherwise, to all requests at once.
-fn check(what: &str, model: &TestModel, requests: &[Request], expected: &Bits, change: impl FnOnce(&mut Setup)) -> Vec<EngineEvent> {
+fn check(
+    what: &str,
+    model: &TestModel,
+    requests: &[Request],
+    expected: &Bits,
+    change: impl FnOnce(&mut Setup),
+) -> Vec<EngineEvent> {
     let mut setup = Setup::new(model);
     change(&mut setup);
     let engine = setup.start();
@@ -70,7 +79,10 @@ fn percent(model: &TestModel, percent: u64) -> ByteCount {
 }
 
 fn evictions(events: &[EngineEvent]) -> usize {
-    events.iter().filter(|event| matches!(event, EngineEvent::Store(StoreEvent::Evicted { .. }))).count()
+    events
+        .iter()
+        .filter(|event| matches!(event, EngineEvent::Store(StoreEvent::Evicted { .. })))
+        .count()
 }
 
 fn small(format: BlockFormat) -> (TestModel, Vec<Request>, Bits) {
@@ -83,8 +95,15 @@ fn small(format: BlockFormat) -> (TestModel, Vec<Request>, Bits) {
 #[test]
 fn answers_differ_between_requests() {
     let (_, requests, expected) = small(BlockFormat::BF16);
-    let distinct: HashSet<_> = expected.iter().map(|answer| format!("{answer:?}")).collect();
-    assert_eq!(distinct.len(), requests.len(), "an oracle of equal answers would prove nothing");
+    let distinct: HashSet<_> = expected
+        .iter()
+        .map(|answer| format!("{answer:?}"))
+        .collect();
+    assert_eq!(
+        distinct.len(),
+        requests.len(),
+        "an oracle of equal answers would prove nothing"
+    );
 }
 
 #[test]
@@ -92,7 +111,12 @@ fn no_budget_changes_an_answer() {
     for format in [BlockFormat::BF16, BlockFormat::Q8_0] {
         let (model, requests, expected) = small(format);
         let least = Catalog::new(&model.manifest).least_budget();
-        for budget in [percent(&model, 100), percent(&model, 50), percent(&model, 25), least] {
+        for budget in [
+            percent(&model, 100),
+            percent(&model, 50),
+            percent(&model, 25),
+            least,
+        ] {
             for prefetch in [false, true] {
                 let what = format!("{format}, {budget}, prefetch {prefetch}");
                 let events = check(&what, &model, &requests, &expected, |setup| {
@@ -100,7 +124,11 @@ fn no_budget_changes_an_answer() {
                     setup.store.prefetch = prefetch;
                 });
                 let paged = budget < percent(&model, 100);
-                assert_eq!(evictions(&events) > 0, paged, "{what}: the budget must decide whether it pages");
+                assert_eq!(
+                    evictions(&events) > 0,
+                    paged,
+                    "{what}: the budget must decide whether it pages"
+                );
             }
         }
     }
@@ -112,7 +140,9 @@ fn no_number_of_threads_changes_an_answer() {
         let (model, requests, expected) = small(format);
         for threads in [1, 2, 3] {
             let what = format!("{format}, {threads} threads");
-            check(&what, &model, &requests, &expected, |setup| setup.backend = cpu(threads));
+            check(&what, &model, &requests, &expected, |setup| {
+                setup.backend = cpu(threads)
+            });
         }
     }
 }
@@ -121,10 +151,16 @@ fn no_number_of_threads_changes_an_answer() {
 fn no_chunk_size_changes_an_answer() {
     let (model, requests, expected) = small(BlockFormat::Q8_0);
     for chunk in [1, 7, 64, 512] {
-        check(&format!("chunks of {chunk}"), &model, &requests, &expected, |setup| {
-            setup.config.prefill_chunk_tokens = chunk;
-            setup.store.budget = percent(&model, 50);
-        });
+        check(
+            &format!("chunks of {chunk}"),
+            &model,
+            &requests,
+            &expected,
+            |setup| {
+                setup.config.prefill_chunk_tokens = chunk;
+                setup.store.budget = percent(&model, 50);
+            },
+        );
     }
 }
 
@@ -132,9 +168,15 @@ fn no_chunk_size_changes_an_answer() {
 fn company_changes_no_answer() {
     let (model, requests, expected) = small(BlockFormat::BF16);
     for running in [1, 2, 8] {
-        check(&format!("{running} at once"), &model, &requests, &expected, |setup| {
-            setup.config.max_running = running;
-        });
+        check(
+            &format!("{running} at once"),
+            &model,
+            &requests,
+            &expected,
+            |setup| {
+                setup.config.max_running = running;
+            },
+        );
     }
 }
 
@@ -147,7 +189,10 @@ fn no_preemption_changes_an_answer() {
         setup.config.kv_blocks = 24;
         setup.store.budget = percent(&model, 50);
     });
-    let preempted = events.iter().filter(|event| matches!(event, EngineEvent::Preempted)).count();
+    let preempted = events
+        .iter()
+        .filter(|event| matches!(event, EngineEvent::Preempted))
+        .count();
     assert!(preempted > 0, "the KV cache was not tiny enough to preempt");
 }
 
@@ -162,14 +207,53 @@ fn no_order_of_arrival_changes_an_answer() {
 }
 
 #[test]
+fn late_completion_changes_no_answer() {
+    let (model, requests, expected) = small(BlockFormat::Q8_0);
+    let least = Catalog::new(&model.manifest).least_budget();
+    for unified in [true, false] {
+        for budget in [percent(&model, 100), percent(&model, 25), least] {
+            let what = format!("checking backend, unified {unified}, {budget}");
+            check(&what, &model, &requests, &expected, |setup| {
+                setup.backend = checking(unified, SEED);
+                setup.store.budget = budget;
+                setup.reader.set_jitter(SEED, Duration::from_micros(200));
+            });
+        }
+        let events = check(
+            "checking backend, tiny KV cache",
+            &model,
+            &requests,
+            &expected,
+            |setup| {
+                setup.backend = checking(unified, SEED);
+                setup.config.kv_block_tokens = 8;
+                setup.config.kv_blocks = 24;
+            },
+        );
+        assert!(
+            events
+                .iter()
+                .any(|event| matches!(event, EngineEvent::Preempted))
+        );
+    }
+}
+
+#[test]
 fn a_wide_model_with_a_long_context_keeps_its_bits() {
     let model = random_model(wide_config(), BlockFormat::Q8_0, SEED);
     let mut random = Random(SEED);
     // More than three attention splits of 256 positions, and one that crosses a split's end while it decodes.
-    let requests = [greedy(random.tokens(790, 67), 6), greedy(random.tokens(253, 67), 8)];
+    let requests = [
+        greedy(random.tokens(790, 67), 6),
+        greedy(random.tokens(253, 67), 8),
+    ];
     let expected = reference(&model, &requests);
     let least = Catalog::new(&model.manifest).least_budget();
-    for (chunk, budget, threads) in [(512, least, 2), (7, percent(&model, 50), 1), (64, percent(&model, 25), 3)] {
+    for (chunk, budget, threads) in [
+        (512, least, 2),
+        (7, percent(&model, 50), 1),
+        (64, percent(&model, 25), 3),
+    ] {
         let what = format!("wide, chunks of {chunk}, {budget}, {threads} threads");
         check(&what, &model, &requests, &expected, |setup| {
             setup.backend = cpu(threads);

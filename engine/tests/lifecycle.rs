@@ -3,7 +3,9 @@
 mod support;
 
 use odmoe_backend::{BackendError, Op};
-use odmoe_engine::{EngineHandle, EngineParts, FinishReason, RequestError, StartError, SubmitError};
+use odmoe_engine::{
+    EngineHandle, EngineParts, FinishReason, RequestError, StartError, SubmitError,
+};
 use odmoe_expert_store::StoreError;
 use odmoe_formats::manifest::Manifest;
 use odmoe_formats::{BlockFormat, ByteCount};
@@ -27,7 +29,11 @@ fn an_answer_ends_at_its_length_or_at_a_stop_token() {
     assert_eq!(whole.finish_reason(), Some(FinishReason::Length));
 
     let stop = whole.tokens[5];
-    let first = whole.tokens.iter().position(|&token| token == stop).unwrap();
+    let first = whole
+        .tokens
+        .iter()
+        .position(|&token| token == stop)
+        .unwrap();
     let mut request = greedy(vec![5, 17, 33], 24);
     request.stop_token_ids = vec![stop];
     let stopped = engine.answer(request);
@@ -44,7 +50,10 @@ fn logprobs_come_only_where_they_are_asked_for() {
     for (token, position) in with.tokens.iter().zip(&with.logprobs) {
         let position = position.as_ref().expect("asked for");
         assert_eq!(position.top.len(), 3);
-        assert_eq!((position.chosen.token, position.top[0].token), (*token, *token));
+        assert_eq!(
+            (position.chosen.token, position.top[0].token),
+            (*token, *token)
+        );
     }
     request.logprobs = None;
     let without = engine.answer(request);
@@ -55,11 +64,21 @@ fn logprobs_come_only_where_they_are_asked_for() {
 #[test]
 fn bad_requests_are_refused_at_once() {
     let engine = Setup::new(&model()).start();
-    let submit = |prompt: Vec<u32>, new| engine.handle.submit(greedy(prompt, new), Listener::default().sink());
+    let submit = |prompt: Vec<u32>, new| {
+        engine
+            .handle
+            .submit(greedy(prompt, new), Listener::default().sink())
+    };
     assert!(matches!(submit(vec![], 4), Err(SubmitError::BadPrompt(_))));
-    assert!(matches!(submit(vec![1, 199], 4), Err(SubmitError::BadPrompt(text)) if text.contains("199")));
+    assert!(
+        matches!(submit(vec![1, 199], 4), Err(SubmitError::BadPrompt(text)) if text.contains("199"))
+    );
     assert!(matches!(submit(vec![1], 0), Err(SubmitError::BadPrompt(_))));
-    let too_long = SubmitError::TooLong { prompt: 2000, new: 49, limit: 2048 };
+    let too_long = SubmitError::TooLong {
+        prompt: 2000,
+        new: 49,
+        limit: 2048,
+    };
     assert_eq!(submit(vec![1; 2000], 49), Err(too_long));
     assert!(engine.handle.is_idle());
 }
@@ -73,9 +92,16 @@ fn a_full_queue_refuses_and_the_others_go_on() {
     setup.backend = backend;
     let engine = setup.start();
     let held = hold.close();
-    let accepted: Vec<_> = (0..5).map(|i| engine.submit(greedy(vec![i + 1], 4)).1).collect();
-    let refused = engine.handle.submit(greedy(vec![9], 4), Listener::default().sink());
-    assert!(matches!(refused, Err(SubmitError::QueueFull { limit: 3, .. })), "{refused:?}");
+    let accepted: Vec<_> = (0..5)
+        .map(|i| engine.submit(greedy(vec![i + 1], 4)).1)
+        .collect();
+    let refused = engine
+        .handle
+        .submit(greedy(vec![9], 4), Listener::default().sink());
+    assert!(
+        matches!(refused, Err(SubmitError::QueueFull { limit: 3, .. })),
+        "{refused:?}"
+    );
     drop(held);
     for listener in accepted {
         assert_eq!(listener.wait().tokens.len(), 4);
@@ -89,7 +115,9 @@ fn draining_refuses_new_requests_and_finishes_old_ones() {
     let engine = setup.start();
     let (_, listener) = engine.submit(greedy(vec![3, 4], 40));
     engine.handle.drain();
-    let refused = engine.handle.submit(greedy(vec![3, 4], 40), Listener::default().sink());
+    let refused = engine
+        .handle
+        .submit(greedy(vec![3, 4], 40), Listener::default().sink());
     assert_eq!(refused, Err(SubmitError::ShuttingDown));
     assert_eq!(listener.wait().tokens.len(), 40);
     engine.wait_until("idle", |engine| engine.handle.is_idle());
@@ -101,14 +129,19 @@ fn stopping_ends_every_request_once() {
     let mut setup = Setup::new(&model());
     setup.config.max_running = 2;
     let engine = setup.start();
-    let listeners: Vec<_> = (0..6).map(|i| engine.submit(greedy(vec![i + 1; 40], 500)).1).collect();
+    let listeners: Vec<_> = (0..6)
+        .map(|i| engine.submit(greedy(vec![i + 1; 40], 500)).1)
+        .collect();
     listeners[0].wait_for_tokens(2);
     let other = engine.handle.clone();
     other.stop();
     assert!(!engine.handle.is_alive());
     for listener in listeners {
         let answer = listener.now();
-        assert!(matches!(answer.error(), Some(RequestError::ShuttingDown)), "{answer:?}");
+        assert!(
+            matches!(answer.error(), Some(RequestError::ShuttingDown)),
+            "{answer:?}"
+        );
     }
     assert!(engine.handle.is_idle());
     engine.handle.stop();
@@ -120,7 +153,10 @@ fn dropping_the_last_handle_ends_every_request() {
     let (_, listener) = engine.submit(greedy(vec![1, 2, 3], 1000));
     listener.wait_for_tokens(1);
     drop(engine);
-    assert!(matches!(listener.now().error(), Some(RequestError::ShuttingDown)));
+    assert!(matches!(
+        listener.now().error(),
+        Some(RequestError::ShuttingDown)
+    ));
 }
 
 #[test]
@@ -128,22 +164,32 @@ fn a_backend_failure_or_a_panic_ends_every_request_and_the_engine() {
     for panics in [false, true] {
         let mut setup = Setup::new(&model());
         let ops = AtomicUsize::new(0);
-        let hook = Arc::new(move |_: &Op| {
+        let hook = move |_: &Op| {
             if ops.fetch_add(1, Ordering::Relaxed) < 300 {
                 return Ok(());
             }
             assert!(!panics, "told to panic");
-            Err(BackendError::Device { backend: "test", op: "any", reason: "told to fail".into() })
-        });
-        setup.backend = Arc::new(HookedBackend { inner: setup.backend, hook });
+            Err(BackendError::Device {
+                backend: "test",
+                op: "any",
+                reason: "told to fail".into(),
+            })
+        };
+        setup.backend = Arc::new(HookedBackend::new(setup.backend, hook));
         let engine = setup.start();
-        let listeners: Vec<_> = (0..4).map(|i| engine.submit(greedy(vec![i + 1; 70], 200)).1).collect();
+        let listeners: Vec<_> = (0..4)
+            .map(|i| engine.submit(greedy(vec![i + 1; 70], 200)).1)
+            .collect();
         for listener in listeners {
             let answer = listener.wait();
-            assert!(matches!(answer.error(), Some(RequestError::Backend(text)) if text.contains("told to")));
+            assert!(
+                matches!(answer.error(), Some(RequestError::Backend(text)) if text.contains("told to"))
+            );
         }
         engine.wait_until("dead", |engine| !engine.handle.is_alive());
-        let refused = engine.handle.submit(greedy(vec![1], 1), Listener::default().sink());
+        let refused = engine
+            .handle
+            .submit(greedy(vec![1], 1), Listener::default().sink());
         assert_eq!(refused, Err(SubmitError::ShuttingDown));
         assert!(engine.handle.is_idle());
     }
@@ -155,7 +201,9 @@ fn timings_cover_queue_prefill_and_decode() {
     setup.config.max_running = 1;
     let engine = setup.start();
     let answers = engine.answers(&[greedy(vec![1; 30], 40), greedy(vec![2; 30], 40)]);
-    let timings = answers.iter().map(|answer| answer.end.clone().unwrap().unwrap().1);
+    let timings = answers
+        .iter()
+        .map(|answer| answer.end.clone().unwrap().unwrap().1);
     let [first, second]: [_; 2] = timings.collect::<Vec<_>>().try_into().unwrap();
     assert!(!first.prefill.is_zero() && !first.decode.is_zero());
     // The second waited for the first to end.
@@ -172,7 +220,9 @@ fn start_error(setup: Setup, manifest: Arc<Manifest>, reader: Arc<TestReader>) -
         config: setup.config,
         observer: Arc::new(setup.log),
     };
-    EngineHandle::start(parts, &|_, _| {}).err().expect("no engine")
+    EngineHandle::start(parts, &|_, _| {})
+        .err()
+        .expect("no engine")
 }
 
 #[test]
@@ -181,31 +231,61 @@ fn what_cannot_be_served_does_not_start() {
     let changed = |change: &dyn Fn(&mut Manifest)| {
         let mut manifest = (*model.manifest).clone();
         change(&mut manifest);
-        start_error(Setup::new(&model), Arc::new(manifest), TestReader::new(&model))
+        start_error(
+            Setup::new(&model),
+            Arc::new(manifest),
+            TestReader::new(&model),
+        )
     };
     let error = changed(&|manifest| manifest.config.architecture = "gpt5".into());
-    assert!(matches!(&error, StartError::Architecture { found, .. } if found == "gpt5"), "{error}");
+    assert!(
+        matches!(&error, StartError::Architecture { found, .. } if found == "gpt5"),
+        "{error}"
+    );
     assert!(error.to_string().contains("qwen3moe"), "{error}");
 
     let error = changed(&|manifest| drop(manifest.resident.remove("layers.2.q_proj")));
-    assert!(matches!(&error, StartError::Shape(text) if text.contains("layers.2.q_proj is missing")), "{error}");
+    assert!(
+        matches!(&error, StartError::Shape(text) if text.contains("layers.2.q_proj is missing")),
+        "{error}"
+    );
 
     let error = changed(&|manifest| manifest.resident.get_mut("norm").unwrap().shape = vec![95]);
-    assert!(matches!(&error, StartError::Shape(text) if text.contains("[95] in place of [96]")), "{error}");
+    assert!(
+        matches!(&error, StartError::Shape(text) if text.contains("[95] in place of [96]")),
+        "{error}"
+    );
 
     let extra = model.manifest.resident["norm"].clone();
-    let error = changed(&|manifest| drop(manifest.resident.insert("layers.0.q_bias".into(), extra.clone())));
-    assert!(matches!(&error, StartError::Shape(text) if text.contains("layers.0.q_bias")), "{error}");
+    let error = changed(&|manifest| {
+        drop(
+            manifest
+                .resident
+                .insert("layers.0.q_bias".into(), extra.clone()),
+        )
+    });
+    assert!(
+        matches!(&error, StartError::Shape(text) if text.contains("layers.0.q_bias")),
+        "{error}"
+    );
 
-    let error = changed(&|manifest| manifest.resident.get_mut("lm_head").unwrap().xxh3_128 = "0".repeat(32));
+    let error = changed(&|manifest| {
+        manifest.resident.get_mut("lm_head").unwrap().xxh3_128 = "0".repeat(32)
+    });
     assert!(matches!(&error, StartError::Load(_)), "{error}");
-    assert!(error.to_string().contains("tensor lm_head: checksum"), "{error}");
+    assert!(
+        error.to_string().contains("tensor lm_head: checksum"),
+        "{error}"
+    );
     assert!(error.to_string().contains("base.safetensors"), "{error}");
 
     let mut setup = Setup::new(&model);
     setup.store.budget = ByteCount(1000);
     let error = start_error(setup, model.manifest.clone(), TestReader::new(&model));
-    assert!(matches!(error, StartError::Store(StoreError::BudgetTooSmall { .. })), "{error}");
+    assert!(
+        matches!(error, StartError::Store(StoreError::BudgetTooSmall { .. })),
+        "{error}"
+    );
 }
 
 #[test]
@@ -221,10 +301,16 @@ fn loading_tells_its_progress() {
         observer: Arc::new(setup.log),
     };
     let seen = Mutex::new(Vec::new());
-    let _engine = EngineHandle::start(parts, &|done, total| seen.lock().unwrap().push((done, total))).unwrap();
+    let _engine = EngineHandle::start(parts, &|done, total| {
+        seen.lock().unwrap().push((done, total))
+    })
+    .unwrap();
     let seen = seen.into_inner().unwrap();
     let total = ByteCount(model.files[0].len() as u64);
-    assert_eq!((seen[0], *seen.last().unwrap()), ((ByteCount(0), total), (total, total)));
+    assert_eq!(
+        (seen[0], *seen.last().unwrap()),
+        ((ByteCount(0), total), (total, total))
+    );
     assert!(seen.is_sorted() && seen.len() > 3, "{seen:?}");
 }
 
@@ -236,11 +322,14 @@ impl Hold {
     fn new(setup: &Setup) -> (Self, Arc<HookedBackend>) {
         let hold = Self::default();
         let gate = hold.0.clone();
-        let hook = Arc::new(move |_: &Op| {
+        let hook = move |_: &Op| {
             drop(gate.lock().unwrap());
             Ok(())
-        });
-        (hold, Arc::new(HookedBackend { inner: setup.backend.clone(), hook }))
+        };
+        (
+            hold,
+            Arc::new(HookedBackend::new(setup.backend.clone(), hook)),
+        )
     }
 
     fn close(&self) -> std::sync::MutexGuard<'_, ()> {

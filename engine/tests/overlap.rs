@@ -41,7 +41,9 @@ fn acquisitions(engine: &TestEngine) -> Vec<Acquisition> {
                     LookupResult::Coalesced | LookupResult::Miss => last.misses += 1,
                 }
             }
-            Entry::Event(EngineEvent::Store(StoreEvent::Loaded { .. })) => (looking_up, waiting) = (false, false),
+            Entry::Event(EngineEvent::Store(StoreEvent::Loaded { .. })) => {
+                (looking_up, waiting) = (false, false)
+            }
             Entry::Op(Op::ExpertFfn { groups, .. }) => {
                 looking_up = false;
                 if let Some(last) = all.last_mut().filter(|_| waiting) {
@@ -66,10 +68,20 @@ fn hits_are_computed_before_the_first_miss_arrives() {
     engine.reader.set_delay(Duration::from_millis(50));
     engine.answer(greedy(vec![150, 3, 77], 2));
     let all = acquisitions(&engine);
-    let mixed: Vec<_> = all.iter().filter(|one| one.hits > 0 && one.misses > 0).collect();
-    assert!(!mixed.is_empty(), "no layer had both hits and misses: nothing was shown");
+    let mixed: Vec<_> = all
+        .iter()
+        .filter(|one| one.hits > 0 && one.misses > 0)
+        .collect();
+    assert!(
+        !mixed.is_empty(),
+        "no layer had both hits and misses: nothing was shown"
+    );
     for one in mixed {
-        assert_eq!(one.computed_first, one.hits, "every hit, before any of {} misses", one.misses);
+        assert_eq!(
+            one.computed_first, one.hits,
+            "every hit, before any of {} misses",
+            one.misses
+        );
     }
     engine.wait_for_rest();
 }
@@ -83,21 +95,38 @@ fn two_lanes_that_want_one_expert_cause_one_read() {
     let prompt = vec![1, 2];
     engine.answer(sampled(prompt.clone(), 1));
     let keys = || model.manifest.objects.iter().map(|object| object.key);
-    engine.reader.set_faults(keys().filter(|key| engine.reader.reads(*key) == 0), Fault::Hang);
+    engine.reader.set_faults(
+        keys().filter(|key| engine.reader.reads(*key) == 0),
+        Fault::Hang,
+    );
     let (_, first) = engine.submit(sampled(prompt.clone(), 200));
-    engine.wait_until("a decode step waits", |engine| engine.handle.gauges().store.reads_in_flight > 0);
+    engine.wait_until("a decode step waits", |engine| {
+        engine.handle.gauges().store.reads_in_flight > 0
+    });
 
     // The same tokens in another lane: its prompt reaches the same expert at the same layer.
     let so_far = first.now().tokens;
     assert!(!so_far.is_empty(), "the first request must wait in decode");
     let (_, second) = engine.submit(sampled([prompt, so_far.clone()].concat(), 3));
     let coalesced = |event: &EngineEvent| {
-        matches!(event, EngineEvent::Store(StoreEvent::Lookup { result: LookupResult::Coalesced, .. }))
+        matches!(
+            event,
+            EngineEvent::Store(StoreEvent::Lookup {
+                result: LookupResult::Coalesced,
+                ..
+            })
+        )
     };
-    engine.wait_until("coalesced", |engine| engine.log.events().iter().any(coalesced));
+    engine.wait_until("coalesced", |engine| {
+        engine.log.events().iter().any(coalesced)
+    });
     engine.reader.heal();
     let (first, second) = (first.wait(), second.wait());
-    assert_eq!(second.tokens, first.tokens[so_far.len()..][..3], "seed {SEED}");
+    assert_eq!(
+        second.tokens,
+        first.tokens[so_far.len()..][..3],
+        "seed {SEED}"
+    );
     let most = keys().map(|key| engine.reader.reads(key)).max();
     assert_eq!(most, Some(1), "all experts fit, so each is read once");
     engine.wait_for_rest();
@@ -127,32 +156,49 @@ fn deep_config() -> ModelConfig {
 fn decode_advances_between_the_layers_of_a_long_prefill() {
     let model = random_model(deep_config(), BlockFormat::BF16, SEED);
     let mut setup = Setup::new(&model).recording();
-    setup.config.prefill_chunk_tokens = 512;
+    setup.config.prefill_chunk_tokens = 150;
     let engine = setup.start();
     let (_, decoding) = engine.submit(greedy(vec![1, 2, 3], 400));
     decoding.wait_for_tokens(2);
     engine.log.clear();
-    let prompt = Random(SEED).tokens(1000, 199);
+    let prompt = Random(SEED).tokens(300, 199);
     engine.answer(greedy(prompt, 1));
 
     // Attention ops tell the lanes' layers apart: the decode lane has one row, a prompt chunk hundreds.
-    let layers = engine.log.entries().into_iter().filter_map(|(_, entry)| match entry {
-        Entry::Op(Op::PagedAttention { spans, layer, .. }) => Some((spans.iter().any(|s| s.rows > 1), layer)),
-        _ => None,
-    });
+    let layers = engine
+        .log
+        .entries()
+        .into_iter()
+        .filter_map(|(_, entry)| match entry {
+            Entry::Op(Op::PagedAttention { spans, layer, .. }) => {
+                Some((spans.iter().any(|s| s.rows > 1), layer))
+            }
+            _ => None,
+        });
     let layers: Vec<(bool, usize)> = layers.collect();
     let prefill: Vec<usize> = (0..layers.len()).filter(|&i| layers[i].0).collect();
     assert_eq!(prefill.len(), 40, "two chunks of twenty layers");
     for pair in prefill.windows(2) {
-        assert!(pair[1] > pair[0] + 1, "decode stood still between two prefill layers");
+        assert!(
+            pair[1] > pair[0] + 1,
+            "decode stood still between two prefill layers"
+        );
     }
 
     // A decode pass of L layers beside L / 8 + 2 prefill layers at most.
     let during = &layers[prefill[0]..=*prefill.last().unwrap()];
     let passes = during.split(|&(prefill, layer)| !prefill && layer == 0);
-    let most = passes.map(|pass| pass.iter().filter(|(prefill, _)| *prefill).count()).max();
-    assert!(most <= Some(20 / 8 + 2), "{most:?} prefill layers within a decode pass");
-    assert!(!decoding.has_ended(), "the request must decode during the whole prefill");
+    let most = passes
+        .map(|pass| pass.iter().filter(|(prefill, _)| *prefill).count())
+        .max();
+    assert!(
+        most <= Some(20 / 8 + 2),
+        "{most:?} prefill layers within a decode pass"
+    );
+    assert!(
+        !decoding.has_ended(),
+        "the request must decode during the whole prefill"
+    );
 }
 
 #[test]
@@ -196,9 +242,17 @@ fn predictions_are_counted_and_followed() {
     assert_eq!(passes, 20 * 3);
     let mut used: HashMap<ExpertKey, usize> = HashMap::new();
     for event in &events {
-        if let EngineEvent::Store(StoreEvent::Lookup { key, result: LookupResult::PrefetchHit, .. }) = event {
+        if let EngineEvent::Store(StoreEvent::Lookup {
+            key,
+            result: LookupResult::PrefetchHit,
+            ..
+        }) = event
+        {
             *used.entry(*key).or_default() += 1;
         }
     }
-    assert!(used.values().all(|&count| count == 1), "only the first use is a prefetch hit");
+    assert!(
+        used.values().all(|&count| count == 1),
+        "only the first use is a prefetch hit"
+    );
 }

@@ -11,10 +11,13 @@ pub struct ChatCompletionRequest {
     /// Which model; the served one when absent.
     pub model: Option<String>,
     /// The conversation so far, at least one message.
+    #[schema(min_items = 1, max_items = 4096)]
     pub messages: Vec<ChatMessage>,
     /// At most this many new tokens for each answer; what the context leaves when absent.
+    #[schema(minimum = 1)]
     pub max_completion_tokens: Option<u32>,
     /// The older name of `max_completion_tokens`, which wins over it.
+    #[schema(minimum = 1)]
     pub max_tokens: Option<u32>,
     /// Whether to send the answer as it is made.
     pub stream: Option<bool>,
@@ -23,6 +26,7 @@ pub struct ChatCompletionRequest {
     /// Whether to report logprobs of the chosen tokens.
     pub logprobs: Option<bool>,
     /// And of this many of the most likely ones, 0 to 20. Only with `logprobs`.
+    #[schema(maximum = 20)]
     pub top_logprobs: Option<u32>,
     /// Only `{"type": "text"}` is supported.
     #[schema(value_type = Option<Object>)]

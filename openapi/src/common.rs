@@ -35,26 +35,35 @@ pub struct StreamOptions {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 pub struct SamplingFields {
     /// 0 takes the most likely token; at most 2.
+    #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f32>,
     /// Nucleus sampling, above 0 and at most 1.
+    #[schema(exclusive_minimum = 0, maximum = 1)]
     pub top_p: Option<f32>,
     /// Keeps the k most likely tokens; 0 or -1 keeps all. Not in OpenAI's API.
+    #[schema(minimum = -1)]
     pub top_k: Option<i64>,
     /// Keeps tokens at least this fraction as likely as the most likely, 0 to 1. Not in OpenAI's API.
+    #[schema(minimum = 0, maximum = 1)]
     pub min_p: Option<f32>,
     /// Above 1 discourages every token of prompt and answer. Not in OpenAI's API.
+    #[schema(exclusive_minimum = 0, maximum = 100)]
     pub repetition_penalty: Option<f32>,
     /// -2 to 2.
+    #[schema(minimum = -2, maximum = 2)]
     pub presence_penalty: Option<f32>,
     /// -2 to 2.
+    #[schema(minimum = -2, maximum = 2)]
     pub frequency_penalty: Option<f32>,
     /// The same seed, prompt and settings give the same answer. Any 64-bit integer.
     pub seed: Option<i64>,
     /// How many answers, 1 to 16.
+    #[schema(minimum = 1, maximum = 16)]
     pub n: Option<u32>,
     /// At most 16 strings of at most 256 bytes; the answer ends before the first of them.
     pub stop: Option<OneOrMany>,
     /// Token ids that end the answer, besides the model's own. Not in OpenAI's API.
+    #[schema(max_items = 128)]
     pub stop_token_ids: Option<Vec<u32>>,
     /// Whether to go on past the model's own end. Not in OpenAI's API.
     pub ignore_eos: Option<bool>,

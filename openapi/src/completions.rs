@@ -14,16 +14,19 @@ pub struct CompletionRequest {
     /// What to continue.
     pub prompt: Option<Prompt>,
     /// At most this many new tokens for each answer; 16 when absent.
+    #[schema(minimum = 1)]
     pub max_tokens: Option<u32>,
     /// Whether to send the answer as it is made.
     pub stream: Option<bool>,
     /// Only with `stream`.
     pub stream_options: Option<StreamOptions>,
     /// Logprobs of the chosen tokens, and of this many of the most likely ones, 0 to 20.
+    #[schema(maximum = 20)]
     pub logprobs: Option<u32>,
     /// Not supported when true.
     pub echo: Option<bool>,
     /// Not supported when above `n`.
+    #[schema(minimum = 1)]
     pub best_of: Option<u32>,
     /// Not supported unless empty.
     pub suffix: Option<String>,

@@ -8,7 +8,7 @@ vector register, and every switch of the configuration is set in some model. The
     python3 -m venv /tmp/oracle && /tmp/oracle/bin/pip install -r requirements.txt
     /tmp/oracle/bin/python make_goldens.py                      # writes models/
     /tmp/oracle/bin/python make_goldens.py --check              # compares models/ with a fresh run
-    /tmp/oracle/bin/python make_goldens.py --fixture DIR        # checks a fixture's golden.json with this reference
+    /tmp/oracle/bin/python make_goldens.py --fixture DIR        # checks a fixture's golden.json, writes fixture.json
 
 The layout of what is written is described in README.md beside this file.
 """
@@ -26,11 +26,14 @@ import safetensors
 import torch
 import transformers
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from transformers import Qwen3MoeForCausalLM
 
 HERE = pathlib.Path(__file__).resolve().parent
 # Two runs on different CPUs sum in different orders; this bounds what --check accepts.
 CHECK_TOLERANCE = 1e-4
+# Perplexity: windows of this many tokens, each starting this many after the one before.
+WINDOW, STRIDE = 512, 256
 
 BASE_CONFIG = {
     "architectures": ["Qwen3MoeForCausalLM"],
@@ -142,10 +145,20 @@ def random_weights(config, seed):
     return tensors
 
 
+def word_tokenizer(vocab_size):
+    """A tokenizer whose words are t0, t1 and so on: a checkpoint needs one, though goldens speak in ids."""
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None, "decoder": None,
+        "model": {"type": "WordLevel", "unk_token": "t0", "vocab": {f"t{i}": i for i in range(vocab_size)}},
+    }
+
+
 def write_checkpoint(folder, config, tensors, files):
     """A Hugging Face folder, of one safetensors file or of several with an index."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "tokenizer.json").write_text(json.dumps(word_tokenizer(config["vocab_size"])) + "\n")
     if files == 1:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return
@@ -283,7 +296,7 @@ def check(root, fresh_root):
 
 
 def check_fixture(folder):
-    """Compares a fixture's golden.json with this reference."""
+    """Compares a fixture's golden.json with this reference, and writes the fixture's perplexities to fixture.json."""
     model = load_reference(folder / "model")
     worst = 0.0
     for prompt in json.loads((folder / "golden.json").read_text())["prompts"]:
@@ -294,11 +307,35 @@ def check_fixture(folder):
         worst = max(worst, float(np.abs(logits[-1][top["ids"]] - np.array(top["values"])).max()))
     print(f"{folder}: greedy tokens equal, largest difference of a top-20 logit {worst:.2e}")
 
+    tokenizer = Tokenizer.from_file(str(folder / "model" / "tokenizer.json"))
+    record = {"window": WINDOW, "stride": STRIDE, "sha256": {"model.safetensors": sha256(folder / "model/model.safetensors")}}
+    for path in sorted(folder.glob("heldout*.txt")):
+        ids = tokenizer.encode(path.read_text(), add_special_tokens=False).ids
+        losses = window_losses(model, ids)
+        record["sha256"][path.name] = sha256(path)
+        record[path.stem] = {"scored": len(losses), "nll": sum(losses) / len(losses)}
+        print(f"{path.name}: perplexity {math.exp(record[path.stem]['nll']):.4f} over {len(losses)} tokens")
+    (HERE / "fixture.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def window_losses(model, ids):
+    """Negative log-likelihoods of all tokens but the first, each in the first window that holds it."""
+    losses, scored_to = [], 1
+    for begin in range(0, len(ids), STRIDE):
+        end = min(begin + WINDOW, len(ids))
+        logits, _ = forward(model, ids[begin:end])
+        log_probabilities = torch.log_softmax(torch.from_numpy(logits).double(), -1)
+        losses += [-float(log_probabilities[t - 1 - begin, ids[t]]) for t in range(scored_to, end)]
+        scored_to = end
+        if end == len(ids):
+            return losses
+    return losses
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare models/ with a fresh run")
-    parser.add_argument("--fixture", type=pathlib.Path, help="check a fixture's golden.json instead")
+    parser.add_argument("--fixture", type=pathlib.Path, help="check a fixture's golden.json and write fixture.json instead")
     arguments = parser.parse_args()
     torch.use_deterministic_algorithms(True)
     if arguments.fixture:

@@ -4,15 +4,15 @@ use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::{CpuBackend, CpuConfig};
 use odmoe_convert::{ConvertOptions, NoProgress, convert, open_source, open_store};
 use odmoe_engine::{
-    EngineConfig, EngineEvent, EngineHandle, EngineObserver, EngineParts, PositionLogprobs, Request, SamplingParams,
-    TokenEvent, TokenSink,
+    EngineConfig, EngineEvent, EngineHandle, EngineObserver, EngineParts, PositionLogprobs,
+    Request, SamplingParams, TokenEvent, TokenSink,
 };
 use odmoe_expert_store::{FileReader, StoreConfig};
 use odmoe_formats::ByteCount;
 use odmoe_formats::manifest::Manifest;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 /// An engine over a checkpoint, with its store in a folder of its own.
@@ -36,7 +36,11 @@ pub struct EngineOptions {
 impl Default for EngineOptions {
     /// Exact keys and values, half of the experts in memory.
     fn default() -> Self {
-        Self { kv_format: KvFormat::F32, cache_share: 0.5, prefill_chunk_tokens: 64 }
+        Self {
+            kv_format: KvFormat::F32,
+            cache_share: 0.5,
+            prefill_chunk_tokens: 64,
+        }
     }
 }
 
@@ -47,11 +51,19 @@ impl TestEngine {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = folder.path().join("store");
         let source = open_source(checkpoint).unwrap_or_else(|e| panic!("{e}"));
-        convert(source.as_ref(), &store, &ConvertOptions::default(), &NoProgress)
-            .unwrap_or_else(|e| panic!("{}: {e}", checkpoint.display()));
+        convert(
+            source.as_ref(),
+            &store,
+            &ConvertOptions::default(),
+            &NoProgress,
+        )
+        .unwrap_or_else(|e| panic!("{}: {e}", checkpoint.display()));
         let manifest = Arc::new(open_store(&store).unwrap_or_else(|e| panic!("{e}")));
         let reader = FileReader::open(&store, &manifest).unwrap_or_else(|e| panic!("{e}"));
-        let backend = CpuBackend::new(CpuConfig { threads: 2, kernels: None });
+        let backend = CpuBackend::new(CpuConfig {
+            threads: 2,
+            kernels: None,
+        });
         let parts = EngineParts {
             backend: Arc::new(backend.unwrap_or_else(|e| panic!("{e}"))),
             reader: Arc::new(reader),
@@ -61,7 +73,11 @@ impl TestEngine {
             manifest: manifest.clone(),
         };
         let handle = EngineHandle::start(parts, &|_, _| {}).unwrap_or_else(|e| panic!("{e}"));
-        Self { handle, vocabulary: manifest.config.vocab_size as usize, _folder: folder }
+        Self {
+            handle,
+            vocabulary: manifest.config.vocab_size as usize,
+            _folder: folder,
+        }
     }
 
     /// Rows of the output head.
@@ -75,12 +91,17 @@ impl TestEngine {
         let (sender, events) = channel();
         let request = Request {
             prompt: prompt.to_vec(),
-            sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+            sampling: SamplingParams {
+                temperature: 0.0,
+                ..SamplingParams::default()
+            },
             max_new_tokens: tokens,
             stop_token_ids: Vec::new(),
             logprobs: Some(1),
         };
-        self.handle.submit(request, Box::new(Sink(sender))).unwrap_or_else(|e| panic!("{e}"));
+        self.handle
+            .submit(request, Box::new(Sink(sender)))
+            .unwrap_or_else(|e| panic!("{e}"));
         Scoring { events }.wait()
     }
 

@@ -14,15 +14,23 @@ pub fn read_json(path: &Path) -> Value {
 /// Token ids of a JSON list.
 #[track_caller]
 pub fn token_ids(list: &Value) -> Vec<u32> {
-    let list = list.as_array().unwrap_or_else(|| panic!("{list} is no list"));
-    list.iter().map(|id| id.as_u64().expect("a token id") as u32).collect()
+    let list = list
+        .as_array()
+        .unwrap_or_else(|| panic!("{list} is no list"));
+    list.iter()
+        .map(|id| id.as_u64().expect("a token id") as u32)
+        .collect()
 }
 
 /// Numbers of a JSON list.
 #[track_caller]
 pub fn numbers(list: &Value) -> Vec<f64> {
-    let list = list.as_array().unwrap_or_else(|| panic!("{list} is no list"));
-    list.iter().map(|number| number.as_f64().expect("a number")).collect()
+    let list = list
+        .as_array()
+        .unwrap_or_else(|| panic!("{list} is no list"));
+    list.iter()
+        .map(|number| number.as_f64().expect("a number"))
+        .collect()
 }
 
 /// Little-endian binary32 values.
@@ -31,14 +39,23 @@ pub fn read_floats(path: &Path) -> Vec<f32> {
     let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let (values, rest) = bytes.as_chunks::<4>();
     assert!(rest.is_empty(), "{}: no whole values", path.display());
-    values.iter().map(|value| f32::from_le_bytes(*value)).collect()
+    values
+        .iter()
+        .map(|value| f32::from_le_bytes(*value))
+        .collect()
 }
 
 /// The natural logs of the softmax of logits.
 pub fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - greatest).exp()).sum();
-    logits.iter().map(|&logit| f64::from(logit - greatest) - sum.ln()).collect()
+    let sum: f64 = logits
+        .iter()
+        .map(|&logit| f64::from(logit - greatest).exp())
+        .sum();
+    logits
+        .iter()
+        .map(|&logit| f64::from(logit - greatest) - sum.ln())
+        .collect()
 }
 
 /// The largest difference between reported logprobs and the reference's, over all tokens that were reported.

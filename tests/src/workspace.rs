@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use toml::Table;
 
-/// The folder of the root `Cargo.toml`.
+/// The folder of the root `Cargo.toml`: of the checkout that Cargo runs the test in, which need not be the one that it
+/// was compiled in where checkouts share a target folder.
 pub fn root() -> PathBuf {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tests = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let tests = tests.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
     tests
         .parent()
         .expect("the tests crate lies in the workspace")

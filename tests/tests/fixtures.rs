@@ -1,12 +1,15 @@
 //! Checks on the fixtures that lie beside the project (ODMOE_FIXTURES). `.ci/run` runs them.
 //!
-//! Tolerances. With keys and values in binary32 only the order of sums differs from the reference: the argument of
-//! `oracle.rs` gives 1e-3 for a logit of this model too (6 layers, at most 256 terms a dot, logits up to 15). The
-//! server stores them in binary16, each rounded by at most 2^-11 of itself. An attention score of unit-norm heads of
-//! width 32 then differs by about 2^-11, and so do the weights and the values that they sum: 2^-10 of an attention
-//! output in all. Over six layers, adding like independent errors, that is 2.4e-3 of a hidden state, and with logits of
-//! standard deviation 2.2 (their largest of 4096 differ by 4 deviations) at most 0.03 of a logit; 0.05 is allowed.
-//! A position where a router all but ties may choose another expert then; the prompts' last positions have none.
+//! Tolerances. With keys and values in binary32 only the order of sums differs from the reference: by
+//! the argument of `oracle.rs`, with at most 256 terms a dot and logits up to 15, a logit is off by
+//! sqrt(60 * 256) * 2^-24 * 15 = 1.1e-4; 2e-4 is allowed, 1e-5 was found.
+//! The server stores keys and values in binary16, each rounded by at most 2^-11 of itself. A score of
+//! unit-norm heads of width 32 is then off by about 2^-11, and so are the weights and the values that
+//! they sum: 2^-10 of an attention output in all. Over six layers, adding like independent errors,
+//! that is 2.4e-3 of a hidden state; logits have a standard deviation of 2.2, and the largest of 4096
+//! errors is four of theirs: 0.02. 0.03 is allowed, 4e-3 was found.
+//! A position where a router all but ties may choose another expert then; the prompts' last
+//! positions have none.
 #![cfg(feature = "fixtures")]
 
 use odmoe_backend::KvFormat;
@@ -16,6 +19,7 @@ use odmoe_engine::PositionLogprobs;
 use odmoe_tests::engine::{EngineOptions, TestEngine};
 use odmoe_tests::golden::{numbers, read_json, token_ids};
 use odmoe_tests::store_files::StoreFolder;
+use odmoe_tests::workspace::root;
 use odmoe_tests::{Server, ServerOptions, binary::odmoe_binary};
 use odmoe_text::Tokenizer;
 use serde_json::Value;
@@ -24,14 +28,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The largest difference of a logit with exact keys and values.
-const TOLERANCE_F32: f64 = 1e-3;
+const TOLERANCE_F32: f64 = 2e-4;
 /// The same with keys and values in binary16.
-const TOLERANCE_F16: f64 = 0.05;
-/// The largest relative difference of a perplexity.
+const TOLERANCE_F16: f64 = 0.03;
+/// The largest relative difference of a perplexity from the fixture's, whose windows may not be quite ours: the
+/// reference itself finds 51.80 with ours where the fixture says 51.71.
 const PERPLEXITY_TOLERANCE: f64 = 0.005;
+/// The same from the reference's over the same windows.
+const SAME_WINDOWS_TOLERANCE: f64 = 0.0005;
 
 fn tiny_moe() -> PathBuf {
-    let fixtures = std::env::var_os("ODMOE_FIXTURES").expect("ODMOE_FIXTURES names the fixtures' folder");
+    let fixtures =
+        std::env::var_os("ODMOE_FIXTURES").expect("ODMOE_FIXTURES names the fixtures' folder");
     PathBuf::from(fixtures).join("tiny-moe")
 }
 
@@ -49,48 +57,85 @@ fn token_ids_are_the_references() {
     let tokenizer = tokenizer();
     for prompt in golden()["prompts"].as_array().expect("prompts") {
         let text = prompt["prompt"].as_str().expect("a text");
-        let ids = tokenizer.encode(text, true).unwrap_or_else(|e| panic!("{e}"));
+        let ids = tokenizer
+            .encode(text, true)
+            .unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(ids, token_ids(&prompt["ids"]), "{text:?}");
         let greedy = token_ids(&prompt["greedy_ids"]);
-        assert_eq!(tokenizer.decode(&greedy, false), prompt["greedy_text"].as_str().expect("a text"));
+        assert_eq!(
+            tokenizer.decode(&greedy, false),
+            prompt["greedy_text"].as_str().expect("a text")
+        );
     }
 }
 
 /// Logits from all logprobs: a softmax forgets only the mean, which the reference gives.
 fn logits(position: &PositionLogprobs, mean: f64) -> BTreeMap<u32, f64> {
-    let logprob_mean =
-        position.top.iter().map(|t| f64::from(t.logprob)).sum::<f64>() / position.top.len() as f64;
-    position.top.iter().map(|t| (t.token, f64::from(t.logprob) - logprob_mean + mean)).collect()
+    let logprob_mean = position
+        .top
+        .iter()
+        .map(|t| f64::from(t.logprob))
+        .sum::<f64>()
+        / position.top.len() as f64;
+    position
+        .top
+        .iter()
+        .map(|t| (t.token, f64::from(t.logprob) - logprob_mean + mean))
+        .collect()
 }
 
 fn check_golden(kv_format: KvFormat, tolerance: f64) {
-    let options = EngineOptions { kv_format, cache_share: 0.25, ..EngineOptions::default() };
+    let options = EngineOptions {
+        kv_format,
+        cache_share: 0.25,
+        ..EngineOptions::default()
+    };
     let engine = TestEngine::start(&tiny_moe().join("model"), options);
     let mut worst = 0.0_f64;
     for prompt in golden()["prompts"].as_array().expect("prompts") {
         let (name, ids) = (&prompt["name"], token_ids(&prompt["ids"]));
         let greedy = token_ids(&prompt["greedy_ids"]);
         let last = engine.score(&ids, &greedy[..1], engine.vocabulary()).wait();
-        let found = logits(&last[0], prompt["last_logits_mean"].as_f64().expect("a number"));
+        let found = logits(
+            &last[0],
+            prompt["last_logits_mean"].as_f64().expect("a number"),
+        );
         assert_eq!(found.len(), engine.vocabulary());
         let top = &prompt["last_logits_top20"];
         for (id, value) in token_ids(&top["ids"]).iter().zip(numbers(&top["values"])) {
             let difference = (found[id] - value).abs();
             worst = worst.max(difference);
-            assert!(difference <= tolerance, "{name}: logit {id} is {} for {value}", found[id]);
+            assert!(
+                difference <= tolerance,
+                "{name}: logit {id} is {} for {value}",
+                found[id]
+            );
         }
-        let norm = found.values().map(|logit| logit * logit).sum::<f64>().sqrt();
+        let norm = found
+            .values()
+            .map(|logit| logit * logit)
+            .sum::<f64>()
+            .sqrt();
         let wanted = prompt["last_logits_l2"].as_f64().expect("a number");
         // By the triangle inequality the norm differs by no more than the norm of the differences.
-        assert!((norm - wanted).abs() <= tolerance * (engine.vocabulary() as f64).sqrt(), "{name}: {norm} {wanted}");
+        assert!(
+            (norm - wanted).abs() <= tolerance * (engine.vocabulary() as f64).sqrt(),
+            "{name}: {norm} {wanted}"
+        );
 
         let margins = numbers(&prompt["greedy_top2_margin"]);
         for (step, position) in engine.score(&ids, &greedy, 1).wait().iter().enumerate() {
             let same = position.top[0].token == greedy[step];
-            assert!(same || margins[step] < tolerance, "{name}: greedy step {step}, margin {}", margins[step]);
+            assert!(
+                same || margins[step] < tolerance,
+                "{name}: greedy step {step}, margin {}",
+                margins[step]
+            );
         }
     }
-    println!("{kv_format:?} keys and values: largest difference of a top-20 logit {worst:.2e} of {tolerance:.0e}");
+    println!(
+        "{kv_format:?} keys and values: largest difference of a top-20 logit {worst:.2e} of {tolerance:.0e}"
+    );
 }
 
 #[test]
@@ -108,14 +153,27 @@ fn logits_and_greedy_tokens_as_served() {
 fn perplexity_of_held_out_text() {
     const WINDOW: usize = 512;
     const STRIDE: usize = 256;
-    let options = EngineOptions { kv_format: KvFormat::F16, cache_share: 1.0, prefill_chunk_tokens: 256 };
+    let options = EngineOptions {
+        kv_format: KvFormat::F16,
+        cache_share: 1.0,
+        prefill_chunk_tokens: 256,
+    };
     let engine = TestEngine::start(&tiny_moe().join("model"), options);
+    let same_windows = read_json(&root().join("tests/oracle/fixture.json"));
     for (name, reference) in golden()["perplexity"].as_object().expect("perplexities") {
         let path = tiny_moe().join(format!("{name}.txt"));
         // Some of the texts are not distributed.
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        let ids = tokenizer().encode(&text, false).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(ids.len() as u64, reference["tokens"].as_u64().expect("a count"), "{name}");
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        let ids = tokenizer()
+            .encode(&text, false)
+            .unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(
+            ids.len() as u64,
+            reference["tokens"].as_u64().expect("a count"),
+            "{name}"
+        );
         let mut scorings = Vec::new();
         let mut scored_to = 1;
         for begin in (0..).step_by(STRIDE) {
@@ -127,12 +185,30 @@ fn perplexity_of_held_out_text() {
             }
         }
         let logprobs = scorings.into_iter().flat_map(|scoring| scoring.wait());
-        let logprobs: Vec<f64> = logprobs.map(|position| f64::from(position.chosen.logprob)).collect();
-        assert_eq!(logprobs.len() as u64, reference["scored"].as_u64().expect("a count"), "{name}");
-        let found = (-logprobs.iter().sum::<f64>() / logprobs.len() as f64).exp();
-        let wanted = reference["ppl"].as_f64().expect("a perplexity");
-        println!("{name}: perplexity {found:.4}, reference {wanted:.4}");
-        assert!((found / wanted - 1.0).abs() <= PERPLEXITY_TOLERANCE, "{name}: {found} for {wanted}");
+        let logprobs: Vec<f64> = logprobs
+            .map(|position| f64::from(position.chosen.logprob))
+            .collect();
+        assert_eq!(
+            logprobs.len() as u64,
+            reference["scored"].as_u64().expect("a count"),
+            "{name}"
+        );
+        let found = -logprobs.iter().sum::<f64>() / logprobs.len() as f64;
+        let compare = |reference: &Value, tolerance: f64| {
+            let wanted = reference["nll"].as_f64().expect("a number");
+            println!(
+                "{name}: perplexity {:.4}, reference {:.4}",
+                found.exp(),
+                wanted.exp()
+            );
+            // A ratio of perplexities is the exponential of a difference of losses.
+            assert!(
+                (found - wanted).exp_m1().abs() <= tolerance,
+                "{name}: {found} for {wanted} nats"
+            );
+        };
+        compare(reference, PERPLEXITY_TOLERANCE);
+        compare(&same_windows[name], SAME_WINDOWS_TOLERANCE);
     }
 }
 
@@ -142,7 +218,11 @@ fn the_embedded_model_is_a_fresh_conversion() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let fresh = folder.path().join("fresh");
     let status = Command::new(odmoe_binary())
-        .args(["convert".as_ref(), tiny_moe().join("model").as_os_str(), fresh.as_os_str()])
+        .args([
+            "convert".as_ref(),
+            tiny_moe().join("model").as_os_str(),
+            fresh.as_os_str(),
+        ])
         .status()
         .expect("the binary runs");
     assert!(status.success());
@@ -152,7 +232,11 @@ fn the_embedded_model_is_a_fresh_conversion() {
     let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&embedded), names(&fresh));
     for (name, bytes) in &embedded {
-        assert!(*bytes == fresh[name], "{}: other bytes; make the archive again", name.display());
+        assert!(
+            *bytes == fresh[name],
+            "{}: other bytes; make the archive again",
+            name.display()
+        );
     }
 }
 
@@ -165,7 +249,9 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             let name = path.strip_prefix(folder).expect("below it").to_path_buf();
             if path.is_dir() {
                 folders.push(path);
-            } else if !name.to_string_lossy().starts_with('.') && name != Path::new("fingerprint.json") {
+            } else if !name.to_string_lossy().starts_with('.')
+                && name != Path::new("fingerprint.json")
+            {
                 files.insert(name, std::fs::read(path).expect("a readable file"));
             }
         }
@@ -178,7 +264,12 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 fn replays_agree_with_the_recorded_statistics() {
     let traces = tiny_moe().join("traces");
     let stats = read_json(&traces.join("stats.json"));
-    let shape = TraceShape { layers: 6, ranked: 8, active: 4, experts: 32 };
+    let shape = TraceShape {
+        layers: 6,
+        ranked: 8,
+        active: 4,
+        experts: 32,
+    };
     let read = |name: String, shape| {
         let bytes = std::fs::read(traces.join(name)).expect("a trace");
         Ranking::from_bytes(bytes, shape).unwrap_or_else(|e| panic!("{e}"))
@@ -189,18 +280,32 @@ fn replays_agree_with_the_recorded_statistics() {
         for budget in ["0.25", "0.5", "0.75"] {
             let wanted = &stats[name]["cache"]["global"][budget];
             let slots = wanted["capacity"].as_u64().expect("a count") as usize;
-            for (policy, found) in [("lru", replay::lru(&uses, slots)), ("belady", belady::belady(&uses, slots))] {
+            for (policy, found) in [
+                ("lru", replay::lru(&uses, slots)),
+                ("belady", belady::belady(&uses, slots)),
+            ] {
                 // Their order within a layer is by probability, ours by expert.
                 let difference = (found.rate() - wanted[policy].as_f64().expect("a rate")).abs();
-                assert!(difference < 0.002, "{name}, {budget}, {policy}: {} for {wanted}", found.rate());
+                assert!(
+                    difference < 0.002,
+                    "{name}, {budget}, {policy}: {} for {wanted}",
+                    found.rate()
+                );
             }
         }
         for (kind, file) in [("A", "predA"), ("B", "predB")] {
-            let predicted = read(format!("{name}.{file}.u8"), TraceShape { layers: 5, ..shape });
+            let predicted = read(
+                format!("{name}.{file}.u8"),
+                TraceShape { layers: 5, ..shape },
+            );
             for k in [4, 6, 8] {
-                let wanted = &stats[name]["next_layer_gate"][kind]["recall_at"][k.to_string()]["mean"];
+                let wanted =
+                    &stats[name]["next_layer_gate"][kind]["recall_at"][k.to_string()]["mean"];
                 let found = recall::recall_at(&chosen, &predicted, k).mean();
-                assert!((found - wanted.as_f64().expect("a share")).abs() < 1e-4, "{name}, {kind}@{k}: {found} {wanted}");
+                assert!(
+                    (found - wanted.as_f64().expect("a share")).abs() < 1e-4,
+                    "{name}, {kind}@{k}: {found} {wanted}"
+                );
             }
         }
     }

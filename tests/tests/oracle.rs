@@ -1,19 +1,22 @@
 //! The engine against `transformers` on the oracle models: every logit of every position, by decode and by prefill.
 //!
-//! Tolerance. Weights are the same bf16 values on both sides, and activations, keys and values are binary32 here, so
-//! that only the order of sums differs. A dot of K terms has a relative error of about sqrt(K) * 2^-24 of the norm of
-//! its terms; the widest K is 96, and about ten dots a layer lie one after another over at most six layers: under
-//! 100 * 10 * 2^-24 = 6e-5 of the scale of what they sum. Logits have a standard deviation of 3 and reach 12, so a
-//! logprob may differ by 1e-3 before anything is wrong; a wrong remainder or switch differs by 0.1 and more. A router
-//! whose last choice leads the next by less than 1e-5 could choose otherwise; the oracle has no such position.
+//! Tolerance. Weights are the same bf16 values on both sides, and activations, keys and values are
+//! binary32 here, so that only the order of sums differs. A dot of K terms is off by about
+//! sqrt(K) * 2^-24 of the norm of its terms, K is at most 96, and some ten dots a layer follow one
+//! another over at most six layers; independent errors add to sqrt(60 * 96) * 2^-24 = 4.5e-6 of a
+//! value, and logits reach 12: 5.5e-5. Twice that and rounded up, 2e-4, is allowed; 2.2e-5 was found.
+//! A wrong remainder or switch differs by 0.1 and more. A router whose last choice leads the next by
+//! less than 1e-5 could choose otherwise; the oracle has no such position.
 
 use odmoe_tests::engine::{EngineOptions, TestEngine};
-use odmoe_tests::golden::{largest_difference, log_softmax, numbers, read_floats, read_json, token_ids};
+use odmoe_tests::golden::{
+    largest_difference, log_softmax, numbers, read_floats, read_json, token_ids,
+};
 use odmoe_tests::workspace::root;
 use serde_json::Value;
 use std::path::PathBuf;
 
-const TOLERANCE: f64 = 1e-3;
+const TOLERANCE: f64 = 2e-4;
 
 struct Golden {
     folder: PathBuf,
@@ -30,7 +33,12 @@ impl Golden {
         let vocabulary = json["logits"]["shape"][1].as_u64().expect("a shape") as usize;
         let logits = read_floats(&folder.join("logits.f32"));
         let logprobs = logits.chunks_exact(vocabulary).map(log_softmax).collect();
-        Self { ids: token_ids(&json["ids"]), folder, json, logprobs }
+        Self {
+            ids: token_ids(&json["ids"]),
+            folder,
+            json,
+            logprobs,
+        }
     }
 }
 
@@ -39,7 +47,8 @@ fn check(name: &str) {
     let engine = TestEngine::start(&golden.folder, EngineOptions::default());
     let vocabulary = engine.vocabulary();
     assert_eq!(golden.logprobs[0].len(), vocabulary);
-    let compare = |what: &str, prompt_tokens: usize, tokens: usize| {
+    let mut worst = 0.0_f64;
+    let mut compare = |what: &str, prompt_tokens: usize, tokens: usize| {
         let (prompt, rest) = golden.ids.split_at(prompt_tokens);
         let found = engine.score(prompt, &rest[..tokens], vocabulary).wait();
         assert_eq!(found.len(), tokens);
@@ -47,7 +56,11 @@ fn check(name: &str) {
             assert_eq!(position.top.len(), vocabulary);
             let at = prompt_tokens - 1 + place;
             let difference = largest_difference(position, &golden.logprobs[at]);
-            assert!(difference <= TOLERANCE, "{name}, {what}, position {at}: logprobs differ by {difference}");
+            worst = worst.max(difference);
+            assert!(
+                difference <= TOLERANCE,
+                "{name}, {what}, position {at}: logprobs differ by {difference}"
+            );
         }
     };
     // All of it token by token.
@@ -57,12 +70,21 @@ fn check(name: &str) {
     for length in [2, 15, 16, 17, prompt_tokens - 1, prompt_tokens] {
         compare("prefill", length, 1);
     }
+    println!("{name}: largest difference of a logprob {worst:.1e}");
     // What a client would get: the reference's greedy continuation, wherever its margin is no tie.
     let margins = numbers(&golden.json["greedy_top2_margin"]);
     let (prompt, continuation) = golden.ids.split_at(prompt_tokens);
-    for (step, position) in engine.score(prompt, continuation, 1).wait().iter().enumerate() {
+    for (step, position) in engine
+        .score(prompt, continuation, 1)
+        .wait()
+        .iter()
+        .enumerate()
+    {
         let same = position.top[0].token == continuation[step];
-        assert!(same || margins[step] < TOLERANCE, "{name}: greedy step {step}");
+        assert!(
+            same || margins[step] < TOLERANCE,
+            "{name}: greedy step {step}"
+        );
     }
 }
 
@@ -93,6 +115,9 @@ fn scoring_is_what_generation_says() {
     let engine = TestEngine::start(&golden.folder, EngineOptions::default());
     let prompt = &golden.ids[..9];
     let generated = engine.generate(prompt, 20);
-    let tokens: Vec<u32> = generated.iter().map(|position| position.chosen.token).collect();
+    let tokens: Vec<u32> = generated
+        .iter()
+        .map(|position| position.chosen.token)
+        .collect();
     assert_eq!(engine.score(prompt, &tokens, 1).wait(), generated);
 }

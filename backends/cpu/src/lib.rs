@@ -1,7 +1,15 @@
 //! The CPU backend: a scalar reference of every op and its SIMD versions, on a pool of threads.
 //!
 //! Every kernel set gives the same bits for every op, whatever the number of rows, threads, chunks or the layout of
-//! the block table. `reference` defines those bits.
+//! the block table. `reference` defines those bits; `kernels` reproduces them fast; `ops` checks operands and shares
+//! out the work; `memory` holds the bytes.
+//!
+//! Beside the buffers that its caller allocates, a backend keeps scratch that grows to what the largest op needs: at
+//! most 24 MiB for the intermediate state of experts, 3.25 bytes an element of the largest batch of activations that
+//! meets Q8_0 weights, the router's logits, and a few hundred KiB a thread.
+//!
+//! `unsafe` is where it must be: in `memory` (borrow states make the outside safe), in `pool` (a loop's body outlives
+//! the loop), in the vector primitives of `kernels`, and where `ops` hands disjoint parts of an output to threads.
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("weights and buffers are little endian, and so must be the machine");

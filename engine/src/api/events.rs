@@ -55,4 +55,3 @@ pub struct EngineGauges {
     /// Whether storage answers.
     pub health: StoreHealth,
 }
-

@@ -182,4 +182,3 @@ pub enum SubmitError {
     #[error("the server is shutting down")]
     ShuttingDown,
 }
-

@@ -45,7 +45,11 @@ impl ExpertWork {
     /// Nothing has landed yet.
     pub fn new(ticket: Ticket, demand: Demand) -> Self {
         let missing = demand.keys().len();
-        Self { ticket, demand, missing }
+        Self {
+            ticket,
+            demand,
+            missing,
+        }
     }
 
     /// For cancelling.
@@ -69,11 +73,15 @@ impl ExpertWork {
         for expert in landed {
             match expert {
                 Landed::Ready { key, slot, pin } => {
-                    work.groups.push(group(catalog.object(key), &slot, self.rows(key)));
+                    work.groups
+                        .push(group(catalog.object(key), &slot, self.rows(key)));
                     work.pins.push(pin);
                 }
                 Landed::Failed { key, error } => {
-                    work.failures.push(ExpertFailure { rows: self.rows(key), error });
+                    work.failures.push(ExpertFailure {
+                        rows: self.rows(key),
+                        error,
+                    });
                 }
             }
         }

@@ -7,14 +7,14 @@
 mod experts;
 mod routing;
 
-use crate::api::{EngineEvent, EngineObserver, RequestId};
+use crate::api::{EngineEvent, EngineObserver, RequestId, StartError};
 use crate::model::pass::Pass;
 use crate::model::queue::Queue;
 use crate::model::scratch::{Scratch, ScratchShape};
 use crate::model::{Family, FeedForward, Step};
 use crate::scheduler::LaneKind;
 use experts::{ExpertFailure, ExpertWork};
-use odmoe_backend::{AllocateError, Backend, BackendError, KvCache, ReadBack};
+use odmoe_backend::{Backend, BackendError, KvCache, ReadBack};
 use odmoe_expert_store::{Catalog, ExpertStore, LoadError, Phase as StorePhase};
 use routing::{Demand, Prediction};
 use std::sync::Arc;
@@ -88,14 +88,27 @@ struct RoutingReadBack {
 
 impl Lane {
     /// An empty lane with buffers for the most rows that it can have.
-    pub fn new(kind: LaneKind, backend: &dyn Backend, shape: &ScratchShape) -> Result<Self, AllocateError> {
-        Ok(Self { kind, scratch: Scratch::allocate(backend, shape)?, running: None })
+    pub fn new(
+        kind: LaneKind,
+        backend: &dyn Backend,
+        shape: &ScratchShape,
+    ) -> Result<Self, StartError> {
+        Ok(Self {
+            kind,
+            scratch: Scratch::allocate(backend, shape)?,
+            running: None,
+        })
     }
 
     /// Puts a pass in. The lane must be empty.
     pub fn begin(&mut self, pass: Pass) {
         assert!(self.running.is_none(), "{:?} lane is taken", self.kind);
-        self.running = Some(Running { pass, layer: 0, phase: Phase::Attention, prediction: None });
+        self.running = Some(Running {
+            pass,
+            layer: 0,
+            phase: Phase::Attention,
+            prediction: None,
+        });
     }
 
     /// The pass, if one is in.
@@ -105,7 +118,13 @@ impl Lane {
 
     /// Whether it waits for experts.
     pub fn awaits_experts(&self) -> bool {
-        matches!(&self.running, Some(Running { phase: Phase::AwaitExperts(_), .. }))
+        matches!(
+            &self.running,
+            Some(Running {
+                phase: Phase::AwaitExperts(_),
+                ..
+            })
+        )
     }
 
     /// Marks a sequence's rows as unwanted.
@@ -122,7 +141,11 @@ impl Lane {
 
     /// Drops the pass wherever it stands.
     pub fn abort(&mut self, store: &mut ExpertStore) {
-        if let Some(Running { phase: Phase::AwaitExperts(work), .. }) = self.running.take() {
+        if let Some(Running {
+            phase: Phase::AwaitExperts(work),
+            ..
+        }) = self.running.take()
+        {
             store.cancel(work.ticket());
         }
         store.hint(self.hint_source(), &[]);
@@ -138,8 +161,15 @@ impl Lane {
     ) -> Result<Progress, BackendError> {
         let hint_source = self.hint_source();
         let phase = store_phase(self.kind);
-        let Some(running) = &mut self.running else { return Ok(Progress::AwaitsDevice) };
-        let mut cursor = Cursor { model, store, scratch: &self.scratch, running, hint_source, phase };
+        let running = self.running.as_mut().expect("a pass to advance");
+        let mut cursor = Cursor {
+            model,
+            store,
+            scratch: &self.scratch,
+            running,
+            hint_source,
+            phase,
+        };
         cursor.advance(failed)
     }
 
@@ -166,7 +196,10 @@ struct Cursor<'a> {
 }
 
 impl Cursor<'_> {
-    fn advance(&mut self, failed: &mut Vec<(RequestId, LoadError)>) -> Result<Progress, BackendError> {
+    fn advance(
+        &mut self,
+        failed: &mut Vec<(RequestId, LoadError)>,
+    ) -> Result<Progress, BackendError> {
         match &mut self.running.phase {
             Phase::Attention => self.attend(),
             Phase::AwaitRouting(_) => self.take_routing(),
@@ -216,36 +249,56 @@ impl Cursor<'_> {
             return Ok(None);
         };
         next.predict(self.step(), predict_top)?;
-        self.read_choices(&self.scratch.predicted, predict_top).map(Some)
+        self.read_choices(&self.scratch.predicted, predict_top)
+            .map(Some)
     }
 
-    fn read_choices(&self, from: &odmoe_backend::Buffer, per_row: usize) -> Result<ReadBack, BackendError> {
+    fn read_choices(
+        &self,
+        from: &odmoe_backend::Buffer,
+        per_row: usize,
+    ) -> Result<ReadBack, BackendError> {
         let bytes = self.running.pass.tokens * per_row * odmoe_backend::Choice::BYTES;
         self.model.queue.read_back(from, 0..bytes)
     }
 
     /// Turns the router's choices into demand, and the prediction into a hint.
     fn take_routing(&mut self) -> Result<Progress, BackendError> {
-        let Phase::AwaitRouting(pending) = &mut self.running.phase else { unreachable!("checked by advance") };
+        let Phase::AwaitRouting(pending) = &mut self.running.phase else {
+            unreachable!("checked by advance")
+        };
         let queue = &self.model.queue;
         // The last copy of the two: once it is there, so is the other.
         let last = pending.predicted.as_mut().unwrap_or(&mut pending.choices);
-        let Some(bytes) = queue.take(last)? else { return Ok(Progress::AwaitsDevice) };
+        let Some(bytes) = queue.take(last)? else {
+            return Ok(Progress::AwaitsDevice);
+        };
         let (choices, predicted) = match pending.predicted.is_some() {
-            true => (queue.take(&mut pending.choices)?.expect("copied in stream order"), Some(bytes)),
+            true => (
+                queue
+                    .take(&mut pending.choices)?
+                    .expect("copied in stream order"),
+                Some(bytes),
+            ),
             false => (bytes, None),
         };
         let layer = self.running.layer as u32;
         let demand = Demand::new(layer, &choices, &self.running.pass, self.top_k());
         self.count_prediction(&demand);
-        let ticket = self.store.acquire(demand.keys(), self.phase, Instant::now());
+        let ticket = self
+            .store
+            .acquire(demand.keys(), self.phase, Instant::now());
         self.running.phase = Phase::AwaitExperts(ExpertWork::new(ticket, demand));
         self.hint(layer + 1, predicted);
         Ok(Progress::Moved)
     }
 
     fn top_k(&self) -> usize {
-        self.model.family.routed(self.running.layer).expect("a routed layer").top_k
+        self.model
+            .family
+            .routed(self.running.layer)
+            .expect("a routed layer")
+            .top_k
     }
 
     fn hint(&mut self, layer: u32, predicted: Option<Vec<u8>>) {
@@ -255,20 +308,30 @@ impl Cursor<'_> {
         let pass = &self.running.pass;
         let prediction =
             predicted.map(|bytes| Prediction::new(layer, &bytes, pass, self.model.predict_top));
-        self.store.hint(self.hint_source, prediction.as_ref().map_or(&[], |p| p.keys()));
+        self.store.hint(
+            self.hint_source,
+            prediction.as_ref().map_or(&[], |p| p.keys()),
+        );
         self.running.prediction = prediction;
     }
 
     fn count_prediction(&mut self, demand: &Demand) {
         if let Some(prediction) = self.running.prediction.take() {
             let (chosen, predicted) = (demand.keys().len(), prediction.hits(demand));
-            self.model.observer.record(&EngineEvent::Prediction { chosen, predicted });
+            self.model
+                .observer
+                .record(&EngineEvent::Prediction { chosen, predicted });
         }
     }
 
     /// Runs what landed; once nothing is missing, sums and goes on.
-    fn run_experts(&mut self, failed: &mut Vec<(RequestId, LoadError)>) -> Result<Progress, BackendError> {
-        let Phase::AwaitExperts(work) = &mut self.running.phase else { unreachable!("checked by advance") };
+    fn run_experts(
+        &mut self,
+        failed: &mut Vec<(RequestId, LoadError)>,
+    ) -> Result<Progress, BackendError> {
+        let Phase::AwaitExperts(work) = &mut self.running.phase else {
+            unreachable!("checked by advance")
+        };
         let landed = work.take_landed(self.store, &self.model.catalog);
         let missing = work.missing();
         if landed.is_empty() && missing > 0 {
@@ -297,7 +360,11 @@ impl Cursor<'_> {
     /// here on, and no other row reads them.
     fn fail(&mut self, failure: ExpertFailure, failed: &mut Vec<(RequestId, LoadError)>) {
         for span in self.running.pass.spans.iter_mut().filter(|span| span.live) {
-            if failure.rows.iter().any(|row| span.rows.contains(&(row.token_row as usize))) {
+            if failure
+                .rows
+                .iter()
+                .any(|row| span.rows.contains(&(row.token_row as usize)))
+            {
                 span.live = false;
                 failed.push((span.id, failure.error.clone()));
             }
@@ -310,7 +377,12 @@ impl Cursor<'_> {
         if self.running.layer < self.model.family.layers() {
             return Ok(Progress::LayerDone);
         }
-        if self.running.pass.live_spans().all(|span| span.sample.is_none()) {
+        if self
+            .running
+            .pass
+            .live_spans()
+            .all(|span| span.sample.is_none())
+        {
             return Ok(Progress::Finished(Vec::new()));
         }
         self.model.family.head(self.step())?;

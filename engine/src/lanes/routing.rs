@@ -19,12 +19,18 @@ impl Demand {
         let choices: Vec<Choice> = Choice::decode(choices).collect();
         let mut by_expert: BTreeMap<u32, Vec<ExpertRow>> = BTreeMap::new();
         for token_row in pass.live_spans().flat_map(|span| span.rows.clone()) {
-            for out_row in token_row * top_k..(token_row + 1) * top_k {
-                let row = ExpertRow { token_row: token_row as u32, out_row: out_row as u32 };
-                by_expert.entry(choices[out_row].expert).or_default().push(row);
+            let first = token_row * top_k;
+            for (place, choice) in choices[first..first + top_k].iter().enumerate() {
+                let row = ExpertRow {
+                    token_row: token_row as u32,
+                    out_row: (first + place) as u32,
+                };
+                by_expert.entry(choice.expert).or_default().push(row);
             }
         }
-        let keyed = by_expert.into_iter().map(|(expert, rows)| (ExpertKey::routed(layer, expert), rows.into()));
+        let keyed = by_expert
+            .into_iter()
+            .map(|(expert, rows)| (ExpertKey::routed(layer, expert), rows.into()));
         let (keys, rows) = keyed.map(|(key, rows)| (key, (key, rows))).unzip();
         Self { keys, rows }
     }
@@ -64,7 +70,12 @@ impl Prediction {
         }
         let mut ranked: Vec<_> = wanted.into_iter().collect();
         ranked.sort_by(|(_, a), (_, b)| Reverse(a.0).cmp(&Reverse(b.0)).then(b.1.total_cmp(&a.1)));
-        Self { keys: ranked.into_iter().map(|(expert, _)| ExpertKey::routed(layer, expert)).collect() }
+        Self {
+            keys: ranked
+                .into_iter()
+                .map(|(expert, _)| ExpertKey::routed(layer, expert))
+                .collect(),
+        }
     }
 
     /// Most wanted first.
@@ -74,6 +85,90 @@ impl Prediction {
 
     /// How many of the demanded experts it names.
     pub fn hits(&self, demand: &Demand) -> usize {
-        self.keys.iter().filter(|key| demand.contains(**key)).count()
+        self.keys
+            .iter()
+            .filter(|key| demand.contains(**key))
+            .count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::RequestId;
+    use crate::scheduler::{LaneKind, LanePlan, LaneSpan};
+
+    /// Two sequences: rows 0 and 1, and row 2.
+    fn pass() -> Pass {
+        let span = |id, tokens: &[u32], samples| LaneSpan {
+            id: RequestId(id),
+            first_position: 10,
+            tokens: tokens.to_vec(),
+            blocks: vec![4, 5].into(),
+            samples,
+        };
+        let spans = vec![span(1, &[7, 8], false), span(2, &[9], true)];
+        let plan = LanePlan {
+            kind: LaneKind::Prefill,
+            spans,
+            preempted: vec![],
+        };
+        Pass::new(&plan, 8)
+    }
+
+    fn encode(choices: &[(u32, f32)]) -> Vec<u8> {
+        let bytes = |&(expert, weight): &(u32, f32)| {
+            [expert.to_le_bytes(), f32::to_le_bytes(weight)].concat()
+        };
+        choices.iter().flat_map(bytes).collect()
+    }
+
+    fn experts(keys: &[ExpertKey]) -> Vec<u32> {
+        keys.iter().map(|key| key.index.0).collect()
+    }
+
+    fn out_rows(demand: &Demand, expert: u32) -> Vec<(u32, u32)> {
+        let rows = demand.rows(ExpertKey::routed(3, expert));
+        rows.iter()
+            .map(|row| (row.token_row, row.out_row))
+            .collect()
+    }
+
+    #[test]
+    fn each_expert_is_wanted_once_with_all_its_rows() {
+        let choices = [(1, 0.5), (6, 0.5), (0, 0.5), (1, 0.5), (1, 0.5), (9, 0.5)];
+        let mut pass = pass();
+        let demand = Demand::new(3, &encode(&choices), &pass, 2);
+        assert_eq!(experts(demand.keys()), [0, 1, 6, 9]);
+        assert!(demand.keys().iter().all(|key| key.layer.0 == 3));
+        assert_eq!(out_rows(&demand, 1), [(0, 0), (1, 3), (2, 4)]);
+        assert_eq!(out_rows(&demand, 9), [(2, 5)]);
+
+        assert!(pass.end(RequestId(1)) && !pass.end(RequestId(1)));
+        let demand = Demand::new(3, &encode(&choices), &pass, 2);
+        assert_eq!(
+            experts(demand.keys()),
+            [1, 9],
+            "ended sequences want nothing"
+        );
+        assert_eq!(out_rows(&demand, 1), [(2, 4)]);
+    }
+
+    #[test]
+    fn predictions_are_ranked_by_rows_and_then_by_score() {
+        let predicted = [(5, 0.6), (2, 0.4), (2, 0.3), (8, 0.2), (7, 0.9), (8, 0.3)];
+        let mut pass = pass();
+        let prediction = Prediction::new(3, &encode(&predicted), &pass, 2);
+        assert_eq!(experts(prediction.keys()), [2, 8, 7, 5]);
+        let demand = Demand::new(3, &encode(&[(2, 1.0), (3, 1.0), (7, 1.0)]), &pass, 1);
+        assert_eq!(prediction.hits(&demand), 2);
+
+        pass.end(RequestId(2));
+        let prediction = Prediction::new(3, &encode(&predicted), &pass, 2);
+        assert_eq!(
+            experts(prediction.keys()),
+            [2, 5, 8],
+            "ended sequences predict nothing"
+        );
     }
 }

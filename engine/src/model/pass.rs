@@ -43,19 +43,41 @@ impl Pass {
         for span in &plan.spans {
             let rows = first_row..first_row + span.tokens.len();
             first_row = rows.end;
-            let sample = span.samples.then(|| (sampled_rows.len(), span.sample_position()));
+            let sample = span
+                .samples
+                .then(|| (sampled_rows.len(), span.sample_position()));
             if span.samples {
                 sampled_rows.push((rows.end - 1) as u32);
             }
-            spans.push(PassSpan { id: span.id, rows, sample, live: true });
+            spans.push(PassSpan {
+                id: span.id,
+                rows,
+                sample,
+                live: true,
+            });
         }
-        let attention = plan.spans.iter().zip(&spans).map(|(span, place)| attend(span, place)).collect();
-        let positions = |span: &LaneSpan| (span.first_position..span.sample_position()).map(|p| p as u32);
+        let attention = plan
+            .spans
+            .iter()
+            .zip(&spans)
+            .map(|(span, place)| attend(span, place))
+            .collect();
+        let positions =
+            |span: &LaneSpan| (span.first_position..span.sample_position()).map(|p| p as u32);
         Self {
             tokens: first_row,
-            ids: plan.spans.iter().flat_map(|span| &span.tokens).copied().collect(),
+            ids: plan
+                .spans
+                .iter()
+                .flat_map(|span| &span.tokens)
+                .copied()
+                .collect(),
             positions: plan.spans.iter().flat_map(positions).collect(),
-            kv_positions: plan.spans.iter().flat_map(|span| span.kv_positions(block_tokens)).collect(),
+            kv_positions: plan
+                .spans
+                .iter()
+                .flat_map(|span| span.kv_positions(block_tokens))
+                .collect(),
             attention,
             sampled_rows: sampled_rows.into(),
             spans,
@@ -64,7 +86,10 @@ impl Pass {
 
     /// Marks a sequence as ended. Returns whether it has rows here.
     pub fn end(&mut self, id: RequestId) -> bool {
-        let span = self.spans.iter_mut().find(|span| span.id == id && span.live);
+        let span = self
+            .spans
+            .iter_mut()
+            .find(|span| span.id == id && span.live);
         span.map(|span| span.live = false).is_some()
     }
 
@@ -85,5 +110,78 @@ fn attend(span: &LaneSpan, place: &PassSpan) -> AttentionSpan {
         rows: place.rows.len(),
         first_position: span.first_position,
         blocks: span.blocks.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::LaneKind;
+
+    fn span(
+        id: u64,
+        first_position: usize,
+        tokens: &[u32],
+        blocks: &[u32],
+        samples: bool,
+    ) -> LaneSpan {
+        LaneSpan {
+            id: RequestId(id),
+            first_position,
+            tokens: tokens.to_vec(),
+            blocks: blocks.into(),
+            samples,
+        }
+    }
+
+    #[test]
+    fn spans_lie_one_after_another() {
+        let spans = vec![
+            span(1, 3, &[10, 11, 12], &[7, 2], true),
+            span(2, 0, &[20], &[5], false),
+            span(3, 8, &[30, 31], &[1, 9, 4], true),
+        ];
+        let plan = LanePlan {
+            kind: LaneKind::Prefill,
+            spans,
+            preempted: vec![],
+        };
+        let pass = Pass::new(&plan, 4);
+        assert_eq!(pass.tokens, 6);
+        assert_eq!(*pass.ids, [10, 11, 12, 20, 30, 31]);
+        assert_eq!(*pass.positions, [3, 4, 5, 0, 8, 9]);
+        let places: Vec<_> = pass
+            .kv_positions
+            .iter()
+            .map(|p| (p.block, p.offset))
+            .collect();
+        assert_eq!(places, [(7, 3), (2, 0), (2, 1), (5, 0), (4, 0), (4, 1)]);
+        assert_eq!(*pass.sampled_rows, [2, 5]);
+        let samples: Vec<_> = pass.spans.iter().map(|span| span.sample).collect();
+        assert_eq!(samples, [Some((0, 6)), None, Some((1, 10))]);
+        let attention: Vec<_> = pass
+            .attention
+            .iter()
+            .map(|a| (a.first_row, a.rows, a.first_position))
+            .collect();
+        assert_eq!(attention, [(0, 3, 3), (3, 1, 0), (4, 2, 8)]);
+    }
+
+    #[test]
+    fn a_pass_lives_as_long_as_one_sequence_wants_it() {
+        let spans = vec![span(1, 0, &[1], &[0], true), span(2, 0, &[2], &[1], true)];
+        let plan = LanePlan {
+            kind: LaneKind::Decode,
+            spans,
+            preempted: vec![],
+        };
+        let mut pass = Pass::new(&plan, 4);
+        assert!(!pass.end(RequestId(9)));
+        assert!(pass.end(RequestId(1)) && pass.is_live());
+        assert_eq!(
+            pass.live_spans().map(|span| span.id).collect::<Vec<_>>(),
+            [RequestId(2)]
+        );
+        assert!(pass.end(RequestId(2)) && !pass.is_live());
     }
 }

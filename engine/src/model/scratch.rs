@@ -1,6 +1,7 @@
 //! The activation buffers of one lane, allocated at start for the most rows that it can have.
 
-use odmoe_backend::{AllocateError, Backend, Buffer, Choice};
+use crate::api::StartError;
+use odmoe_backend::{Backend, BackendError, Buffer, Choice, StreamId};
 use odmoe_formats::ByteCount;
 use odmoe_formats::model_config::ModelConfig;
 
@@ -81,6 +82,8 @@ impl ScratchShape {
             self.sampled_rows * self.hidden * F32_BYTES,
             self.sampled_rows * self.vocab * F32_BYTES,
         ]
+        // Unused buffers keep a byte: nothing is a size that every device can allocate.
+        .map(|bytes| bytes.max(1))
     }
 }
 
@@ -118,10 +121,10 @@ pub struct Scratch {
 
 impl Scratch {
     /// Allocates every buffer.
-    pub fn allocate(backend: &dyn Backend, shape: &ScratchShape) -> Result<Self, AllocateError> {
+    pub fn allocate(backend: &dyn Backend, shape: &ScratchShape) -> Result<Self, StartError> {
         let mut sizes = shape.buffer_bytes().into_iter();
-        let mut next = || backend.allocate(sizes.next().expect("a size for each buffer").max(1));
-        Ok(Self {
+        let mut next = || backend.allocate(sizes.next().expect("a size for each buffer"));
+        let scratch = Self {
             hidden: next()?,
             normed: next()?,
             projected: next()?,
@@ -136,6 +139,19 @@ impl Scratch {
             expert_out: next()?,
             gathered: next()?,
             logits: next()?,
-        })
+        };
+        zero(backend, &scratch.expert_out)?;
+        Ok(scratch)
     }
+}
+
+/// Writes zeros. A row whose expert could not be had, or whose sequence has ended, is summed with the others and
+/// thrown away: it must hold numbers that somebody wrote.
+fn zero(backend: &dyn Backend, buffer: &Buffer) -> Result<(), BackendError> {
+    let zeros = vec![0; buffer.bytes().min(1 << 20)];
+    for offset in (0..buffer.bytes()).step_by(zeros.len()) {
+        let piece = &zeros[..zeros.len().min(buffer.bytes() - offset)];
+        backend.upload(StreamId::COMPUTE, piece, buffer, offset)?;
+    }
+    Ok(())
 }

@@ -76,11 +76,19 @@ impl Shared {
             live: BTreeSet::new(),
             gauges,
         };
-        Self { limits, state: Mutex::new(state), bell: Condvar::new() }
+        Self {
+            limits,
+            state: Mutex::new(state),
+            bell: Condvar::new(),
+        }
     }
 
     /// Checks and queues a request.
-    pub fn submit(&self, request: Request, sink: Box<dyn TokenSink>) -> Result<RequestId, SubmitError> {
+    pub fn submit(
+        &self,
+        request: Request,
+        sink: Box<dyn TokenSink>,
+    ) -> Result<RequestId, SubmitError> {
         self.queue(request, Vec::new(), sink)
     }
 
@@ -110,7 +118,13 @@ impl Shared {
         let id = RequestId(state.next_id);
         state.next_id += 1;
         state.live.insert(id);
-        state.submissions.push_back(Submission { id, request, continuation, sink, at: Instant::now() });
+        state.submissions.push_back(Submission {
+            id,
+            request,
+            continuation,
+            sink,
+            at: Instant::now(),
+        });
         self.ring_locked(state);
         Ok(id)
     }
@@ -146,14 +160,21 @@ impl Shared {
         let mut state = self.lock();
         while !state.rung {
             let Some(deadline) = deadline else {
-                state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self
+                    .bell
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
-            state = self.bell.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .bell
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         state.rung = false;
     }
@@ -229,10 +250,14 @@ impl Limits {
     fn check(&self, request: &Request) -> Result<(), SubmitError> {
         let (prompt, new) = (request.prompt.len(), request.max_new_tokens as usize);
         if prompt == 0 {
-            return Err(SubmitError::BadPrompt("the prompt is empty: send at least one token".into()));
+            return Err(SubmitError::BadPrompt(
+                "the prompt is empty: send at least one token".into(),
+            ));
         }
         if new == 0 {
-            return Err(SubmitError::BadPrompt("no new tokens are asked for: ask for at least one".into()));
+            return Err(SubmitError::BadPrompt(
+                "no new tokens are asked for: ask for at least one".into(),
+            ));
         }
         self.check_tokens(&request.prompt)?;
         let limit = self.sequence_tokens;
@@ -257,8 +282,108 @@ impl Limits {
     fn check_queue(&self, live: usize) -> Result<(), SubmitError> {
         let waiting = live.saturating_sub(self.max_running);
         if live >= self.max_running + self.max_waiting {
-            return Err(SubmitError::QueueFull { waiting, limit: self.max_waiting });
+            return Err(SubmitError::QueueFull {
+                waiting,
+                limit: self.max_waiting,
+            });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{SamplingParams, TokenEvent};
+    use odmoe_expert_store::{StoreGauges, StoreHealth};
+    use std::time::Duration;
+
+    struct Deaf;
+    impl TokenSink for Deaf {
+        fn emit(&mut self, _event: TokenEvent) {}
+        fn is_closed(&self) -> bool {
+            false
+        }
+    }
+
+    fn shared(max_running: usize, max_waiting: usize) -> Shared {
+        let limits = Limits {
+            vocab: 10,
+            sequence_tokens: 20,
+            max_running,
+            max_waiting,
+        };
+        let gauges = EngineGauges {
+            running: 0,
+            waiting: 0,
+            kv_blocks_used: 0,
+            kv_blocks: 4,
+            store: StoreGauges::default(),
+            health: StoreHealth::Healthy,
+        };
+        Shared::new(limits, gauges)
+    }
+
+    fn submit(shared: &Shared) -> Result<RequestId, SubmitError> {
+        let request = Request {
+            prompt: vec![1],
+            sampling: SamplingParams::default(),
+            max_new_tokens: 1,
+            stop_token_ids: vec![],
+            logprobs: None,
+        };
+        shared.submit(request, Box::new(Deaf))
+    }
+
+    #[test]
+    fn requests_are_bounded_from_acceptance_to_their_end() {
+        let shared = shared(2, 1);
+        let ids: Vec<_> = (0..3).map(|_| submit(&shared).unwrap()).collect();
+        let full = Err(SubmitError::QueueFull {
+            waiting: 1,
+            limit: 1,
+        });
+        assert_eq!(submit(&shared), full);
+        assert_eq!(shared.gauges().waiting, 3);
+        assert_eq!(shared.take().submissions.len(), 3);
+        assert_eq!(submit(&shared), full, "taken is not ended");
+        shared.ended(ids[1]);
+        assert!(submit(&shared).is_ok() && !shared.is_idle());
+    }
+
+    #[test]
+    fn only_live_requests_can_be_cancelled() {
+        let shared = shared(1, 1);
+        let id = submit(&shared).unwrap();
+        for unknown in 100..200 {
+            shared.cancel(RequestId(unknown));
+        }
+        shared.cancel(id);
+        shared.cancel(id);
+        assert_eq!(Vec::from_iter(shared.take().cancels), [id]);
+        shared.ended(id);
+        shared.cancel(id);
+        assert!(shared.take().cancels.is_empty());
+    }
+
+    #[test]
+    fn a_ring_before_the_sleep_is_not_lost() {
+        let shared = shared(1, 1);
+        shared.ring();
+        shared.sleep(None);
+        let deadline = Instant::now() + Duration::from_millis(5);
+        shared.sleep(Some(deadline));
+        assert!(Instant::now() >= deadline, "one ring wakes once");
+    }
+
+    #[test]
+    fn what_is_closed_stays_closed() {
+        let shared = shared(2, 2);
+        submit(&shared).unwrap();
+        assert_eq!(shared.close().len(), 1);
+        assert_eq!(submit(&shared), Err(SubmitError::ShuttingDown));
+        assert!(shared.is_alive());
+        shared.died();
+        assert!(!shared.is_alive());
     }
 }

@@ -7,9 +7,7 @@ pub mod inbox;
 mod sequence;
 mod stall;
 
-use crate::api::{
-    EngineEvent, EngineGauges, FinishReason, RequestError, RequestId, TokenEvent,
-};
+use crate::api::{EngineEvent, EngineGauges, FinishReason, RequestError, RequestId, TokenEvent};
 use crate::lanes::{Lane, Model, Progress};
 use crate::model::pass::Pass;
 use crate::scheduler::{LaneKind, Scheduler};
@@ -105,10 +103,13 @@ impl StepLoop {
     /// Ends everything that is left, each with its own copy of `error`, and refuses what comes.
     pub fn fail_all(&mut self, error: &RequestError) {
         for submission in self.shared.close() {
-            self.sequences.insert(submission.id, Sequence::new(submission, self.limits.vocab));
+            self.sequences
+                .insert(submission.id, Sequence::new(submission, self.limits.vocab));
         }
         while let Some((id, sequence)) = self.sequences.pop_first() {
-            sequence.end(TokenEvent::Failed { error: error.clone() });
+            sequence.end(TokenEvent::Failed {
+                error: error.clone(),
+            });
             self.shared.ended(id);
         }
     }
@@ -131,12 +132,16 @@ impl StepLoop {
         self.scheduler
             .submit(submission.id, prompt, new_tokens, submission.at)
             .expect("checked against the same limits by the handle");
-        self.sequences.insert(submission.id, Sequence::new(submission, self.limits.vocab));
+        self.sequences
+            .insert(submission.id, Sequence::new(submission, self.limits.vocab));
     }
 
     /// Ends requests whose client went away, wherever they are.
     fn end_closed(&mut self) {
-        let closed = self.sequences.iter().filter(|(_, sequence)| sequence.is_closed());
+        let closed = self
+            .sequences
+            .iter()
+            .filter(|(_, sequence)| sequence.is_closed());
         let closed: Vec<RequestId> = closed.map(|(&id, _)| id).collect();
         for id in closed {
             self.finish(id, FinishReason::Cancelled);
@@ -160,7 +165,9 @@ impl StepLoop {
             if self.lane(kind).0.pass().is_some() {
                 continue;
             }
-            let Some(plan) = self.scheduler.plan(kind, Instant::now()) else { continue };
+            let Some(plan) = self.scheduler.plan(kind, Instant::now()) else {
+                continue;
+            };
             for _ in &plan.preempted {
                 self.model.observer.record(&EngineEvent::Preempted);
             }
@@ -215,13 +222,21 @@ impl StepLoop {
         let vocab = self.limits.vocab;
         let mut sampled = Vec::new();
         for span in pass.live_spans() {
-            let Some((row, position)) = span.sample else { continue };
+            let Some((row, position)) = span.sample else {
+                continue;
+            };
             let mut row = decode_f32(&logits[row * vocab * 4..(row + 1) * vocab * 4]);
-            let sequence = self.sequences.get_mut(&span.id).expect("live spans have sequences");
+            let sequence = self
+                .sequences
+                .get_mut(&span.id)
+                .expect("live spans have sequences");
             sampled.push((span.id, sequence.sample(&mut row, position)));
         }
         let now = Instant::now();
-        let tokens: Vec<_> = sampled.iter().map(|(id, sampled)| (*id, sampled.token)).collect();
+        let tokens: Vec<_> = sampled
+            .iter()
+            .map(|(id, sampled)| (*id, sampled.token))
+            .collect();
         self.scheduler.complete(kind, &tokens, now);
         for (id, sampled) in sampled {
             let sequence = self.sequences.get_mut(&id).expect("sampled just now");
@@ -230,11 +245,16 @@ impl StepLoop {
             }
         }
         let prefill = kind == LaneKind::Prefill;
-        self.model.observer.record(&EngineEvent::Step { tokens: pass.tokens, prefill });
+        self.model.observer.record(&EngineEvent::Step {
+            tokens: pass.tokens,
+            prefill,
+        });
     }
 
     fn finish(&mut self, id: RequestId, reason: FinishReason) {
-        let Some(sequence) = self.sequences.remove(&id) else { return };
+        let Some(sequence) = self.sequences.remove(&id) else {
+            return;
+        };
         let timings = sequence.timings(&self.scheduler.timings(id), Instant::now());
         self.forget(id);
         sequence.end(TokenEvent::Finished { reason, timings });
@@ -242,7 +262,9 @@ impl StepLoop {
     }
 
     fn fail(&mut self, id: RequestId, error: RequestError) {
-        let Some(sequence) = self.sequences.remove(&id) else { return };
+        let Some(sequence) = self.sequences.remove(&id) else {
+            return;
+        };
         self.forget(id);
         sequence.end(TokenEvent::Failed { error });
         self.shared.ended(id);
@@ -278,8 +300,12 @@ impl StepLoop {
     }
 
     fn end_stall(&mut self) {
-        let Some((stall, waited)) = self.stall.end(Instant::now()) else { return };
-        self.model.observer.record(&EngineEvent::ExpertStall { seconds: stall.as_secs_f64() });
+        let Some((stall, waited)) = self.stall.end(Instant::now()) else {
+            return;
+        };
+        self.model.observer.record(&EngineEvent::ExpertStall {
+            seconds: stall.as_secs_f64(),
+        });
         for id in waited {
             if let Some(sequence) = self.sequences.get_mut(&id) {
                 sequence.expert_stall += stall;
@@ -290,8 +316,13 @@ impl StepLoop {
     /// Sleeps until something can have changed: a command, a read, the device, the store's own deadline.
     fn sleep(&mut self) {
         let now = Instant::now();
-        let lanes = [&self.prefill, &self.decode].into_iter().filter(|lane| lane.awaits_experts());
-        let waiting = lanes.filter_map(Lane::pass).flat_map(Pass::live_spans).map(|span| span.id);
+        let lanes = [&self.prefill, &self.decode]
+            .into_iter()
+            .filter(|lane| lane.awaits_experts());
+        let waiting = lanes
+            .filter_map(Lane::pass)
+            .flat_map(Pass::live_spans)
+            .map(|span| span.id);
         let waiting: Vec<RequestId> = waiting.collect();
         if waiting.is_empty() {
             self.end_stall();
@@ -299,7 +330,8 @@ impl StepLoop {
             self.stall.begin(now, waiting);
         }
         let poll = (!self.sequences.is_empty()).then(|| now + CLOSED_SINK_POLL);
-        self.shared.sleep(self.store.next_deadline().into_iter().chain(poll).min());
+        self.shared
+            .sleep(self.store.next_deadline().into_iter().chain(poll).min());
     }
 }
 

@@ -23,7 +23,12 @@ pub struct Sequence {
 impl Sequence {
     /// From a request whose prompt the scheduler has.
     pub fn new(submission: Submission, vocab: usize) -> Self {
-        let Submission { request, continuation, sink, .. } = submission;
+        let Submission {
+            request,
+            continuation,
+            sink,
+            ..
+        } = submission;
         Self {
             sink,
             sampler: SequenceSampler::new(request.sampling, &request.prompt, vocab),

@@ -21,3 +21,23 @@ impl StallClock {
         Some((now.saturating_duration_since(since), waiting))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stall_lasts_from_its_first_sleep_to_the_next_move() {
+        let begin = Instant::now();
+        let at = |ms| begin + Duration::from_millis(ms);
+        let mut clock = StallClock::default();
+        assert_eq!(clock.end(at(0)), None);
+        clock.begin(at(10), vec![RequestId(1)]);
+        clock.begin(at(30), vec![RequestId(2)]);
+        assert_eq!(
+            clock.end(at(60)),
+            Some((Duration::from_millis(50), vec![RequestId(1)]))
+        );
+        assert_eq!(clock.end(at(70)), None);
+    }
+}

@@ -5,6 +5,7 @@ use super::reader::TestReader;
 use super::recorder::{Entry, HookedBackend, Log};
 use super::sink::{Answer, Listener};
 use odmoe_backend::{Backend, KvFormat};
+use odmoe_backend_checking::{CheckingBackend, CheckingConfig, Completion};
 use odmoe_backend_cpu::{CpuBackend, CpuConfig};
 use odmoe_engine::{EngineConfig, EngineHandle, EngineParts, Request, RequestId, SamplingParams};
 use odmoe_expert_store::StoreConfig;
@@ -24,7 +25,32 @@ pub struct Setup {
 
 /// A CPU backend.
 pub fn cpu(threads: usize) -> Arc<dyn Backend> {
-    Arc::new(CpuBackend::new(CpuConfig { threads, kernels: None }).expect("a CPU backend"))
+    Arc::new(
+        CpuBackend::new(CpuConfig {
+            threads,
+            kernels: None,
+        })
+        .expect("a CPU backend"),
+    )
+}
+
+/// A backend that completes late, checks every access, and keeps its memory apart from the host's if asked to.
+pub fn checking(unified_memory: bool, seed: u64) -> Arc<dyn Backend> {
+    let config = CheckingConfig {
+        seed,
+        unified_memory,
+        completion: Completion::AfterPolls { most: 3 },
+    };
+    Arc::new(CheckingBackend::new(cpu(1), config))
+}
+
+/// Every kind of backend that there is without a device, by name.
+pub fn backends(seed: u64) -> [(&'static str, Arc<dyn Backend>); 3] {
+    [
+        ("cpu", cpu(1)),
+        ("checking, unified", checking(true, seed)),
+        ("checking, separate", checking(false, seed)),
+    ]
 }
 
 impl Setup {
@@ -58,11 +84,11 @@ impl Setup {
     /// Writes every op into the log beside the engine's events.
     pub fn recording(mut self) -> Self {
         let log = self.log.clone();
-        let hook = Arc::new(move |op: &odmoe_backend::Op| {
+        let hook = move |op: &odmoe_backend::Op| {
             log.push(Entry::Op(op.clone()));
             Ok(())
-        });
-        self.backend = Arc::new(HookedBackend { inner: self.backend, hook });
+        };
+        self.backend = Arc::new(HookedBackend::new(self.backend, hook));
         self
     }
 
@@ -76,7 +102,11 @@ impl Setup {
             observer: Arc::new(self.log.clone()),
         };
         let handle = EngineHandle::start(parts, &|_, _| {}).expect("an engine");
-        TestEngine { handle, reader: self.reader, log: self.log }
+        TestEngine {
+            handle,
+            reader: self.reader,
+            log: self.log,
+        }
     }
 }
 
@@ -89,7 +119,10 @@ pub struct TestEngine {
 impl TestEngine {
     pub fn submit(&self, request: Request) -> (RequestId, Listener) {
         let listener = Listener::default();
-        let id = self.handle.submit(request, listener.sink()).expect("room in the queue");
+        let id = self
+            .handle
+            .submit(request, listener.sink())
+            .expect("room in the queue");
         (id, listener)
     }
 
@@ -100,7 +133,10 @@ impl TestEngine {
 
     /// All requests at once, each to its end.
     pub fn answers(&self, requests: &[Request]) -> Vec<Answer> {
-        let listeners: Vec<_> = requests.iter().map(|request| self.submit(request.clone()).1).collect();
+        let listeners: Vec<_> = requests
+            .iter()
+            .map(|request| self.submit(request.clone()).1)
+            .collect();
         listeners.iter().map(Listener::wait).collect()
     }
 
@@ -108,7 +144,11 @@ impl TestEngine {
     pub fn wait_until(&self, what: &str, mut done: impl FnMut(&Self) -> bool) {
         let begin = Instant::now();
         while !done(self) {
-            assert!(begin.elapsed() < Duration::from_secs(120), "never {what}: {:?}", self.handle.gauges());
+            assert!(
+                begin.elapsed() < Duration::from_secs(60),
+                "never {what}: {:?}",
+                self.handle.gauges()
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -126,8 +166,17 @@ impl TestEngine {
 
 /// Greedy, with logprobs.
 pub fn greedy(prompt: Vec<u32>, max_new_tokens: u32) -> Request {
-    let sampling = SamplingParams { temperature: 0.0, ..Default::default() };
-    Request { prompt, sampling, max_new_tokens, stop_token_ids: vec![], logprobs: Some(3) }
+    let sampling = SamplingParams {
+        temperature: 0.0,
+        ..Default::default()
+    };
+    Request {
+        prompt,
+        sampling,
+        max_new_tokens,
+        stop_token_ids: vec![],
+        logprobs: Some(3),
+    }
 }
 
 impl Drop for TestEngine {

@@ -3,8 +3,8 @@
 use odmoe_formats::checksum::xxh3_128_hex;
 use odmoe_formats::expected::{self, TensorUse};
 use odmoe_formats::manifest::{
-    FORMAT_VERSION, FileIndex, LAYOUT_ROW_MAJOR, Manifest, OBJECT_ALIGNMENT_BYTES, ObjectTensor, PageableObject,
-    Provenance, ResidentTensor, StoreFile, TENSOR_ALIGNMENT_BYTES, TextFiles,
+    FORMAT_VERSION, FileIndex, LAYOUT_ROW_MAJOR, Manifest, OBJECT_ALIGNMENT_BYTES, ObjectTensor,
+    PageableObject, Provenance, ResidentTensor, StoreFile, TENSOR_ALIGNMENT_BYTES, TextFiles,
 };
 use odmoe_formats::model_config::{ModelConfig, MoeConfig};
 use odmoe_formats::{BlockFormat, ExpertKey};
@@ -33,7 +33,9 @@ impl Random {
     }
 
     pub fn tokens(&mut self, count: usize, vocab: u32) -> Vec<u32> {
-        (0..count).map(|_| self.below(vocab.into()) as u32).collect()
+        (0..count)
+            .map(|_| self.below(vocab.into()) as u32)
+            .collect()
     }
 }
 
@@ -94,27 +96,47 @@ pub fn wide_config() -> ModelConfig {
 pub fn random_model(config: ModelConfig, format: BlockFormat, seed: u64) -> TestModel {
     let mut random = Random(seed);
     let mut base = Vec::new();
-    let resident = expected::resident_tensors(&config).expect("a known architecture").into_iter().map(|tensor| {
-        let format = match tensor.tensor_use {
-            TensorUse::Norm => BlockFormat::F32,
-            TensorUse::Router => BlockFormat::BF16,
-            TensorUse::Matrix => format,
-        };
-        let bytes = random_tensor(&mut random, &tensor.shape, format);
-        let offset = base.len() as u64;
-        base.extend_from_slice(&bytes);
-        let (bytes, xxh3_128) = (bytes.len() as u64, xxh3_128_hex(&bytes));
-        let shape = tensor.shape;
-        (tensor.name, ResidentTensor { file: FileIndex(0), offset, bytes, shape, format, xxh3_128 })
-    });
+    let resident = expected::resident_tensors(&config)
+        .expect("a known architecture")
+        .into_iter()
+        .map(|tensor| {
+            let format = match tensor.tensor_use {
+                TensorUse::Norm => BlockFormat::F32,
+                TensorUse::Router => BlockFormat::BF16,
+                TensorUse::Matrix => format,
+            };
+            let bytes = random_tensor(&mut random, &tensor.shape, format);
+            let offset = base.len() as u64;
+            base.extend_from_slice(&bytes);
+            let (bytes, xxh3_128) = (bytes.len() as u64, xxh3_128_hex(&bytes));
+            let shape = tensor.shape;
+            (
+                tensor.name,
+                ResidentTensor {
+                    file: FileIndex(0),
+                    offset,
+                    bytes,
+                    shape,
+                    format,
+                    xxh3_128,
+                },
+            )
+        });
     let resident = resident.collect();
     let mut experts = Vec::new();
-    let sparse = (0..config.num_hidden_layers).filter(|layer| !config.moe.dense_layers.contains(layer));
-    let keys = sparse.flat_map(|layer| (0..config.moe.num_experts).map(move |e| ExpertKey::routed(layer, e)));
-    let objects = keys.map(|key| random_expert(&mut random, &config, format, key, &mut experts)).collect();
+    let sparse =
+        (0..config.num_hidden_layers).filter(|layer| !config.moe.dense_layers.contains(layer));
+    let keys = sparse
+        .flat_map(|layer| (0..config.moe.num_experts).map(move |e| ExpertKey::routed(layer, e)));
+    let objects = keys
+        .map(|key| random_expert(&mut random, &config, format, key, &mut experts))
+        .collect();
     let files = vec![base, experts];
     let names = ["base.safetensors", "experts.safetensors"];
-    let file = |(name, bytes): (&str, &Vec<u8>)| StoreFile { path: name.into(), bytes: bytes.len() as u64 };
+    let file = |(name, bytes): (&str, &Vec<u8>)| StoreFile {
+        path: name.into(),
+        bytes: bytes.len() as u64,
+    };
     let manifest = Manifest {
         format_version: FORMAT_VERSION,
         name: "random".into(),
@@ -123,10 +145,16 @@ pub fn random_model(config: ModelConfig, format: BlockFormat, seed: u64) -> Test
         resident,
         objects,
         text: TextFiles::default(),
-        provenance: Provenance { converter: "tests".into(), sources: vec![] },
+        provenance: Provenance {
+            converter: "tests".into(),
+            sources: vec![],
+        },
     };
     manifest.validate().expect("a sound manifest");
-    TestModel { manifest: Arc::new(manifest), files: Arc::new(files) }
+    TestModel {
+        manifest: Arc::new(manifest),
+        files: Arc::new(files),
+    }
 }
 
 fn random_expert(
@@ -140,13 +168,28 @@ fn random_expert(
     let mut tensors = BTreeMap::new();
     for (role, shape) in expected::expert_tensors(config) {
         let bytes = random_tensor(random, &shape, format);
-        object.resize(object.len().next_multiple_of(TENSOR_ALIGNMENT_BYTES as usize), 0);
+        object.resize(
+            object
+                .len()
+                .next_multiple_of(TENSOR_ALIGNMENT_BYTES as usize),
+            0,
+        );
         let (offset, length) = (object.len() as u64, bytes.len() as u64);
         object.extend_from_slice(&bytes);
-        let tensor = ObjectTensor { offset, bytes: length, shape: shape.to_vec(), format };
+        let tensor = ObjectTensor {
+            offset,
+            bytes: length,
+            shape: shape.to_vec(),
+            format,
+        };
         tensors.insert(role.name().to_owned(), tensor);
     }
-    object.resize(object.len().next_multiple_of(OBJECT_ALIGNMENT_BYTES as usize), 0);
+    object.resize(
+        object
+            .len()
+            .next_multiple_of(OBJECT_ALIGNMENT_BYTES as usize),
+        0,
+    );
     let offset = file.len() as u64;
     file.extend_from_slice(&object);
     PageableObject {

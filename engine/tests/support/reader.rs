@@ -39,7 +39,12 @@ struct Script {
 
 impl TestReader {
     pub fn new(model: &TestModel) -> Arc<Self> {
-        let by_offset = model.manifest.objects.iter().map(|object| (object.offset, object.key)).collect();
+        let by_offset = model
+            .manifest
+            .objects
+            .iter()
+            .map(|object| (object.offset, object.key))
+            .collect();
         Arc::new(Self {
             files: model.files.clone(),
             by_offset,
@@ -60,7 +65,8 @@ impl TestReader {
 
     /// Reads of `keys` do this.
     pub fn set_faults(&self, keys: impl IntoIterator<Item = ExpertKey>, fault: Fault) {
-        self.script.lock().unwrap().faults.extend(keys.into_iter().map(|key| (key, fault)));
+        let faults: Vec<_> = keys.into_iter().map(|key| (key, fault)).collect();
+        self.script.lock().unwrap().faults.extend(faults);
     }
 
     /// Every read is good again; those that hang go on.
@@ -71,7 +77,13 @@ impl TestReader {
 
     /// How often an expert was read.
     pub fn reads(&self, key: ExpertKey) -> usize {
-        self.script.lock().unwrap().reads.get(&key).copied().unwrap_or(0)
+        self.script
+            .lock()
+            .unwrap()
+            .reads
+            .get(&key)
+            .copied()
+            .unwrap_or(0)
     }
 
     /// How often experts were read in all.
@@ -99,13 +111,29 @@ impl TestReader {
 
 impl ShardReader for TestReader {
     fn read_at(&self, file: FileIndex, offset: u64, into: &mut [u8]) -> Result<(), ReadError> {
-        let key = if file.0 == 1 { self.by_offset.get(&offset).copied() } else { None };
+        let key = if file.0 == 1 {
+            self.by_offset.get(&offset).copied()
+        } else {
+            None
+        };
         let fault = key.and_then(|key| self.follow_script(key));
         let path = format!("file {}", file.0);
         let wanted = into.len() as u64;
         match fault {
-            Some(Fault::Short) => return Err(ReadError::Short { path, offset, wanted, got: wanted / 2 }),
-            Some(Fault::Fail) => return Err(ReadError::Io { path, reason: "told to fail".into() }),
+            Some(Fault::Short) => {
+                return Err(ReadError::Short {
+                    path,
+                    offset,
+                    wanted,
+                    got: wanted / 2,
+                });
+            }
+            Some(Fault::Fail) => {
+                return Err(ReadError::Io {
+                    path,
+                    reason: "told to fail".into(),
+                });
+            }
             _ => {}
         }
         into.copy_from_slice(&self.files[file.0 as usize][offset as usize..][..into.len()]);

@@ -1,11 +1,12 @@
 //! A backend and an observer that write down what happens.
 
 use odmoe_backend::{
-    AllocateError, Backend, BackendError, Buffer, Capabilities, Event, Extent, HostWindow, KvCache, KvSpec, Op,
-    ReadBack, StreamId, Waker,
+    AllocateError, Backend, BackendError, Buffer, Capabilities, Event, Extent, HostWindow, KvCache,
+    KvSpec, Op, ReadBack, StreamId, Waker,
 };
 use odmoe_engine::{EngineEvent, EngineObserver};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -37,7 +38,16 @@ impl Log {
 
     pub fn events(&self) -> Vec<EngineEvent> {
         let entries = self.0.lock().unwrap();
-        entries.iter().filter_map(|(_, entry)| if let Entry::Event(e) = entry { Some(e.clone()) } else { None }).collect()
+        entries
+            .iter()
+            .filter_map(|(_, entry)| {
+                if let Entry::Event(e) = entry {
+                    Some(e.clone())
+                } else {
+                    None
+                }
+            })
+            .collect()
     }
 }
 
@@ -48,12 +58,31 @@ impl EngineObserver for Log {
 }
 
 /// What a test may do to an op before it runs.
-pub type OpHook = Arc<dyn Fn(&Op) -> Result<(), BackendError> + Send + Sync>;
+type OpHook = Arc<dyn Fn(&Op) -> Result<(), BackendError> + Send + Sync>;
 
-/// Passes everything on, calling a hook for each op first.
+/// Passes everything on, calling a hook for each op first and counting what is allocated.
 pub struct HookedBackend {
-    pub inner: Arc<dyn Backend>,
-    pub hook: OpHook,
+    inner: Arc<dyn Backend>,
+    hook: OpHook,
+    /// Bytes allocated in all.
+    pub allocated: AtomicU64,
+}
+
+impl HookedBackend {
+    pub fn new(
+        inner: Arc<dyn Backend>,
+        hook: impl Fn(&Op) -> Result<(), BackendError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            inner,
+            hook: Arc::new(hook),
+            allocated: AtomicU64::new(0),
+        }
+    }
+
+    fn count(&self, bytes: usize) {
+        self.allocated.fetch_add(bytes as u64, Ordering::SeqCst);
+    }
 }
 
 impl Backend for HookedBackend {
@@ -62,6 +91,7 @@ impl Backend for HookedBackend {
     }
 
     fn allocate_extent(&self, bytes: usize) -> Result<Extent, AllocateError> {
+        self.count(bytes);
         self.inner.allocate_extent(bytes)
     }
 
@@ -70,10 +100,12 @@ impl Backend for HookedBackend {
     }
 
     fn allocate(&self, bytes: usize) -> Result<Buffer, AllocateError> {
+        self.count(bytes);
         self.inner.allocate(bytes)
     }
 
     fn allocate_kv(&self, spec: KvSpec) -> Result<KvCache, AllocateError> {
+        self.count(spec.bytes());
         self.inner.allocate_kv(spec)
     }
 
@@ -81,7 +113,13 @@ impl Backend for HookedBackend {
         self.inner.host_window(buffer)
     }
 
-    fn upload(&self, stream: StreamId, bytes: &[u8], into: &Buffer, offset: usize) -> Result<(), BackendError> {
+    fn upload(
+        &self,
+        stream: StreamId,
+        bytes: &[u8],
+        into: &Buffer,
+        offset: usize,
+    ) -> Result<(), BackendError> {
         self.inner.upload(stream, bytes, into, offset)
     }
 
@@ -102,7 +140,12 @@ impl Backend for HookedBackend {
         self.inner.is_done(event)
     }
 
-    fn read_back(&self, stream: StreamId, from: &Buffer, range: Range<usize>) -> Result<ReadBack, BackendError> {
+    fn read_back(
+        &self,
+        stream: StreamId,
+        from: &Buffer,
+        range: Range<usize>,
+    ) -> Result<ReadBack, BackendError> {
         self.inner.read_back(stream, from, range)
     }
 

@@ -1,12 +1,14 @@
 //! A sink that a test can wait on.
 
-use odmoe_engine::{FinishReason, PositionLogprobs, RequestError, RequestTimings, TokenEvent, TokenSink};
+use odmoe_engine::{
+    FinishReason, PositionLogprobs, RequestError, RequestTimings, TokenEvent, TokenSink,
+};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 /// Longer than anything here takes: what is waited for this long does not come.
-const NEVER: Duration = Duration::from_secs(120);
+const NEVER: Duration = Duration::from_secs(60);
 
 /// What a request got.
 #[derive(Clone, Debug, Default)]
@@ -23,12 +25,18 @@ impl Answer {
             let all = std::iter::once(&position.chosen).chain(&position.top);
             all.map(|t| (t.token, t.logprob.to_bits())).collect()
         };
-        let logprobs = self.logprobs.iter().map(|p| p.as_ref().map(bits).unwrap_or_default());
+        let logprobs = self
+            .logprobs
+            .iter()
+            .map(|p| p.as_ref().map(bits).unwrap_or_default());
         self.tokens.iter().copied().zip(logprobs).collect()
     }
 
     pub fn finish_reason(&self) -> Option<FinishReason> {
-        self.end.as_ref().and_then(|end| end.as_ref().ok()).map(|(reason, _)| *reason)
+        self.end
+            .as_ref()
+            .and_then(|end| end.as_ref().ok())
+            .map(|(reason, _)| *reason)
     }
 
     pub fn error(&self) -> Option<&RequestError> {
@@ -77,7 +85,10 @@ impl Listener {
 
     fn wait_until(&self, mut done: impl FnMut(&Answer) -> bool) -> Answer {
         let answer = self.0.answer.lock().unwrap();
-        let waited = self.0.changed.wait_timeout_while(answer, NEVER, |answer| !done(answer));
+        let waited = self
+            .0
+            .changed
+            .wait_timeout_while(answer, NEVER, |answer| !done(answer));
         let (answer, timeout) = waited.unwrap();
         assert!(!timeout.timed_out(), "nothing came: {answer:?}");
         answer.clone()

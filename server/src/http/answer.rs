@@ -104,3 +104,64 @@ impl Answer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::tests::fake;
+    use odmoe_engine::TokenLogprob;
+    use proptest::prelude::*;
+
+    fn score(token: u32) -> PositionLogprobs {
+        let chosen = TokenLogprob {
+            token,
+            logprob: -1.0,
+        };
+        PositionLogprobs {
+            chosen,
+            top: Vec::new(),
+        }
+    }
+
+    /// All pieces joined, and the tokens whose scores came, in order.
+    fn assemble(text: &str, stops: &[String]) -> (String, Vec<u32>) {
+        let mut answer = Answer::new(&fake::tokenizer(), stops, &[fake::END]);
+        let (mut joined, mut scored) = (String::new(), Vec::new());
+        let mut take = |progress| {
+            let (piece, is_over) = match progress {
+                Progress::Piece(piece) => (piece, false),
+                Progress::Stopped(piece) => (piece, true),
+            };
+            joined.push_str(&piece.text);
+            scored.extend(piece.scores.iter().map(|score| score.logprobs.chosen.token));
+            is_over
+        };
+        let is_stopped = text
+            .bytes()
+            .map(u32::from)
+            .any(|t| take(answer.push(t, Some(score(t)))));
+        if !is_stopped {
+            take(answer.finish());
+        }
+        (joined, scored)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn text_and_scores_end_where_the_first_stop_string_begins(
+            text in "[ab\u{e9}]{0,24}",
+            stop in "[ab\u{e9}]{1,3}",
+        ) {
+            let expected = text.split(&stop).next().unwrap();
+            let (joined, scored) = assemble(&text, std::slice::from_ref(&stop));
+            prop_assert_eq!(&joined, expected);
+            // One token a byte here.
+            prop_assert_eq!(scored, expected.bytes().map(u32::from).collect::<Vec<_>>());
+            let (joined, scored) = assemble(&text, &[]);
+            prop_assert_eq!(&joined, &text);
+            prop_assert_eq!(scored.len(), text.len());
+        }
+    }
+}

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Settings of the HTTP surface.
-#[derive(Clone, Debug)]
+/// Settings of the HTTP surface. Not `Debug`: it holds keys.
+#[derive(Clone)]
 pub struct HttpConfig {
     /// Other names that the model answers to.
     pub model_aliases: Vec<String>,
@@ -48,6 +48,8 @@ pub struct Limits {
     pub bodies_total_bytes: usize,
     /// Time for a request's head, also the longest idle time of a kept connection, and again for its body.
     pub receive_timeout: Duration,
+    /// How long a peer may leave the kernel's probes, or what is sent to it, without an answer.
+    pub peer_timeout: Duration,
     /// Bytes of a request's head.
     pub head_bytes: usize,
     /// Header lines.
@@ -86,6 +88,7 @@ impl Default for Limits {
             body_bytes: 8 << 20,
             bodies_total_bytes: 64 << 20,
             receive_timeout: Duration::from_secs(30),
+            peer_timeout: Duration::from_secs(60),
             head_bytes: 64 << 10,
             headers: 100,
             connections: 1024,
@@ -102,6 +105,54 @@ impl Default for Limits {
             prompts: 64,
             answers: 128,
         }
+    }
+}
+
+impl Limits {
+    /// The limits of a request in words, for the documentation page.
+    pub(crate) fn describe(&self) -> String {
+        let rows = [
+            ("request body", format!("{} bytes", self.body_bytes)),
+            (
+                "all bodies held at once",
+                format!("{} bytes", self.bodies_total_bytes),
+            ),
+            (
+                "head of a request",
+                format!("{} bytes, {} headers", self.head_bytes, self.headers),
+            ),
+            (
+                "time for a head, and again for a body",
+                format!("{:?}", self.receive_timeout),
+            ),
+            (
+                "connections",
+                format!("{}, and half of the open-file limit", self.connections),
+            ),
+            (
+                "`messages`",
+                format!("{}, of {} parts each", self.messages, self.content_parts),
+            ),
+            ("`tools`, `tool_calls` of a message", self.tools.to_string()),
+            (
+                "`chat_template_kwargs`",
+                self.template_variables.to_string(),
+            ),
+            (
+                "`stop`",
+                format!("{} strings of {} bytes", self.stops, self.stop_bytes),
+            ),
+            ("`stop_token_ids`", self.stop_token_ids.to_string()),
+            ("`n`", self.n.to_string()),
+            ("`logit_bias`", self.logit_bias.to_string()),
+            ("`top_logprobs`, `logprobs`", self.top_logprobs.to_string()),
+            ("`prompt`", format!("{} in a list", self.prompts)),
+            ("prompts times `n`", self.answers.to_string()),
+        ];
+        let rows = rows
+            .map(|(what, limit)| format!("| {what} | {limit} |\n"))
+            .concat();
+        format!("| at most | |\n|---|---|\n{rows}")
     }
 }
 

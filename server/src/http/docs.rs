@@ -1,6 +1,6 @@
 //! The OpenAPI document, made from the routes and types themselves.
 
-use super::{chat, completions, service};
+use super::{Limits, chat, completions, service};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
@@ -43,8 +43,10 @@ impl utoipa::Modify for KeyScheme {
 }
 
 /// What `GET /openapi.json` answers.
-pub fn openapi_document() -> utoipa::openapi::OpenApi {
+pub fn openapi_document(limits: &Limits) -> utoipa::openapi::OpenApi {
     let mut document = Document::openapi();
+    let what = document.info.description.take().unwrap_or_default();
+    document.info.description = Some(format!("{what}\n\n{}", limits.describe()));
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
     document
 }

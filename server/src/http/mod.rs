@@ -17,6 +17,7 @@ mod generation;
 mod generator;
 mod job;
 mod lifecycle;
+mod peer;
 mod record;
 mod respond;
 mod router;

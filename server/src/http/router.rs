@@ -36,7 +36,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route(READING[3], get(service::ready))
         .route(READING[4], get(service::loading_progress))
         .route(READING[5], get(service::metrics))
-        .merge(documentation())
+        .merge(documentation(&app))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_route)
         .layer(from_fn_with_state(Arc::clone(&app), access::check_key))
@@ -47,8 +47,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 }
 
 /// The document and a page that shows it, from files inside the binary.
-fn documentation() -> Router<Arc<App>> {
-    let page = SwaggerUi::new("/docs").url("/openapi.json", docs::openapi_document());
+fn documentation(app: &App) -> Router<Arc<App>> {
+    let document = docs::openapi_document(&app.config.limits);
+    let page = SwaggerUi::new("/docs").url("/openapi.json", document);
     Router::from(page).layer(from_fn(shape_missing_file))
 }
 

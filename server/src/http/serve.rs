@@ -3,7 +3,7 @@
 use super::app::App;
 use super::lifecycle::LifePhase;
 use super::router::router;
-use super::{HttpConfig, Limits};
+use super::{HttpConfig, Limits, peer};
 use crate::metrics::{MetricsHandle, UPKEEP_INTERVAL};
 use crate::state::ModelSlot;
 use axum::Router;
@@ -107,6 +107,7 @@ impl Drop for AbortOnDrop {
 /// All connections, a bounded number.
 struct Connections {
     protocol: http1::Builder,
+    peer_timeout: Duration,
     places: Arc<Semaphore>,
     graceful: std::sync::Mutex<Option<GracefulShutdown>>,
 }
@@ -122,6 +123,7 @@ impl Connections {
             .max_header_size(limits.head_bytes);
         Self {
             protocol,
+            peer_timeout: limits.peer_timeout,
             places: Arc::new(Semaphore::new(connection_limit(limits, open_file_limit()))),
             graceful: std::sync::Mutex::new(Some(GracefulShutdown::new())),
         }
@@ -149,6 +151,9 @@ impl Connections {
     fn spawn(&self, stream: TcpStream, router: Router, place: impl Send + 'static) {
         // Tokens are small and must not wait for each other.
         let _ = stream.set_nodelay(true);
+        if let Err(error) = peer::give_up_after(&stream, self.peer_timeout) {
+            tracing::debug!(%error, "a connection goes without time-outs of its peer");
+        }
         let service = TowerToHyperService::new(router);
         let connection = self
             .protocol

@@ -62,7 +62,7 @@ pub(crate) const PHASES: &[&str] = &["prefill", "decode"];
 pub(crate) const LOOKUP_RESULTS: &[&str] = &["hit", "prefetch_hit", "coalesced", "miss"];
 pub(crate) const EVICTION_REASONS: &[&str] = &["demand", "prefetch"];
 pub(crate) const LOAD_FAILURES: &[&str] = &["checksum", "io", "short_read", "timeout"];
-pub(crate) const LOAD_SOURCES: &[&str] = &["disk"];
+pub(crate) const LOAD_SOURCES: &[&str] = &["direct", "buffered", "memory"];
 pub(crate) const PREDICTIONS: &[&str] = &["predicted", "missed"];
 
 const fn model(name: &'static str, kind: Kind, help: &'static str) -> Metric {
@@ -128,6 +128,7 @@ pub(crate) const CATALOGUE: &[Metric] = &[
     paging("odmoe_expert_load_bytes_total", Counter, &[("source", LOAD_SOURCES)], "Bytes of experts read."),
     paging("odmoe_expert_load_failures_total", Counter, &[("kind", LOAD_FAILURES)], "Reads that ended badly."),
     paging("odmoe_expert_loads_in_flight", Gauge, &[], "Reads under way."),
+    paging("odmoe_expert_readers_stuck", Gauge, &[], "Readers inside a read that timed out and has not returned."),
     paging("odmoe_expert_load_queue_depth", Gauge, &[], "Reads that wait for a reader or a slot."),
     paging("odmoe_expert_stall_seconds", Histogram(LOAD_SECONDS), &[], "Waits for experts with nothing else to run."),
     paging("odmoe_request_expert_stall_seconds", Histogram(REQUEST_SECONDS), &[], "What a sequence waited for experts in all."),

@@ -1,7 +1,9 @@
 //! What happens in the expert store.
 
 use super::Registry;
-use super::catalogue::{EVICTION_REASONS, LOAD_FAILURES, LOOKUP_RESULTS, PHASES, PREDICTIONS};
+use super::catalogue::{
+    EVICTION_REASONS, LOAD_FAILURES, LOAD_SOURCES, LOOKUP_RESULTS, PHASES, PREDICTIONS,
+};
 use metrics::{Counter, Gauge, Histogram};
 use odmoe_expert_store::{
     EvictionReason, LoadFailureKind, LookupResult, Phase, StoreEvent, StoreGauges,
@@ -14,7 +16,8 @@ pub(crate) struct PagingMetrics {
     evictions: Vec<Counter>,
     failures: Vec<Counter>,
     load_seconds: Histogram,
-    load_bytes: Counter,
+    /// In the order of [`LOAD_SOURCES`].
+    load_bytes: Vec<Counter>,
     prefetch_issued: Counter,
     prefetch_used: Counter,
     prefetch_wasted: Counter,
@@ -27,6 +30,7 @@ pub(crate) struct PagingMetrics {
     pinned: Gauge,
     in_flight: Gauge,
     queued: Gauge,
+    stuck: Gauge,
 }
 
 impl PagingMetrics {
@@ -54,7 +58,7 @@ impl PagingMetrics {
             ),
             failures: by("odmoe_expert_load_failures_total", "kind", LOAD_FAILURES),
             load_seconds: registry.histogram("odmoe_expert_load_seconds", &[]),
-            load_bytes: registry.counter("odmoe_expert_load_bytes_total", &[("source", "disk")]),
+            load_bytes: by("odmoe_expert_load_bytes_total", "source", LOAD_SOURCES),
             prefetch_issued: registry.counter("odmoe_expert_prefetch_issued_total", &[]),
             prefetch_used: registry.counter("odmoe_expert_prefetch_used_total", &[]),
             prefetch_wasted: registry.counter("odmoe_expert_prefetch_wasted_total", &[]),
@@ -67,6 +71,7 @@ impl PagingMetrics {
             pinned: registry.gauge("odmoe_expert_cache_pinned_bytes", &[]),
             in_flight: registry.gauge("odmoe_expert_loads_in_flight", &[]),
             queued: registry.gauge("odmoe_expert_load_queue_depth", &[]),
+            stuck: registry.gauge("odmoe_expert_readers_stuck", &[]),
         }
     }
 
@@ -82,9 +87,17 @@ impl PagingMetrics {
                 };
                 self.evictions[index].increment(1);
             }
-            StoreEvent::Loaded { bytes, seconds, .. } => {
+            StoreEvent::Loaded {
+                bytes,
+                seconds,
+                source,
+                ..
+            } => {
                 self.load_seconds.record(*seconds);
-                self.load_bytes.increment(*bytes);
+                match LOAD_SOURCES.iter().position(|known| known == source) {
+                    Some(index) => self.load_bytes[index].increment(*bytes),
+                    None => debug_assert!(false, "{source} is not in the catalogue"),
+                }
             }
             StoreEvent::LoadFailed { kind, .. } => self.failures[failure_index(*kind)].increment(1),
             StoreEvent::PrefetchIssued => self.prefetch_issued.increment(1),
@@ -114,6 +127,7 @@ impl PagingMetrics {
         self.pinned.set(gauges.pinned.0 as f64);
         self.in_flight.set(gauges.reads_in_flight as f64);
         self.queued.set(gauges.reads_queued as f64);
+        self.stuck.set(gauges.readers_stuck as f64);
     }
 }
 

@@ -206,7 +206,7 @@ fn engine_events_are_counted() {
             1.0,
         ),
         (
-            "odmoe_expert_load_bytes_total{source=\"disk\"}".to_owned(),
+            "odmoe_expert_load_bytes_total{source=\"direct\"}".to_owned(),
             4096.0,
         ),
         (

@@ -1,6 +1,6 @@
 //! Attention of a few query rows over one key/value head.
 
-use super::float::{self, padded};
+use super::float;
 use super::{Element, F16, F32, Kernel, Simd};
 use crate::reference::{LANES, Merged, SPLIT, exponentials, maximum};
 use crate::view::{KvHalf, KvLayout};
@@ -172,71 +172,133 @@ fn weigh<S: Simd, E: Element>(
     values: &mut [f32],
 ) {
     let length = run.rows.len() / head_dim;
-    let queries = counts.len();
     let in_run = |query: usize| counts[query].saturating_sub(run.start).min(length);
+    let of = |query: usize| &weights[query * SPLIT + run.start..][..in_run(query)];
     let mut query = 0;
-    while query < queries {
+    while query + 4 <= counts.len() {
         // Counts ascend: the first of a tile sees the least, and the rest of what others see follows one by one.
-        let width = if queries - query >= 4 { 4 } else { 1 };
         let shared = in_run(query);
-        if width == 4 {
-            weigh_tile::<S, E, 4>(simd, run, head_dim, weights, query, 0..shared, values);
-        } else {
-            weigh_tile::<S, E, 1>(simd, run, head_dim, weights, query, 0..shared, values);
-        }
-        for more in query + 1..query + width {
+        let tile_weights = [of(query), of(query + 1), of(query + 2), of(query + 3)];
+        let tile_values = &mut values[query * head_dim..(query + 4) * head_dim];
+        weigh_tile::<S, E, 4>(simd, run, head_dim, tile_weights, 0..shared, tile_values);
+        for more in query + 1..query + 4 {
+            let values = &mut values[more * head_dim..(more + 1) * head_dim];
             weigh_tile::<S, E, 1>(
                 simd,
                 run,
                 head_dim,
-                weights,
-                more,
+                [of(more)],
                 shared..in_run(more),
                 values,
             );
         }
-        query += width;
+        query += 4;
+    }
+    while query < counts.len() {
+        let values = &mut values[query * head_dim..(query + 1) * head_dim];
+        weigh_tile::<S, E, 1>(simd, run, head_dim, [of(query)], 0..in_run(query), values);
+        query += 1;
     }
 }
 
+/// Some positions of T queries; values [T, D].
 #[inline(always)]
-#[allow(clippy::needless_range_loop)]
 fn weigh_tile<S: Simd, E: Element, const T: usize>(
     simd: S,
     run: &Run<'_, E>,
     head_dim: usize,
-    weights: &[f32],
-    query: usize,
+    weights: [&[f32]; T],
     positions: Range<usize>,
     values: &mut [f32],
 ) {
     if positions.is_empty() {
         return;
     }
-    let weights: [&[f32]; T] =
-        std::array::from_fn(|t| &weights[(query + t) * SPLIT + run.start..][..positions.end]);
-    let mut piece = 0;
-    while piece < head_dim {
-        let width = LANES.min(head_dim - piece);
-        let mut sums = [simd.splat(0.0); T];
-        for t in 0..T {
-            sums[t] = simd.load(&padded(&values[(query + t) * head_dim + piece..][..width]));
+    let pair = 2 * LANES;
+    let whole = head_dim / pair * pair;
+    for first in (0..whole).step_by(pair) {
+        weigh_piece::<S, E, T, 2>(
+            simd,
+            run,
+            head_dim,
+            weights,
+            positions.clone(),
+            first,
+            values,
+        );
+    }
+    let rest = whole..head_dim / LANES * LANES;
+    for first in rest.clone().step_by(LANES) {
+        weigh_piece::<S, E, T, 1>(
+            simd,
+            run,
+            head_dim,
+            weights,
+            positions.clone(),
+            first,
+            values,
+        );
+    }
+    if rest.end < head_dim {
+        weigh_last(run, head_dim, weights, positions, rest.end, values);
+    }
+}
+
+/// P times sixteen elements from `first` on.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)]
+fn weigh_piece<S: Simd, E: Element, const T: usize, const P: usize>(
+    simd: S,
+    run: &Run<'_, E>,
+    head_dim: usize,
+    weights: [&[f32]; T],
+    positions: Range<usize>,
+    first: usize,
+    values: &mut [f32],
+) {
+    let mut sums = [[simd.splat(0.0); P]; T];
+    for t in 0..T {
+        let parts = values[t * head_dim + first..].as_chunks::<LANES>().0;
+        for piece in 0..P {
+            sums[t][piece] = simd.load(&parts[piece]);
         }
-        for position in positions.clone() {
-            let row = &run.rows[position * head_dim + piece..];
-            let value = match row.first_chunk::<LANES>() {
-                Some(part) if width == LANES => E::load(simd, part),
-                _ => E::load(simd, &padded(&row[..width])),
-            };
+    }
+    for position in positions {
+        let parts = run.rows[position * head_dim + first..]
+            .as_chunks::<LANES>()
+            .0;
+        for piece in 0..P {
+            let value = E::load(simd, &parts[piece]);
             for t in 0..T {
-                sums[t] = simd.fma(simd.splat(weights[t][position]), value, sums[t]);
+                let weight = simd.splat(weights[t][position]);
+                sums[t][piece] = simd.fma(weight, value, sums[t][piece]);
             }
         }
-        for t in 0..T {
-            let mut whole = [0.0f32; LANES];
-            simd.store(sums[t], &mut whole);
-            values[(query + t) * head_dim + piece..][..width].copy_from_slice(&whole[..width]);
+    }
+    for t in 0..T {
+        let parts = values[t * head_dim + first..].as_chunks_mut::<LANES>().0;
+        for piece in 0..P {
+            simd.store(sums[t][piece], &mut parts[piece]);
         }
-        piece += LANES;
+    }
+}
+
+/// The last elements of a head that is not a multiple of sixteen wide.
+#[inline(always)]
+fn weigh_last<E: Element, const T: usize>(
+    run: &Run<'_, E>,
+    head_dim: usize,
+    weights: [&[f32]; T],
+    positions: Range<usize>,
+    first: usize,
+    values: &mut [f32],
+) {
+    for position in positions {
+        let row = &run.rows[position * head_dim + first..(position + 1) * head_dim];
+        for (weights, values) in weights.iter().zip(values.chunks_exact_mut(head_dim)) {
+            for (sum, value) in values[first..].iter_mut().zip(row) {
+                *sum = weights[position].mul_add(value.widen(), *sum);
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Primitives in AVX2 with FMA and F16C.
 
-use super::transpose::{scales8, sum_rows8, transpose8};
+use super::transpose::{eight, scales8, sum_rows8, transpose8};
 use super::{BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, Simd};
 use crate::reference::LANES;
 use crate::view::Q8Block;
@@ -46,6 +46,7 @@ impl Simd for Avx2 {
     type F = [__m256; 2];
     type Sums8 = __m256;
     type Packed = Packed;
+    const LARGE_TILES: bool = false;
     const PACK_FROM_TOKENS: usize = 8;
 
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -109,6 +110,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
     fn sums8_zero(self) -> __m256 {
         unsafe { _mm256_setzero_ps() }
     }
@@ -136,7 +142,7 @@ impl Simd for Avx2 {
                 products[row] = _mm256_add_epi32(low, high);
             }
             let dots = _mm256_cvtepi32_ps(sum_rows8(products));
-            let scales = _mm256_mul_ps(scales8(blocks), _mm256_set1_ps(x.scale));
+            let scales = _mm256_mul_ps(scales8(blocks), _mm256_set1_ps(x.block.scale));
             _mm256_fmadd_ps(scales, dots, sums)
         }
     }
@@ -145,7 +151,7 @@ impl Simd for Avx2 {
     fn pack(self, blocks: [&Q8Block; PACKED_ROWS], to: &mut Packed) {
         unsafe {
             for half in 0..2 {
-                let blocks: [&Q8Block; 8] = std::array::from_fn(|row| blocks[half * 8 + row]);
+                let blocks = eight(blocks, half * 8);
                 let mut wide = [[_mm256_setzero_si256(); 8]; 2];
                 for row in 0..8 {
                     [wide[0][row], wide[1][row]] = widen(blocks[row]);
@@ -180,7 +186,8 @@ impl Simd for Avx2 {
                     }
                 }
                 for token in 0..T {
-                    let scales = _mm256_mul_ps(packed.scales[half], _mm256_set1_ps(x[token].scale));
+                    let scales =
+                        _mm256_mul_ps(packed.scales[half], _mm256_set1_ps(x[token].block.scale));
                     sums[token][half] =
                         _mm256_fmadd_ps(scales, _mm256_cvtepi32_ps(dots[token]), sums[token][half]);
                 }

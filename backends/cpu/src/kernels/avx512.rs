@@ -1,7 +1,7 @@
 //! Primitives in AVX-512 with VNNI.
 
 use super::avx2::reduce8;
-use super::transpose::{scales8, sum_rows8, transpose8};
+use super::transpose::{eight, scales8, sum_rows8, transpose8};
 use super::{BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, Simd};
 use crate::reference::LANES;
 use crate::view::Q8Block;
@@ -51,7 +51,8 @@ impl Simd for Avx512 {
     type F = __m512;
     type Sums8 = __m256;
     type Packed = Packed;
-    const PACK_FROM_TOKENS: usize = 8;
+    const LARGE_TILES: bool = true;
+    const PACK_FROM_TOKENS: usize = 4;
 
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         unsafe { with_features(self, kernel) }
@@ -99,6 +100,17 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn reduce_tile(self, x: [[__m512; 4]; 4]) -> [[f32; 4]; 4] {
+        let mut sums = [[0.0; 4]; 4];
+        unsafe { _mm512_storeu_ps(sums.as_mut_ptr().cast(), sum_lanes(x)) }
+        sums
+    }
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
     fn sums8_zero(self) -> __m256 {
         unsafe { _mm256_setzero_ps() }
     }
@@ -111,13 +123,13 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn q8_step(self, blocks: [&Q8Block; 8], x: BlockOperand<'_>, sums: __m256) -> __m256 {
         unsafe {
-            let x_quants = _mm256_loadu_si256(x.quants.as_ptr().cast());
+            let x_quants = _mm256_loadu_si256(x.block.quants.as_ptr().cast());
             let mut products = [_mm256_setzero_si256(); 8];
             for row in 0..8 {
                 products[row] = _mm256_dpbusd_epi32(products[row], unsigned(blocks[row]), x_quants);
             }
-            let dots = _mm256_add_epi32(sum_rows8(products), _mm256_set1_epi32(x.offset));
-            let scales = _mm256_mul_ps(scales8(blocks), _mm256_set1_ps(x.scale));
+            let dots = _mm256_add_epi32(sum_rows8(products), _mm256_set1_epi32(x.block.offset));
+            let scales = _mm256_mul_ps(scales8(blocks), _mm256_set1_ps(x.block.scale));
             _mm256_fmadd_ps(scales, _mm256_cvtepi32_ps(dots), sums)
         }
     }
@@ -126,7 +138,7 @@ impl Simd for Avx512 {
     fn pack(self, blocks: [&Q8Block; PACKED_ROWS], to: &mut Packed) {
         unsafe {
             for half in 0..2 {
-                let blocks: [&Q8Block; 8] = std::array::from_fn(|row| blocks[half * 8 + row]);
+                let blocks = eight(blocks, half * 8);
                 let mut words = [_mm256_setzero_si256(); 8];
                 for row in 0..8 {
                     words[row] = unsigned(blocks[row]);
@@ -149,12 +161,13 @@ impl Simd for Avx512 {
         unsafe {
             let mut dots = [_mm512_setzero_si512(); T];
             for token in 0..T {
-                dots[token] = _mm512_set1_epi32(x[token].offset);
+                dots[token] = _mm512_set1_epi32(x[token].block.offset);
             }
             for word in 0..8 {
                 let weights = _mm512_loadu_si512(packed.words[word].as_ptr().cast());
                 for token in 0..T {
                     let quad = x[token]
+                        .block
                         .quants
                         .as_ptr()
                         .cast::<i32>()
@@ -166,11 +179,50 @@ impl Simd for Avx512 {
             }
             let row_scales = _mm512_loadu_ps(packed.scales.as_ptr().cast());
             for token in 0..T {
-                let scales = _mm512_mul_ps(row_scales, _mm512_set1_ps(x[token].scale));
+                let scales = _mm512_mul_ps(row_scales, _mm512_set1_ps(x[token].block.scale));
                 sums[token] = _mm512_fmadd_ps(scales, _mm512_cvtepi32_ps(dots[token]), sums[token]);
             }
         }
     }
+}
+
+/// Lane 4q + j = sum of the lanes of x\[j\]\[q\] by halves. Each step adds the halves of two vectors at once.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sum_lanes(x: [[__m512; 4]; 4]) -> __m512 {
+    let mut quarters = [_mm512_setzero_ps(); 4];
+    for j in 0..4 {
+        let first = fold_halves(x[j][0], x[j][1]);
+        let second = fold_halves(x[j][2], x[j][3]);
+        // Eight lanes to four: 128-bit lane q now belongs to x[j][q].
+        let low = _mm512_shuffle_f32x4::<0b10_00_10_00>(first, second);
+        let high = _mm512_shuffle_f32x4::<0b11_01_11_01>(first, second);
+        quarters[j] = _mm512_add_ps(low, high);
+    }
+    let first = fold_pairs(quarters[0], quarters[1]);
+    let second = fold_pairs(quarters[2], quarters[3]);
+    let even = _mm512_shuffle_ps::<0b10_00_10_00>(first, second);
+    let odd = _mm512_shuffle_ps::<0b11_01_11_01>(first, second);
+    _mm512_add_ps(even, odd)
+}
+
+/// Sixteen lanes to eight, of two vectors.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fold_halves(a: __m512, b: __m512) -> __m512 {
+    let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+    let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b);
+    _mm512_add_ps(low, high)
+}
+
+/// Four lanes to two, in each 128 bits of two vectors.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fold_pairs(a: __m512, b: __m512) -> __m512 {
+    let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+    let low = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+    let high = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    _mm512_add_ps(low, high)
 }
 
 /// The 32 quants, 128 added to each.

@@ -2,20 +2,27 @@
 
 use super::{Element, Simd};
 use crate::reference::LANES;
+use std::ops::Range;
 
-/// out\[r\]\[t\] = dot of weights\[r\] with x\[t\], all of one length. Every dot has the lanes of `reference::dot`, so it
-/// does not matter in which tile it is computed.
+/// sums\[r\]\[t\] = partial sums of the dot of weights\[r\] with x\[t\], all of one length. Every dot has the lanes of
+/// `reference::dot`, so it does not matter in which tile it is computed.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
-pub fn tile<S: Simd, E: Element, const R: usize, const T: usize>(
+fn tile<S: Simd, E: Element, const R: usize, const T: usize>(
     simd: S,
     weights: [&[E]; R],
     x: [&[f32]; T],
-) -> [[f32; T]; R] {
+) -> [[S::F; T]; R] {
     let columns = x[0].len();
     let parts = columns / LANES;
-    let weight_parts = weights.map(|row| &row[..columns].as_chunks::<LANES>().0[..parts]);
-    let x_parts = x.map(|row| &row[..columns].as_chunks::<LANES>().0[..parts]);
+    let mut weight_parts: [&[[E; LANES]]; R] = [&[]; R];
+    for row in 0..R {
+        weight_parts[row] = &weights[row][..columns].as_chunks::<LANES>().0[..parts];
+    }
+    let mut x_parts: [&[[f32; LANES]]; T] = [&[]; T];
+    for token in 0..T {
+        x_parts[token] = &x[token][..columns].as_chunks::<LANES>().0[..parts];
+    }
     let mut sums = [[simd.splat(0.0); T]; R];
     for part in 0..parts {
         let mut x = [simd.splat(0.0); T];
@@ -38,13 +45,7 @@ pub fn tile<S: Simd, E: Element, const R: usize, const T: usize>(
             }
         }
     }
-    let mut dots = [[0.0; T]; R];
-    for row in 0..R {
-        for token in 0..T {
-            dots[row][token] = simd.reduce(sums[row][token]);
-        }
-    }
-    dots
+    sums
 }
 
 /// A last part of fewer than sixteen elements, filled up with zeros.
@@ -55,8 +56,18 @@ pub fn padded<E: bytemuck::Pod>(rest: &[E]) -> [E; LANES] {
     all
 }
 
-/// Every dot of `rows` weights with `tokens` rows of x, in tiles of 4 x 4; `emit(token, row, dots)` gets up to four
-/// consecutive rows of one token.
+/// Rows of a matrix that are given one by one.
+#[inline(always)]
+fn gather<'a, E, const N: usize>(row: &impl Fn(usize) -> &'a [E], first: usize) -> [&'a [E]; N] {
+    let mut rows: [&[E]; N] = [&[]; N];
+    for (offset, to) in rows.iter_mut().enumerate() {
+        *to = row(first + offset);
+    }
+    rows
+}
+
+/// Every dot of `rows` weights with `tokens` rows of x, in tiles; `emit(token, row, dots)` gets up to four consecutive
+/// rows of one token.
 #[inline(always)]
 pub fn products<'a, S: Simd, E: Element>(
     simd: S,
@@ -67,47 +78,49 @@ pub fn products<'a, S: Simd, E: Element>(
     mut emit: impl FnMut(usize, usize, &[f32]),
 ) {
     let mut token = 0;
-    while token < tokens {
-        let width = if tokens - token >= 4 { 4 } else { 1 };
-        let mut row = 0;
-        while row < rows {
-            let height = if rows - row >= 4 { 4 } else { 1 };
-            match (height, width) {
-                (4, 4) => {
-                    let dots = tile::<S, E, 4, 4>(
-                        simd,
-                        std::array::from_fn(|r| weight(row + r)),
-                        std::array::from_fn(|t| x(token + t)),
-                    );
-                    for t in 0..4 {
-                        emit(token + t, row, &dots.map(|dots| dots[t]));
-                    }
-                }
-                (4, _) => {
-                    let dots = tile::<S, E, 4, 1>(
-                        simd,
-                        std::array::from_fn(|r| weight(row + r)),
-                        [x(token)],
-                    );
-                    emit(token, row, &dots.map(|dots| dots[0]));
-                }
-                (_, 4) => {
-                    let [dots] = tile::<S, E, 1, 4>(
-                        simd,
-                        [weight(row)],
-                        std::array::from_fn(|t| x(token + t)),
-                    );
-                    for t in 0..4 {
-                        emit(token + t, row, &dots[t..=t]);
-                    }
-                }
-                _ => {
-                    let [dots] = tile::<S, E, 1, 1>(simd, [weight(row)], [x(token)]);
-                    emit(token, row, &dots);
-                }
+    while S::LARGE_TILES && token + 4 <= tokens {
+        let (x, whole) = (gather::<f32, 4>(&x, token), rows / 4 * 4);
+        for row in (0..whole).step_by(4) {
+            let dots = simd.reduce_tile(tile::<S, E, 4, 4>(simd, gather(&weight, row), x));
+            for (t, dots) in dots.iter().enumerate() {
+                emit(token + t, row, dots);
             }
-            row += height;
         }
-        token += width;
+        column::<S, E, 1, 4>(simd, whole..rows, &weight, x, token, &mut emit);
+        token += 4;
+    }
+    while token + 2 <= tokens {
+        let (x, whole) = (gather::<f32, 2>(&x, token), rows / 2 * 2);
+        column::<S, E, 2, 2>(simd, 0..whole, &weight, x, token, &mut emit);
+        column::<S, E, 1, 2>(simd, whole..rows, &weight, x, token, &mut emit);
+        token += 2;
+    }
+    if token < tokens {
+        let (x, whole) = ([x(token)], rows / 4 * 4);
+        column::<S, E, 4, 1>(simd, 0..whole, &weight, x, token, &mut emit);
+        column::<S, E, 1, 1>(simd, whole..rows, &weight, x, token, &mut emit);
+    }
+}
+
+/// Some rows, a multiple of R, with T tokens from `token` on.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)]
+fn column<'a, S: Simd, E: Element, const R: usize, const T: usize>(
+    simd: S,
+    rows: Range<usize>,
+    weight: &impl Fn(usize) -> &'a [E],
+    x: [&[f32]; T],
+    token: usize,
+    emit: &mut impl FnMut(usize, usize, &[f32]),
+) {
+    for first in rows.step_by(R) {
+        let sums = tile::<S, E, R, T>(simd, gather(weight, first), x);
+        for t in 0..T {
+            let mut dots = [0.0; R];
+            for row in 0..R {
+                dots[row] = simd.reduce(sums[row][t]);
+            }
+            emit(token + t, first, &dots);
+        }
     }
 }

@@ -19,12 +19,13 @@ pub use elementwise::{
     AddInPlace, Choose, CombineRow, Quantise, RmsNormRows, RotateHeads, SiluMul,
 };
 pub use product::{Activations, OutRows, PANEL_ROWS, Product};
+use q8::BlockOperand;
 pub use q8::{QuantisedPart, QuantisedRows};
 
 use crate::kernel_set::KernelSet;
 use crate::reference::LANES;
 use crate::view::Q8Block;
-use portable::Portable;
+use portable::{Portable, widen_bf16, widen_f16};
 
 /// Elements as they lie in memory, without alignment.
 pub type Bytes2 = [u8; 2];
@@ -42,6 +43,8 @@ pub trait Simd: Copy + Send + Sync {
     type Sums8: Copy;
     /// Weights of one block of sixteen rows, rearranged so that rows lie in lanes.
     type Packed: Copy + Default + 'static;
+    /// Whether there are registers for tiles of 4 rows x 4 tokens; else they are of 2 x 2.
+    const LARGE_TILES: bool;
     /// From how many tokens on it pays to rearrange weights; `usize::MAX` where it never does.
     const PACK_FROM_TOKENS: usize;
 
@@ -65,6 +68,21 @@ pub trait Simd: Copy + Send + Sync {
     /// The sum, by halves as `reference::reduce`.
     fn reduce(self, x: Self::F) -> f32;
 
+    /// out\[t\]\[r\] = the sum of x\[r\]\[t\], by halves.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)]
+    fn reduce_tile(self, x: [[Self::F; 4]; 4]) -> [[f32; 4]; 4] {
+        let mut sums = [[0.0; 4]; 4];
+        for row in 0..4 {
+            for token in 0..4 {
+                sums[token][row] = self.reduce(x[row][token]);
+            }
+        }
+        sums
+    }
+    /// A wish to have the cache line of this address soon. Any address will do.
+    fn prefetch(self, address: *const u8);
+
     /// Eight sums of zero.
     fn sums8_zero(self) -> Self::Sums8;
     /// The sums.
@@ -81,19 +99,6 @@ pub trait Simd: Copy + Send + Sync {
         x: [BlockOperand<'_>; T],
         sums: &mut [Self::F; T],
     );
-}
-
-/// One block of 32 quantised activations, in the forms that the sets want.
-#[derive(Clone, Copy)]
-pub struct BlockOperand<'a> {
-    /// The integers.
-    pub quants: &'a [i8; 32],
-    /// The same, wider.
-    pub wide: &'a [i16; 32],
-    /// -128 times their sum.
-    pub offset: i32,
-    /// Their unit.
-    pub scale: f32,
 }
 
 /// Code to be compiled for every set.
@@ -151,6 +156,8 @@ impl Instructions {
 pub trait Element: bytemuck::Pod {
     /// Sixteen of them, widened exactly.
     fn load<S: Simd>(simd: S, x: &[Self; LANES]) -> S::F;
+    /// This one, widened exactly.
+    fn widen(self) -> f32;
 }
 
 /// Binary32.
@@ -173,6 +180,10 @@ impl Element for F32 {
     fn load<S: Simd>(simd: S, x: &[Self; LANES]) -> S::F {
         simd.load_f32(bytemuck::cast_ref(x))
     }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_le_bytes(self.0)
+    }
 }
 
 impl Element for F16 {
@@ -180,11 +191,19 @@ impl Element for F16 {
     fn load<S: Simd>(simd: S, x: &[Self; LANES]) -> S::F {
         simd.load_f16(bytemuck::cast_ref(x))
     }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        widen_f16(self.0)
+    }
 }
 
 impl Element for Bf16 {
     #[inline(always)]
     fn load<S: Simd>(simd: S, x: &[Self; LANES]) -> S::F {
         simd.load_bf16(bytemuck::cast_ref(x))
+    }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        widen_bf16(self.0)
     }
 }

@@ -12,6 +12,7 @@ impl Simd for Portable {
     type F = [f32; LANES];
     type Sums8 = [f32; 8];
     type Packed = ();
+    const LARGE_TILES: bool = false;
     const PACK_FROM_TOKENS: usize = usize::MAX;
 
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -32,11 +33,11 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn load_f16(self, x: &[Bytes2; LANES]) -> [f32; LANES] {
-        x.map(|x| widen_f16(u16::from_le_bytes(x)))
+        x.map(widen_f16)
     }
     #[inline(always)]
     fn load_bf16(self, x: &[Bytes2; LANES]) -> [f32; LANES] {
-        x.map(|x| f32::from_bits(u32::from(u16::from_le_bytes(x)) << 16))
+        x.map(widen_bf16)
     }
     #[inline(always)]
     fn store(self, x: [f32; LANES], to: &mut [f32; LANES]) {
@@ -50,6 +51,9 @@ impl Simd for Portable {
     fn reduce(self, x: [f32; LANES]) -> f32 {
         reduce(x)
     }
+
+    #[inline(always)]
+    fn prefetch(self, _address: *const u8) {}
 
     #[inline(always)]
     fn sums8_zero(self) -> [f32; 8] {
@@ -67,7 +71,7 @@ impl Simd for Portable {
                 .iter()
                 .zip(x.wide)
                 .map(|(&w, &x)| i32::from(w) * i32::from(x));
-            let scale = widen_f16(u16::from_le_bytes(blocks[row].scale)) * x.scale;
+            let scale = widen_f16(blocks[row].scale) * x.block.scale;
             scale.mul_add(products.sum::<i32>() as f32, sums[row])
         })
     }
@@ -87,12 +91,19 @@ impl Simd for Portable {
     }
 }
 
+/// bfloat16 to binary32: its upper half.
+#[inline(always)]
+pub fn widen_bf16(bytes: Bytes2) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
+}
+
 /// Binary16 to binary32, without branches.
 ///
 /// The exponent and mantissa move to their places in binary32, where the exponent is short by 112: a product with
 /// 2^112 sets it right, and normalises denormals. Infinity and NaN get the largest exponent.
 #[inline(always)]
-fn widen_f16(half: u16) -> f32 {
+pub fn widen_f16(bytes: Bytes2) -> f32 {
+    let half = u16::from_le_bytes(bytes);
     const TWO_TO_112: f32 = f32::from_bits((112 + 127) << 23);
     let magnitude = (u32::from(half) & 0x7fff) << 13;
     let sign = (u32::from(half) & 0x8000) << 16;
@@ -109,7 +120,7 @@ mod tests {
     fn every_binary16_is_widened_exactly() {
         for bits in 0..=u16::MAX {
             let expected = half::f16::from_bits(bits).to_f32();
-            let actual = widen_f16(bits);
+            let actual = widen_f16(bits.to_le_bytes());
             assert!(
                 actual.to_bits() == expected.to_bits() || (actual.is_nan() && expected.is_nan()),
                 "{bits:#x}"

@@ -1,5 +1,6 @@
 //! An 8 x 8 transpose of 32-bit words, for rearranging weights.
 
+use crate::view::Q8Block;
 use std::arch::x86_64::*;
 
 /// out\[i\] lane j = rows\[j\] lane i.
@@ -51,10 +52,22 @@ pub fn sum_rows8(rows: [__m256i; 8]) -> __m256i {
     _mm256_add_epi32(low, high)
 }
 
+/// Eight of sixteen blocks.
+#[inline(always)]
+pub fn eight(blocks: [&Q8Block; 16], first: usize) -> [&Q8Block; 8] {
+    let mut part = [blocks[first]; 8];
+    part.copy_from_slice(&blocks[first..first + 8]);
+    part
+}
+
 /// The scales of eight blocks.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-pub fn scales8(blocks: [&crate::view::Q8Block; 8]) -> __m256 {
-    let [a, b, c, d, e, f, g, h] = blocks.map(|block| i16::from_le_bytes(block.scale));
+pub fn scales8(blocks: [&Q8Block; 8]) -> __m256 {
+    let mut scales = [0i16; 8];
+    for row in 0..8 {
+        scales[row] = i16::from_le_bytes(blocks[row].scale);
+    }
+    let [a, b, c, d, e, f, g, h] = scales;
     _mm256_cvtph_ps(_mm_set_epi16(h, g, f, e, d, c, b, a))
 }

@@ -70,20 +70,8 @@ impl Executor {
             return;
         }
         assert_distinct(&experts, out.len() / hidden);
-        let x_rows = experts
-            .iter()
-            .flat_map(|(_, rows)| *rows)
-            .map(|row| row.token_row as usize + 1)
-            .max()
-            .unwrap_or(0);
         for jobs in passes(&experts, (STATE_FLOATS / width).max(1)) {
-            run_pass(
-                &self.machine,
-                &jobs,
-                &x[..x_rows * hidden],
-                out,
-                &mut self.experts,
-            );
+            run_pass(&self.machine, &jobs, x, out, &mut self.experts);
         }
     }
 }
@@ -170,27 +158,26 @@ fn run_pass(
     up.resize(up.len().max(slots * width), 0.0);
     let (gate, up) = (&mut gate[..slots * width], &mut up[..slots * width]);
 
-    let inputs = Inputs::new(
-        machine,
-        jobs.iter()
-            .flat_map(|job| [job.expert.gate.format, job.expert.up.format]),
-        x,
-        hidden,
-        x_quantised,
-    );
+    let mut x_rows: Vec<u32> = jobs
+        .iter()
+        .flat_map(|job| &job.token_rows)
+        .copied()
+        .collect();
+    x_rows.sort_unstable();
+    x_rows.dedup();
+    let formats = jobs
+        .iter()
+        .flat_map(|job| [job.expert.gate.format, job.expert.up.format]);
+    let inputs = Inputs::new(machine, formats, x, hidden, &x_rows, x_quantised);
     {
         let (gate, up) = (SharedSlice::new(gate), SharedSlice::new(up));
         for_chunks(machine, jobs, width, 2 * operations, |job, rows| {
             open_rows(machine, job, rows, &inputs, &gate, &up);
         });
     }
-    let states = Inputs::new(
-        machine,
-        jobs.iter().map(|job| job.expert.down.format),
-        gate,
-        width,
-        state_quantised,
-    );
+    let slots: Vec<u32> = (0..slots as u32).collect();
+    let formats = jobs.iter().map(|job| job.expert.down.format);
+    let states = Inputs::new(machine, formats, gate, width, &slots, state_quantised);
     let out = SharedSlice::new(out);
     for_chunks(machine, jobs, hidden, operations, |job, rows| {
         let weight = job.expert.down;
@@ -264,11 +251,12 @@ impl<'a> Inputs<'a> {
         mut formats: impl Iterator<Item = BlockFormat>,
         x: &'a [f32],
         columns: usize,
+        rows: &[u32],
         scratch: &'a mut QuantisedRows,
     ) -> Self {
         let wanted = formats.any(|format| format == BlockFormat::Q8_0);
         let quantised =
-            wanted.then(|| activations(machine, BlockFormat::Q8_0, x, columns, scratch));
+            wanted.then(|| activations(machine, BlockFormat::Q8_0, x, columns, rows, scratch));
         Self {
             floats: x,
             quantised,

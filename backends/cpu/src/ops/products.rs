@@ -15,44 +15,41 @@ pub struct ProductScratch {
     identity: Vec<u32>,
 }
 
-impl ProductScratch {
-    /// 0, 1, 2, ... `count` - 1.
-    pub fn identity(identity: &mut Vec<u32>, count: usize) -> &[u32] {
-        identity.extend(identity.len() as u32..count.max(identity.len()) as u32);
-        &identity[..count]
-    }
+/// 0, 1, 2, ... `count` - 1, from a vector that only grows.
+fn identity(numbers: &mut Vec<u32>, count: usize) -> &[u32] {
+    numbers.extend(numbers.len() as u32..count.max(numbers.len()) as u32);
+    &numbers[..count]
 }
 
-/// x [rows, columns] in the form that a product with `format` takes.
+/// Rows of x [_, columns] in the form that a product with `format` takes. `rows`, ascending, are those that the
+/// product will read.
 pub fn activations<'a>(
     machine: &Machine,
     format: BlockFormat,
     x: &'a [f32],
     columns: usize,
+    rows: &[u32],
     quantised: &'a mut QuantisedRows,
 ) -> Activations<'a> {
     if format != BlockFormat::Q8_0 {
         return Activations::Float(x);
     }
-    let rows = x.len() / columns;
-    let QuantisedPart {
-        quants,
-        wide,
-        scales,
-        offsets,
-    } = quantised.prepare(rows, columns);
-    let (quants, wide) = (SharedSlice::new(quants), SharedSlice::new(wide));
-    let (scales, offsets) = (SharedSlice::new(scales), SharedSlice::new(offsets));
-    let blocks = columns / Q8_ELEMENTS;
-    machine.parallel(rows, x.len(), |row| {
-        let range = row * blocks..(row + 1) * blocks;
-        // SAFETY: every row is claimed once, and rows do not overlap.
+    assert!(
+        rows.is_sorted_by(|a, b| a < b),
+        "a row would be written twice"
+    );
+    let rows_in_use = rows.last().map_or(0, |&last| last as usize + 1);
+    let QuantisedPart { blocks, wide } = quantised.prepare(rows_in_use, columns);
+    let (blocks, wide) = (SharedSlice::new(blocks), SharedSlice::new(wide));
+    let blocks_a_row = columns / Q8_ELEMENTS;
+    machine.parallel(rows.len(), rows.len() * columns, |index| {
+        let row = rows[index] as usize;
+        let range = row * blocks_a_row..(row + 1) * blocks_a_row;
+        // SAFETY: every index is claimed once, and rows are distinct, so parts do not overlap.
         let to = unsafe {
             QuantisedPart {
-                quants: quants.range_mut(range.clone()),
-                wide: wide.range_mut(range.clone()),
-                scales: scales.range_mut(range.clone()),
-                offsets: offsets.range_mut(range),
+                blocks: blocks.range_mut(range.clone()),
+                wide: wide.range_mut(range),
             }
         };
         machine.run(Quantise {
@@ -80,14 +77,12 @@ pub fn linear(
     scratch: &mut ProductScratch,
 ) {
     let tokens = x.len() / weight.columns;
-    let rows = ProductScratch::identity(&mut scratch.identity, tokens);
-    let x = activations(
-        machine,
-        weight.format,
-        x,
-        weight.columns,
-        &mut scratch.quantised,
-    );
+    let ProductScratch {
+        quantised,
+        identity: numbers,
+    } = scratch;
+    let rows = identity(numbers, tokens);
+    let x = activations(machine, weight.format, x, weight.columns, rows, quantised);
     let shared = SharedSlice::new(out);
     // SAFETY: the rows are distinct, and chunks write different columns of them.
     let out = unsafe { OutRows::new(&shared, weight.rows, rows) };

@@ -1,8 +1,8 @@
 //! Attention of one query head over its sequence.
 
-use crate::reference::dot::dot;
+use crate::reference::dot::{dot, maximum};
 use crate::reference::exp::exp;
-use crate::reference::router::{exponentials, maximum};
+use crate::reference::router::exponentials;
 
 /// Positions in one split. Splits start at multiples of it, whatever the batch, chunk or block size.
 pub const SPLIT: usize = 256;

@@ -40,12 +40,33 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[inline(always)]
 pub fn sum(x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
-    for part in x.chunks(LANES) {
-        for (lane, value) in part.iter().enumerate() {
-            lanes[lane] += value;
+    let (parts, rest) = x.as_chunks::<LANES>();
+    for part in parts {
+        for lane in 0..LANES {
+            lanes[lane] += part[lane];
         }
     }
+    for (lane, x) in rest.iter().enumerate() {
+        lanes[lane] += x;
+    }
     reduce(lanes)
+}
+
+/// The largest element, in lanes; negative infinity of none. NaN is passed over.
+#[inline(always)]
+pub fn maximum(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (parts, rest) = x.as_chunks::<LANES>();
+    for part in parts {
+        for lane in 0..LANES {
+            lanes[lane] = larger(lanes[lane], part[lane]);
+        }
+    }
+    for (lane, x) in rest.iter().enumerate() {
+        lanes[lane] = larger(lanes[lane], *x);
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
 }
 
 /// Sum over blocks, ascending, of (weight scale * activation scale) * integer dot: one fused multiply-add a block.
@@ -64,7 +85,7 @@ pub fn dot_q8(weight: &[Q8Block], x: &QuantisedRow<'_>) -> f32 {
     sum
 }
 
-/// Decodes a row to F32: exact for the float formats, one rounded product an element for Q8_0.
+/// Decodes a row to F32, exactly: also a binary16 scale times a signed byte fits the mantissa.
 pub fn decode_row(weight: &WeightView<'_>, row: usize, out: &mut [f32]) {
     assert_eq!(out.len(), weight.columns);
     let bytes = weight.row(row);

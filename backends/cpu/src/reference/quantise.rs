@@ -14,11 +14,7 @@ const ROUNDER: f32 = 12_582_912.0;
 /// 2^-120. A block of smaller floats counts as zeros: 127 divided by them would overflow.
 const ALL_BUT_ZERO: f32 = f32::from_bits(0x0380_0000);
 
-/// Per block of 32: scale = max |x| / 127, quant = x / scale to the nearest integer, ties to even.
-///
-/// A block of zeros has scale 0. The quotient is taken as a product with 127 / max |x|, which is at most 127 after
-/// rounding. A block that holds an infinity or NaN has a NaN scale: the result is NaN, as float formats give.
-#[inline(always)]
+/// Quantises a row block by block.
 pub fn quantise_row(x: &[f32], quants: &mut [[i8; 32]], scales: &mut [f32]) {
     assert!(x.len() == quants.len() * 32 && quants.len() == scales.len());
     for ((x, quants), scale) in x.chunks_exact(32).zip(quants).zip(scales) {
@@ -26,8 +22,14 @@ pub fn quantise_row(x: &[f32], quants: &mut [[i8; 32]], scales: &mut [f32]) {
     }
 }
 
+/// Quantises 32 floats: scale = max |x| / 127, quant = x / scale to the nearest integer, ties to even. Returns the
+/// scale.
+///
+/// The quotient is taken as a product with 127 / max |x|, which is at most 127 after rounding. A block of zeros, or
+/// of floats too small for that, has scale 0. A block that holds an infinity or NaN has a NaN scale: the result is
+/// NaN, as float formats give.
 #[inline(always)]
-fn quantise_block(x: &[f32], quants: &mut [i8; 32]) -> f32 {
+pub fn quantise_block(x: &[f32], quants: &mut [i8; 32]) -> f32 {
     // The bits of |x| order as integers do, with infinity and NaN on top; an integer maximum also vectorises.
     let largest_bits = x
         .iter()

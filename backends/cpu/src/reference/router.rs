@@ -1,6 +1,6 @@
 //! From a token's router logits to its experts.
 
-use crate::reference::dot::sum;
+use crate::reference::dot::{maximum, sum};
 use crate::reference::exp::exp;
 use odmoe_backend::{Choice, ChoiceOrder, Scoring};
 
@@ -11,15 +11,6 @@ pub fn exponentials(x: &mut [f32], largest: f32) -> f32 {
         *x = exp(*x - largest);
     }
     sum(x)
-}
-
-/// The largest element; negative infinity of none.
-#[inline(always)]
-pub fn maximum(x: &[f32]) -> f32 {
-    x.iter().fold(
-        f32::NEG_INFINITY,
-        |largest, &x| if x > largest { x } else { largest },
-    )
 }
 
 /// Scores the logits [E] of one token and writes its choices [K]. The logits become scores.

@@ -16,8 +16,14 @@ const FAMILIES: &[(&str, Build)] = &[("qwen3moe", qwen3moe::build)];
 /// The family of an architecture.
 pub fn find(architecture: &str) -> Result<Build, StartError> {
     let found = FAMILIES.iter().find(|(name, _)| *name == architecture);
-    found.map(|(_, build)| *build).ok_or_else(|| StartError::Architecture {
-        found: architecture.to_owned(),
-        supported: FAMILIES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "),
-    })
+    found
+        .map(|(_, build)| *build)
+        .ok_or_else(|| StartError::Architecture {
+            found: architecture.to_owned(),
+            supported: FAMILIES
+                .iter()
+                .map(|(name, _)| *name)
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
 }

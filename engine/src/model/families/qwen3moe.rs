@@ -30,9 +30,21 @@ impl Family for Qwen3Moe {
         self.layers.len()
     }
 
-    fn embed(&self, Step { queue, pass, scratch, .. }: Step<'_>) -> Result<(), BackendError> {
+    fn embed(
+        &self,
+        Step {
+            queue,
+            pass,
+            scratch,
+            ..
+        }: Step<'_>,
+    ) -> Result<(), BackendError> {
         let table = self.embedding.clone();
-        queue.push(Op::Embed { table, ids: pass.ids.clone(), out: scratch.hidden.clone() })
+        queue.push(Op::Embed {
+            table,
+            ids: pass.ids.clone(),
+            out: scratch.hidden.clone(),
+        })
     }
 
     fn attend(&self, layer: usize, step: Step<'_>) -> Result<(), BackendError> {
@@ -57,15 +69,32 @@ pub(super) fn build(
 ) -> Result<Box<dyn Family>, StartError> {
     let (vocab, hidden) = (config.vocab_size as usize, config.hidden_size as usize);
     let embedding = weights.matrix(names::EMBED_TOKENS, vocab, hidden)?;
-    let layers = (0..config.num_hidden_layers).map(|index| Builder { config, weights, index }.layer());
+    let layers = (0..config.num_hidden_layers).map(|index| {
+        Builder {
+            config,
+            weights,
+            index,
+        }
+        .layer()
+    });
     let layers = layers.collect::<Result<_, _>>()?;
     let norm = weights.vector(names::NORM, hidden)?;
     let weight = match config.tie_word_embeddings {
         true => embedding.clone(),
         false => weights.matrix(names::LM_HEAD, vocab, hidden)?,
     };
-    let head = Head { norm: RmsNorm { weight: norm, epsilon: config.rms_norm_eps }, weight };
-    Ok(Box::new(Qwen3Moe { embedding, layers, head }))
+    let head = Head {
+        norm: RmsNorm {
+            weight: norm,
+            epsilon: config.rms_norm_eps,
+        },
+        weight,
+    };
+    Ok(Box::new(Qwen3Moe {
+        embedding,
+        layers,
+        head,
+    }))
 }
 
 /// Loads one layer.
@@ -79,7 +108,11 @@ impl Builder<'_, '_> {
     fn layer(mut self) -> Result<Layer, StartError> {
         let attention = self.attention()?;
         let dense = self.config.moe.dense_layers.contains(&self.index);
-        let mlp = if dense { Mlp::Dense(self.dense()?) } else { Mlp::Sparse(self.sparse()?) };
+        let mlp = if dense {
+            Mlp::Dense(self.dense()?)
+        } else {
+            Mlp::Sparse(self.sparse()?)
+        };
         Ok(Layer { attention, mlp })
     }
 
@@ -90,7 +123,10 @@ impl Builder<'_, '_> {
             kv_heads: self.config.num_key_value_heads as usize,
             head_dim: self.config.head_dim as usize,
         };
-        let (q, kv) = (heads.query_heads * heads.head_dim, heads.kv_heads * heads.head_dim);
+        let (q, kv) = (
+            heads.query_heads * heads.head_dim,
+            heads.kv_heads * heads.head_dim,
+        );
         Ok(Attention {
             input_norm: self.norm(LayerTensor::InputNorm, hidden)?,
             q: self.matrix(LayerTensor::QProj, q, hidden)?,
@@ -99,7 +135,9 @@ impl Builder<'_, '_> {
             o: self.matrix(LayerTensor::OProj, hidden, q)?,
             q_norm: Some(self.norm(LayerTensor::QNorm, heads.head_dim)?),
             k_norm: Some(self.norm(LayerTensor::KNorm, heads.head_dim)?),
-            rope: Rope { theta: self.config.rope_theta },
+            rope: Rope {
+                theta: self.config.rope_theta,
+            },
             heads,
         })
     }
@@ -109,14 +147,21 @@ impl Builder<'_, '_> {
         let name = names::in_layer(self.index, LayerTensor::Router);
         Ok(RoutedLayer {
             norm: self.norm(LayerTensor::PostAttentionNorm, hidden)?,
-            router: self.weights.router(&name, moe.num_experts as usize, hidden)?,
+            router: self
+                .weights
+                .router(&name, moe.num_experts as usize, hidden)?,
             top_k: moe.num_experts_per_tok as usize,
-            scoring: Scoring::SoftmaxTopK { renormalise: moe.norm_topk_prob },
+            scoring: Scoring::SoftmaxTopK {
+                renormalise: moe.norm_topk_prob,
+            },
         })
     }
 
     fn dense(&mut self) -> Result<DenseLayer, StartError> {
-        let (width, hidden) = (self.config.intermediate_size as usize, self.config.hidden_size as usize);
+        let (width, hidden) = (
+            self.config.intermediate_size as usize,
+            self.config.hidden_size as usize,
+        );
         Ok(DenseLayer {
             norm: self.norm(LayerTensor::PostAttentionNorm, hidden)?,
             gate: self.matrix(LayerTensor::GateProj, width, hidden)?,
@@ -125,12 +170,23 @@ impl Builder<'_, '_> {
         })
     }
 
-    fn matrix(&mut self, tensor: LayerTensor, rows: usize, columns: usize) -> Result<Weight, StartError> {
-        self.weights.matrix(&names::in_layer(self.index, tensor), rows, columns)
+    fn matrix(
+        &mut self,
+        tensor: LayerTensor,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Weight, StartError> {
+        self.weights
+            .matrix(&names::in_layer(self.index, tensor), rows, columns)
     }
 
     fn norm(&mut self, tensor: LayerTensor, width: usize) -> Result<RmsNorm, StartError> {
-        let weight = self.weights.vector(&names::in_layer(self.index, tensor), width)?;
-        Ok(RmsNorm { weight, epsilon: self.config.rms_norm_eps })
+        let weight = self
+            .weights
+            .vector(&names::in_layer(self.index, tensor), width)?;
+        Ok(RmsNorm {
+            weight,
+            epsilon: self.config.rms_norm_eps,
+        })
     }
 }

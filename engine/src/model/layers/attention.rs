@@ -41,9 +41,19 @@ impl Attention {
     /// Enqueues the whole half layer. K and V are written before they are read, so that a row attends to what is
     /// stored, in the stored precision, whether it came in this pass or an earlier one.
     pub fn enqueue(&self, layer: usize, step: Step<'_>) -> Result<(), BackendError> {
-        let Step { queue, pass, scratch, kv } = step;
-        let HeadShape { query_heads, kv_heads, head_dim } = self.heads;
-        self.input_norm.enqueue(queue, &scratch.hidden, &scratch.normed, pass.tokens)?;
+        let Step {
+            queue,
+            pass,
+            scratch,
+            kv,
+        } = step;
+        let HeadShape {
+            query_heads,
+            kv_heads,
+            head_dim,
+        } = self.heads;
+        self.input_norm
+            .enqueue(queue, &scratch.hidden, &scratch.normed, pass.tokens)?;
         project(step, &self.q, &scratch.normed, &scratch.q)?;
         project(step, &self.k, &scratch.normed, &scratch.k)?;
         project(step, &self.v, &scratch.normed, &scratch.v)?;
@@ -82,7 +92,9 @@ impl Attention {
     ) -> Result<(), BackendError> {
         step.queue.push(Op::NormRope {
             into: into.clone(),
-            norm: norm.as_ref().map(|norm| (norm.weight.clone(), norm.epsilon)),
+            norm: norm
+                .as_ref()
+                .map(|norm| (norm.weight.clone(), norm.epsilon)),
             rope: self.rope,
             heads,
             head_dim: self.heads.head_dim,

@@ -20,8 +20,14 @@ pub struct DenseLayer {
 impl DenseLayer {
     /// Enqueues the whole half layer.
     pub fn enqueue(&self, step: Step<'_>) -> Result<(), BackendError> {
-        let Step { queue, pass, scratch, .. } = step;
-        self.norm.enqueue(queue, &scratch.hidden, &scratch.normed, pass.tokens)?;
+        let Step {
+            queue,
+            pass,
+            scratch,
+            ..
+        } = step;
+        self.norm
+            .enqueue(queue, &scratch.hidden, &scratch.normed, pass.tokens)?;
         project(step, &self.gate, &scratch.normed, &scratch.dense_gate)?;
         project(step, &self.up, &scratch.normed, &scratch.dense_up)?;
         queue.push(Op::SiluMul {

@@ -15,7 +15,12 @@ pub struct Head {
 impl Head {
     /// Enqueues the head for the pass's sampled rows only: the other rows need no logits.
     pub fn enqueue(&self, step: Step<'_>) -> Result<(), BackendError> {
-        let Step { queue, pass, scratch, .. } = step;
+        let Step {
+            queue,
+            pass,
+            scratch,
+            ..
+        } = step;
         let rows = pass.sampled_rows.len();
         queue.push(Op::GatherRows {
             x: scratch.hidden.clone(),
@@ -23,7 +28,8 @@ impl Head {
             out: scratch.gathered.clone(),
             width: self.weight.columns,
         })?;
-        self.norm.enqueue(queue, &scratch.gathered, &scratch.gathered, rows)?;
+        self.norm
+            .enqueue(queue, &scratch.gathered, &scratch.gathered, rows)?;
         queue.push(Op::MatMul {
             x: scratch.gathered.clone(),
             weight: self.weight.clone(),

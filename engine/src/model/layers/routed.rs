@@ -64,7 +64,8 @@ impl RoutedLayer {
         order: ChoiceOrder,
     ) -> Result<(), BackendError> {
         let tokens = step.pass.tokens;
-        self.norm.enqueue(step.queue, &step.scratch.hidden, normed, tokens)?;
+        self.norm
+            .enqueue(step.queue, &step.scratch.hidden, normed, tokens)?;
         step.queue.push(Op::Route {
             x: normed.clone(),
             weight: self.router.clone(),

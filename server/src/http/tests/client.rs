@@ -7,7 +7,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Far above anything that a test waits for: reaching it is a failure.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits for what must come.
+pub async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what)
+        .await
+        .expect("what was waited for never came")
+}
 
 #[derive(Debug)]
 pub struct Reply {
@@ -111,6 +118,18 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// One on which nothing has been sent.
+    pub async fn keep_alive(to: SocketAddr) -> Self {
+        Self {
+            socket: TcpStream::connect(to).await.unwrap(),
+            received: Vec::new(),
+        }
+    }
+
+    pub async fn until_closed(&mut self) {
+        while self.read().await > 0 {}
+    }
+
     /// Reads until `text` has come `times` times; returns all that has come.
     pub async fn until(&mut self, text: &str, times: usize) -> String {
         loop {
@@ -128,14 +147,13 @@ impl Connection {
 
     async fn read(&mut self) -> usize {
         let mut buffer = [0; 4096];
-        let read = tokio::time::timeout(PATIENCE, self.socket.read(&mut buffer)).await;
-        let count = read.expect("the server went silent").unwrap_or(0);
+        let count = soon(self.socket.read(&mut buffer)).await.unwrap_or(0);
         self.received.extend_from_slice(&buffer[..count]);
         count
     }
 
     pub async fn finish(mut self) -> Reply {
-        while self.read().await > 0 {}
+        self.until_closed().await;
         parse(&self.received)
     }
 }

@@ -495,3 +495,18 @@ async fn a_model_without_a_template_still_completes() {
         200
     );
 }
+
+#[tokio::test]
+async fn a_bug_is_a_500_for_one_request() {
+    let server = Server::start(|request| match request.prompt[0] {
+        97 => panic!("this panic is a part of the test"),
+        _ => fake::says("x"),
+    })
+    .await;
+    let reply = server
+        .post(COMPLETIONS, completion(json!({"prompt": [97]})))
+        .await;
+    assert_eq!(reply.error(), (500, "internal_error".into(), None));
+    assert!(reply.header("x-request-id").is_some());
+    assert_eq!(server.get("/health").await.status, 200);
+}

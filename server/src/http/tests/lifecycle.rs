@@ -1,5 +1,6 @@
 //! Before the model is there, and when the server is told to stop.
 
+use super::client::soon;
 use super::fake::{self, Act, FakeEngine};
 use super::*;
 use crate::state::{LoadingProgress, Stage};
@@ -112,7 +113,7 @@ async fn draining_refuses_new_requests_and_lets_accepted_ones_end() {
     server.engine.open_gate(1);
     let reply = stream.finish().await;
     assert!(reply.body.contains(r#"{"content":"b"}"#) && reply.body.ends_with("data: [DONE]\n\n"));
-    server.serving.await.unwrap().unwrap();
+    soon(server.serving).await.unwrap().unwrap();
     assert!(
         tokio::net::TcpStream::connect(server.address)
             .await
@@ -141,7 +142,7 @@ async fn what_outlasts_the_drain_ends_with_an_error() {
         whole.finish().await.error(),
         (503, "shutting_down".into(), None)
     );
-    server.serving.await.unwrap().unwrap();
+    soon(server.serving).await.unwrap().unwrap();
     server.engine.until_running(0).await;
 }
 
@@ -152,11 +153,7 @@ async fn a_second_signal_does_not_wait() {
     stream.until(r#"{"content":"a"}"#, 1).await;
     server.stop.send(()).await.unwrap();
     server.stop.send(()).await.unwrap();
-    let ended = tokio::time::timeout(client::PATIENCE, server.serving).await;
-    ended
-        .expect("ends although a request runs")
-        .unwrap()
-        .unwrap();
+    soon(server.serving).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -167,9 +164,23 @@ async fn an_idle_connection_does_not_hold_up_the_end() {
         .unwrap();
     server.get("/health").await;
     server.stop.send(()).await.unwrap();
-    let ended = tokio::time::timeout(client::PATIENCE, server.serving).await;
-    ended
-        .expect("idle connections are closed")
-        .unwrap()
-        .unwrap();
+    soon(server.serving).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn sigterm_drains() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (slot, metrics) = (ModelSlot::new(), MetricsHandle::new());
+    let serving = tokio::spawn(crate::http::serve(
+        listener,
+        HttpConfig::default(),
+        slot,
+        metrics,
+    ));
+    // Once it answers, it has its signal handlers; without them the signal would end the test.
+    assert_eq!(Call::new("GET", "/health").send(address).await.status, 200);
+    let this = rustix::process::getpid();
+    rustix::process::kill_process(this, rustix::process::Signal::TERM).unwrap();
+    soon(serving).await.unwrap().unwrap();
 }

@@ -131,6 +131,11 @@ async fn the_document_lists_every_route_and_the_page_needs_no_network() {
         .collect();
     assert_eq!(paths, routes);
     check_references(&document, &document);
+    let description = document["info"]["description"].as_str().unwrap();
+    assert!(
+        description.contains("| `stop` | 16 strings of 256 bytes |"),
+        "{description}"
+    );
     assert_eq!(
         document["components"]["securitySchemes"]["key"]["scheme"],
         "bearer"

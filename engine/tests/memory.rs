@@ -1,0 +1,57 @@
+//! The memory sum that is promised is what is allocated (promise P2, the part that the engine decides).
+
+mod support;
+
+use odmoe_engine::EngineHandle;
+use odmoe_expert_store::Catalog;
+use odmoe_formats::{BlockFormat, ByteCount};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use support::engine::{Setup, greedy};
+use support::model::{Random, random_model, small_config, wide_config};
+use support::recorder::HookedBackend;
+
+#[test]
+fn what_is_allocated_is_what_was_planned() {
+    for (config, format) in [
+        (small_config(), BlockFormat::Q8_0),
+        (wide_config(), BlockFormat::BF16),
+    ] {
+        let model = random_model(config, format, 3);
+        let catalog = Catalog::new(&model.manifest);
+        let budgets = [
+            catalog.least_budget(),
+            ByteCount(catalog.full_budget().0 / 3),
+            ByteCount(1 << 40),
+        ];
+        for (budget, predict_top) in budgets.into_iter().zip([0, 3, 9]) {
+            let mut setup = Setup::new(&model);
+            setup.store.budget = budget;
+            setup.config.predict_top = predict_top;
+            let plan = EngineHandle::plan_memory(&model.manifest, &setup.store, &setup.config);
+            let backend = Arc::new(HookedBackend::new(setup.backend.clone(), |_| Ok(())));
+            setup.backend = backend.clone();
+            let engine = setup.start();
+            let allocated = || backend.allocated.load(Ordering::SeqCst);
+
+            assert_eq!(engine.handle.gauges().kv_blocks, 128);
+            assert!(plan.experts <= budget && plan.experts <= catalog.full_budget());
+            let resident = plan.base.0 + plan.kv.0 + plan.experts.0;
+            let scratch = allocated() - resident;
+            assert!(
+                scratch > 0 && scratch <= plan.scratch.0,
+                "{scratch} bytes of scratch, {plan:?}"
+            );
+
+            // Serving allocates nothing more from the backend.
+            let before = allocated();
+            let requests =
+                [1, 100, 300].map(|tokens| greedy(Random(tokens).tokens(tokens as usize, 67), 5));
+            engine.answers(&requests);
+            assert_eq!(allocated(), before);
+            engine.wait_until("gauges of the store", |engine| {
+                engine.handle.gauges().store.capacity == plan.experts
+            });
+        }
+    }
+}
