@@ -110,10 +110,7 @@ fn memory_sum(model: &PreparedModel, facts: &ModelFacts) -> String {
     }
     let _ = writeln!(
         lines,
-        "  {:<8}{} {:<9} {:>10}",
-        "memory",
-        ' ',
-        "in all  =",
+        "  memory    in all  = {:>10}",
         plan.total().to_string()
     );
     let _ = writeln!(lines, "  limit     {}", limit_line(model, plan.total()));
