@@ -11,6 +11,7 @@ mod body;
 mod chat;
 mod completions;
 mod config;
+mod connections;
 mod docs;
 mod error;
 mod generation;

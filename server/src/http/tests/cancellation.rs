@@ -142,3 +142,29 @@ async fn an_idle_connection_is_closed() {
     slow.write(b"GET /health HTTP/1.1\r\nhost: ").await;
     slow.until_closed().await;
 }
+
+#[tokio::test]
+async fn idle_connections_make_room_and_busy_ones_stay() {
+    let limits = Limits {
+        connections: 3,
+        receive_timeout: Duration::from_secs(600),
+        ..Limits::default()
+    };
+    let config = HttpConfig {
+        limits,
+        ..HttpConfig::default()
+    };
+    let server = Server::with(config, FakeEngine::new(|_| hangs_after("a"))).await;
+    let mut busy = server.open(CHAT, chat(json!({"stream": true}))).await;
+    busy.until(r#"{"content":"a"}"#, 1).await;
+    let mut idle = Vec::new();
+    for _ in 0..4 {
+        idle.push(Connection::keep_alive(server.address).await);
+    }
+    // Well before the idle ones' own time-out.
+    assert_eq!(server.get("/health").await.status, 200);
+    idle[0].until_closed().await;
+    server.engine.open_gate(1);
+    assert!(busy.finish().await.body.ends_with("data: [DONE]\n\n"));
+    assert!(server.engine.cancelled().is_empty());
+}
