@@ -2,7 +2,7 @@
 
 use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::{CpuBackend, CpuConfig};
-use odmoe_convert::{ConvertOptions, NoProgress, convert, open_source, open_store};
+use odmoe_convert::{ConvertOptions, NoProgress, WeightFormat, convert, open_source, open_store};
 use odmoe_engine::{
     EngineConfig, EngineEvent, EngineHandle, EngineObserver, EngineParts, PositionLogprobs,
     Request, SamplingParams, TokenEvent, TokenSink,
@@ -25,6 +25,8 @@ pub struct TestEngine {
 /// How an engine is made.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
+    /// How weights are stored.
+    pub weights: WeightFormat,
     /// How keys and values are stored.
     pub kv_format: KvFormat,
     /// Share of all expert bytes that the cache holds.
@@ -37,6 +39,7 @@ impl Default for EngineOptions {
     /// Exact keys and values, half of the experts in memory.
     fn default() -> Self {
         Self {
+            weights: WeightFormat::Source,
             kv_format: KvFormat::F32,
             cache_share: 0.5,
             prefill_chunk_tokens: 64,
@@ -51,13 +54,12 @@ impl TestEngine {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = folder.path().join("store");
         let source = open_source(checkpoint).unwrap_or_else(|e| panic!("{e}"));
-        convert(
-            source.as_ref(),
-            &store,
-            &ConvertOptions::default(),
-            &NoProgress,
-        )
-        .unwrap_or_else(|e| panic!("{}: {e}", checkpoint.display()));
+        let convert_options = ConvertOptions {
+            weights: options.weights,
+            ..ConvertOptions::default()
+        };
+        convert(source.as_ref(), &store, &convert_options, &NoProgress)
+            .unwrap_or_else(|e| panic!("{}: {e}", checkpoint.display()));
         let manifest = Arc::new(open_store(&store).unwrap_or_else(|e| panic!("{e}")));
         let reader = FileReader::open(&store, &manifest).unwrap_or_else(|e| panic!("{e}"));
         let backend = CpuBackend::new(CpuConfig {

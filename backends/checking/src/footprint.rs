@@ -19,48 +19,9 @@ pub struct Touch<'a> {
 pub fn touches(op: &Op) -> Vec<Touch<'_>> {
     match op {
         Op::Embed { table, ids, out } => {
-            let mut all: Vec<_> = ids
-                .iter()
-                .map(|&id| weight_row(table, id as usize))
-                .collect();
-            all.push(write(out, ids.len() * table.columns));
-            all
-        }
-        Op::RmsNorm {
-            x,
-            weight,
-            out,
-            rows,
-            ..
-        } => {
-            let elements = rows * weight.columns;
-            vec![read(x, elements), whole(weight), write(out, elements)]
-        }
-        Op::MatMul {
-            x,
-            weight,
-            out,
-            tokens,
-        } => {
-            vec![
-                read(x, tokens * weight.columns),
-                whole(weight),
-                write(out, tokens * weight.rows),
-            ]
-        }
-        Op::NormRope {
-            into,
-            norm,
-            heads,
-            head_dim,
-            positions,
-            ..
-        } => {
-            let elements = positions.len() * heads * head_dim;
-            let mut all = vec![read(into, elements)];
-            all.extend(norm.iter().map(|(weight, _)| whole(weight)));
-            all.push(write(into, elements));
-            all
+            let rows = ids.iter().map(|&id| weight_row(table, id as usize));
+            rows.chain([write(out, ids.len() * table.columns)])
+                .collect()
         }
         Op::KvAppend {
             cache,
@@ -80,24 +41,71 @@ pub fn touches(op: &Op) -> Vec<Touch<'_>> {
             out,
             ..
         } => attention(q, spans, query_heads * cache.spec().head_dim, out),
-        Op::AddInPlace { x, into, elements } => {
-            vec![
-                read(x, *elements),
-                read(into, *elements),
-                write(into, *elements),
-            ]
-        }
+        Op::AddInPlace {
+            x,
+            into,
+            elements: n,
+        } => vec![read(x, *n), read(into, *n), write(into, *n)],
         Op::SiluMul {
             gate,
             up,
             out,
-            elements,
+            elements: n,
         } => {
-            vec![
-                read(gate, *elements),
-                read(up, *elements),
-                write(out, *elements),
-            ]
+            vec![read(gate, *n), read(up, *n), write(out, *n)]
+        }
+        Op::ExpertFfn { .. } => expert_ffn(op),
+        Op::CombineExperts { .. } => combine(op),
+        Op::GatherRows {
+            x,
+            rows,
+            out,
+            width,
+        } => {
+            let read = rows
+                .iter()
+                .map(|&row| float_row(x, row as usize, *width, Use::Read));
+            read.chain([write(out, rows.len() * width)]).collect()
+        }
+        _ => with_weight(op),
+    }
+}
+
+/// Ops that read the whole of one weight.
+fn with_weight(op: &Op) -> Vec<Touch<'_>> {
+    match op {
+        Op::RmsNorm {
+            x,
+            weight,
+            out,
+            rows,
+            ..
+        } => {
+            let elements = rows * weight.columns;
+            vec![read(x, elements), whole(weight), write(out, elements)]
+        }
+        Op::MatMul {
+            x,
+            weight,
+            out,
+            tokens,
+        } => {
+            let x = read(x, tokens * weight.columns);
+            vec![x, whole(weight), write(out, tokens * weight.rows)]
+        }
+        Op::NormRope {
+            into,
+            norm,
+            heads,
+            head_dim,
+            positions,
+            ..
+        } => {
+            let elements = positions.len() * heads * head_dim;
+            let mut all = vec![read(into, elements)];
+            all.extend(norm.iter().map(|(weight, _)| whole(weight)));
+            all.push(write(into, elements));
+            all
         }
         Op::Route {
             x,
@@ -110,38 +118,31 @@ pub fn touches(op: &Op) -> Vec<Touch<'_>> {
             let choices = touch(out, 0, tokens * top_k * Choice::BYTES, Use::Write);
             vec![read(x, tokens * weight.columns), whole(weight), choices]
         }
-        Op::ExpertFfn { .. } => expert_ffn(op),
-        Op::CombineExperts {
-            expert_out,
-            choices,
-            into,
-            tokens,
-            top_k,
-            hidden,
-        } => vec![
-            read(expert_out, tokens * top_k * hidden),
-            touch(choices, 0, tokens * top_k * Choice::BYTES, Use::Read),
-            read(into, tokens * hidden),
-            write(into, tokens * hidden),
-        ],
-        Op::GatherRows {
-            x,
-            rows,
-            out,
-            width,
-        } => {
-            let mut all: Vec<_> = rows
-                .iter()
-                .map(|&row| float_row(x, row as usize, *width, Use::Read))
-                .collect();
-            all.push(write(out, rows.len() * width));
-            all
-        }
         other => panic!(
             "the checking backend does not know what {} touches",
             other.name()
         ),
     }
+}
+
+fn combine(op: &Op) -> Vec<Touch<'_>> {
+    let Op::CombineExperts {
+        expert_out,
+        choices,
+        into,
+        tokens,
+        top_k,
+        hidden,
+    } = op
+    else {
+        unreachable!("called for this op only")
+    };
+    vec![
+        read(expert_out, tokens * top_k * hidden),
+        touch(choices, 0, tokens * top_k * Choice::BYTES, Use::Read),
+        read(into, tokens * hidden),
+        write(into, tokens * hidden),
+    ]
 }
 
 fn attention<'a>(
@@ -165,7 +166,7 @@ fn attention<'a>(
 
 fn expert_ffn(op: &Op) -> Vec<Touch<'_>> {
     let Op::ExpertFfn { x, groups, out } = op else {
-        unreachable!("called for experts only")
+        unreachable!("called for this op only")
     };
     let mut all = Vec::new();
     for group in groups {

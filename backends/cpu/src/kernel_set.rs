@@ -8,7 +8,8 @@ use std::fmt;
 pub enum KernelSet {
     /// The scalar definition of every op, on one thread.
     Reference,
-    /// Plain Rust that the compiler vectorises for whatever it targets.
+    /// Plain Rust that the compiler vectorises for whatever it targets. Fast where the target always has a fused
+    /// multiply-add (aarch64); a plain x86-64 build asks the C library for each, which is exact and slow.
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,

@@ -48,6 +48,8 @@ pub struct Limits {
     pub bodies_total_bytes: usize,
     /// Time for a request's head, also the longest idle time of a kept connection, and again for its body.
     pub receive_timeout: Duration,
+    /// How long a peer may leave the kernel's probes, or what is sent to it, without an answer.
+    pub peer_timeout: Duration,
     /// Bytes of a request's head.
     pub head_bytes: usize,
     /// Header lines.
@@ -86,6 +88,7 @@ impl Default for Limits {
             body_bytes: 8 << 20,
             bodies_total_bytes: 64 << 20,
             receive_timeout: Duration::from_secs(30),
+            peer_timeout: Duration::from_secs(60),
             head_bytes: 64 << 10,
             headers: 100,
             connections: 1024,

@@ -1,6 +1,7 @@
 //! One record a request: its id, its log line, its counts. Never what it says.
 
 use super::app::App;
+use super::connections::{InUse, Usage};
 use super::error::ApiError;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -26,6 +27,7 @@ pub(crate) struct Record {
     handler: String,
     pub(crate) arrived: Instant,
     facts: Mutex<Facts>,
+    _in_use: Option<InUse>,
 }
 
 #[derive(Default)]
@@ -93,6 +95,10 @@ pub(crate) async fn keep_record(
         handler: matched.map_or("unknown", MatchedPath::as_str).to_owned(),
         arrived: Instant::now(),
         facts: Mutex::default(),
+        _in_use: request
+            .extensions()
+            .get::<Arc<Usage>>()
+            .map(Usage::begin_request),
     });
     request.extensions_mut().insert(Arc::clone(&record));
     let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().await;

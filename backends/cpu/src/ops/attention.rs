@@ -10,7 +10,7 @@ use crate::reference;
 use crate::view::{KvHalf, KvLayout, read_f32};
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
-use odmoe_backend::{AttentionSpan, Buffer, KvCache, KvFormat, KvPosition};
+use odmoe_backend::{AttentionSpan, KvFormat, Op};
 use std::ops::Range;
 
 /// Queries that go over the keys and values of a head together: enough to read them seldom, few enough that their
@@ -19,21 +19,24 @@ const TASK_QUERIES: usize = 32;
 
 impl Executor {
     /// Stores k and v [T, G, D].
-    pub(super) fn kv_append(
-        &mut self,
-        cache: &KvCache,
-        layer: usize,
-        k: &Buffer,
-        v: &Buffer,
-        positions: &[KvPosition],
-    ) {
-        let (cache, range, layout, format) = kv_layer(cache, layer);
+    pub(super) fn kv_append(&mut self, op: &Op) {
+        let Op::KvAppend {
+            cache,
+            layer,
+            k,
+            v,
+            positions,
+        } = op
+        else {
+            unreachable!("called for this op only")
+        };
+        let (cache, range, layout, format) = kv_layer(cache, *layer);
         let mut bytes = cache.region.write();
         let bytes = &mut bytes[range];
         let elements = positions.len() * layout.kv_heads * layout.head_dim;
         for (half, rows) in [(KvHalf::Key, read(k)), (KvHalf::Value, read(v))] {
             let mut heads = floats(&rows, elements).chunks_exact(layout.head_dim);
-            for position in positions {
+            for position in positions.iter() {
                 for head in 0..layout.kv_heads {
                     let first = layout.element(
                         half,
@@ -49,18 +52,21 @@ impl Executor {
     }
 
     /// out [T, Q, D] of q [T, Q, D].
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn paged_attention(
-        &mut self,
-        q: &Buffer,
-        cache: &KvCache,
-        layer: usize,
-        spans: &[AttentionSpan],
-        query_heads: usize,
-        scale: f32,
-        out: &Buffer,
-    ) {
-        let (cache, range, layout, format) = kv_layer(cache, layer);
+    pub(super) fn paged_attention(&mut self, op: &Op) {
+        let Op::PagedAttention {
+            q,
+            cache,
+            layer,
+            spans,
+            query_heads,
+            scale,
+            out,
+        } = op
+        else {
+            unreachable!("called for this op only")
+        };
+        let (query_heads, scale) = (*query_heads, *scale);
+        let (cache, range, layout, format) = kv_layer(cache, *layer);
         assert!(
             query_heads.is_multiple_of(layout.kv_heads),
             "{query_heads} query heads share {} KV heads",
@@ -78,14 +84,7 @@ impl Executor {
             floats(&q, elements),
             floats_mut(&mut out, elements),
         );
-        for span in spans {
-            let held = span.blocks.len() * layout.block_tokens;
-            let seen = span.first_position + span.rows;
-            assert!(
-                seen <= held,
-                "a span sees {seen} positions, but its blocks hold {held}"
-            );
-        }
+        assert_held(spans, layout);
         let attention = Attention {
             kv,
             format,
@@ -198,6 +197,18 @@ impl Attention<'_> {
             // SAFETY: rows of spans are apart (`assert_apart`), and tasks differ in rows or heads.
             unsafe { out.range_mut(start..start + head_dim) }.copy_from_slice(result);
         }
+    }
+}
+
+/// What a span's last row sees must be in the blocks that the span names.
+fn assert_held(spans: &[AttentionSpan], layout: KvLayout) {
+    for span in spans {
+        let held = span.blocks.len() * layout.block_tokens;
+        let seen = span.first_position + span.rows;
+        assert!(
+            seen <= held,
+            "a span sees {seen} positions, but its blocks hold {held}"
+        );
     }
 }
 

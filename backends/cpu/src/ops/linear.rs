@@ -8,18 +8,7 @@ use crate::kernels::Choose;
 use crate::memory::SharedSlice;
 use crate::reference;
 use crate::view::WeightView;
-use odmoe_backend::{Buffer, Choice, ChoiceOrder, Scoring, Weight};
-
-/// Operands of [`odmoe_backend::Op::Route`].
-pub(super) struct Route<'a> {
-    pub x: &'a Buffer,
-    pub weight: &'a Weight,
-    pub tokens: usize,
-    pub top_k: usize,
-    pub scoring: Scoring,
-    pub order: ChoiceOrder,
-    pub out: &'a Buffer,
-}
+use odmoe_backend::{Buffer, Choice, Op, Weight};
 
 impl Executor {
     /// out [T, N] = x [T, columns] * weight^T.
@@ -44,8 +33,8 @@ impl Executor {
     }
 
     /// Logits [T, E], scores, choices [T, K].
-    pub(super) fn route(&mut self, args: Route<'_>) {
-        let Route {
+    pub(super) fn route(&mut self, op: &Op) {
+        let Op::Route {
             x,
             weight,
             tokens,
@@ -53,7 +42,11 @@ impl Executor {
             scoring,
             order,
             out,
-        } = args;
+        } = op
+        else {
+            unreachable!("called for this op only")
+        };
+        let (tokens, top_k, scoring, order) = (*tokens, *top_k, *scoring, *order);
         let (x, weight_bytes, mut out) = (read(x), read(&weight.buffer), write(out));
         let weight = weight_view(weight, &weight_bytes);
         let experts = weight.rows;

@@ -19,7 +19,6 @@ use experts::ExpertScratch;
 use machine::Machine;
 use odmoe_backend::Op;
 use products::ProductScratch;
-use rows::{CombineExperts, NormRope};
 use std::io;
 
 /// Runs ops, one at a time, on the calling thread and its pool.
@@ -70,42 +69,9 @@ impl Executor {
                 out,
                 tokens,
             } => self.mat_mul(x, weight, out, *tokens),
-            Op::NormRope {
-                into,
-                norm,
-                rope,
-                heads,
-                head_dim,
-                positions,
-            } => {
-                let (rope, heads, head_dim) = (*rope, *heads, *head_dim);
-                self.norm_rope(NormRope {
-                    into,
-                    norm,
-                    rope,
-                    heads,
-                    head_dim,
-                    positions,
-                });
-            }
-            Op::KvAppend {
-                cache,
-                layer,
-                k,
-                v,
-                positions,
-            } => self.kv_append(cache, *layer, k, v, positions),
-            Op::PagedAttention {
-                q,
-                cache,
-                layer,
-                spans,
-                query_heads,
-                scale,
-                out,
-            } => {
-                self.paged_attention(q, cache, *layer, spans, *query_heads, *scale, out);
-            }
+            Op::NormRope { .. } => self.norm_rope(op),
+            Op::KvAppend { .. } => self.kv_append(op),
+            Op::PagedAttention { .. } => self.paged_attention(op),
             Op::AddInPlace { x, into, elements } => self.add_in_place(x, into, *elements),
             Op::SiluMul {
                 gate,
@@ -113,44 +79,9 @@ impl Executor {
                 out,
                 elements,
             } => self.silu_mul(gate, up, out, *elements),
-            Op::Route {
-                x,
-                weight,
-                tokens,
-                top_k,
-                scoring,
-                order,
-                out,
-            } => {
-                self.route(linear::Route {
-                    x,
-                    weight,
-                    tokens: *tokens,
-                    top_k: *top_k,
-                    scoring: *scoring,
-                    order: *order,
-                    out,
-                });
-            }
+            Op::Route { .. } => self.route(op),
             Op::ExpertFfn { x, groups, out } => self.expert_ffn(x, groups, out),
-            Op::CombineExperts {
-                expert_out,
-                choices,
-                into,
-                tokens,
-                top_k,
-                hidden,
-            } => {
-                let (tokens, top_k, hidden) = (*tokens, *top_k, *hidden);
-                self.combine_experts(CombineExperts {
-                    expert_out,
-                    choices,
-                    into,
-                    tokens,
-                    top_k,
-                    hidden,
-                });
-            }
+            Op::CombineExperts { .. } => self.combine_experts(op),
             Op::GatherRows {
                 x,
                 rows,

@@ -4,7 +4,7 @@ use super::Executor;
 use super::operands::{floats, floats_mut, read, weight_view, write};
 use crate::kernels::{AddInPlace, CombineRow, RmsNormRows, RotateHeads, SiluMul};
 use crate::reference;
-use odmoe_backend::{Buffer, Choice, Rope, Weight};
+use odmoe_backend::{Buffer, Choice, Op, Weight};
 
 impl Executor {
     /// out [T, H] = rows of table [V, H].
@@ -48,15 +48,19 @@ impl Executor {
     }
 
     /// In place on into [T, heads, D].
-    pub(super) fn norm_rope(&mut self, args: NormRope<'_>) {
-        let NormRope {
+    pub(super) fn norm_rope(&mut self, op: &Op) {
+        let Op::NormRope {
             into,
             norm,
             rope,
             heads,
             head_dim,
             positions,
-        } = args;
+        } = op
+        else {
+            unreachable!("called for this op only")
+        };
+        let (rope, heads, head_dim) = (*rope, *heads, *head_dim);
         assert!(
             head_dim % 2 == 0,
             "rotary embedding turns pairs, but heads are {head_dim} wide"
@@ -111,15 +115,19 @@ impl Executor {
     }
 
     /// into [T, H] += weighted sums of expert_out [T * K, H].
-    pub(super) fn combine_experts(&mut self, args: CombineExperts<'_>) {
-        let CombineExperts {
+    pub(super) fn combine_experts(&mut self, op: &Op) {
+        let Op::CombineExperts {
             expert_out,
             choices,
             into,
             tokens,
             top_k,
             hidden,
-        } = args;
+        } = op
+        else {
+            unreachable!("called for this op only")
+        };
+        let (tokens, top_k, hidden) = (*tokens, *top_k, *hidden);
         let (outputs, choices, mut into) = (read(expert_out), read(choices), write(into));
         let outputs = floats(&outputs, tokens * top_k * hidden);
         let choices = Choice::decode(&choices[..tokens * top_k * Choice::BYTES]);
@@ -149,26 +157,6 @@ impl Executor {
             out.copy_from_slice(&x[row as usize * width..][..width]);
         }
     }
-}
-
-/// Operands of [`odmoe_backend::Op::NormRope`].
-pub(super) struct NormRope<'a> {
-    pub into: &'a Buffer,
-    pub norm: &'a Option<(Weight, f32)>,
-    pub rope: Rope,
-    pub heads: usize,
-    pub head_dim: usize,
-    pub positions: &'a [u32],
-}
-
-/// Operands of [`odmoe_backend::Op::CombineExperts`].
-pub(super) struct CombineExperts<'a> {
-    pub expert_out: &'a Buffer,
-    pub choices: &'a Buffer,
-    pub into: &'a Buffer,
-    pub tokens: usize,
-    pub top_k: usize,
-    pub hidden: usize,
 }
 
 fn copy_unless_same(from: &Buffer, to: &Buffer, elements: usize) {

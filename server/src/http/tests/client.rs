@@ -118,6 +118,18 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// One on which nothing has been sent.
+    pub async fn keep_alive(to: SocketAddr) -> Self {
+        Self {
+            socket: TcpStream::connect(to).await.unwrap(),
+            received: Vec::new(),
+        }
+    }
+
+    pub async fn until_closed(&mut self) {
+        while self.read().await > 0 {}
+    }
+
     /// Reads until `text` has come `times` times; returns all that has come.
     pub async fn until(&mut self, text: &str, times: usize) -> String {
         loop {
@@ -141,7 +153,7 @@ impl Connection {
     }
 
     pub async fn finish(mut self) -> Reply {
-        while self.read().await > 0 {}
+        self.until_closed().await;
         parse(&self.received)
     }
 }
