@@ -99,8 +99,8 @@ fn a_folder_that_is_no_model_is_an_error() {
     let mut server = Server::spawn(&ServerOptions::with(["--model", &model]));
     assert_eq!(
         server.wait().code(),
-        Some(2),
-        "wrong usage: {}",
+        Some(1),
+        "{}",
         server.log()
     );
     eventually("an error that names the folder", || {
