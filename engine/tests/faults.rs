@@ -132,7 +132,7 @@ fn a_bad_expert_fails_only_the_requests_that_need_it() {
 fn a_read_that_hangs_fails_only_the_requests_that_need_it() {
     let pair = Pair::new();
     for mut setup in setups(&pair.model) {
-        setup.store.read_timeout = Duration::from_millis(300);
+        setup.store.read_timeout = Duration::from_secs(1);
         // A reader that hangs is lost until storage answers.
         setup.store.readers = 8;
         pair.check(&setup.start(), Fault::Hang, LoadFailureKind::Timeout);
@@ -173,7 +173,7 @@ fn a_client_that_leaves_the_queue_is_gone() {
     let model = model();
     for mut setup in setups(&model) {
         setup.config.max_running = 1;
-        let engine = setup.start();
+        let engine = setup.slowed().start();
         let (_, running) = engine.submit(greedy(vec![1, 2], 600));
         running.wait_for_tokens(1);
         let (_, queued) = engine.submit(greedy(vec![3, 4], 600));
@@ -204,7 +204,7 @@ fn a_client_that_leaves_in_prefill_or_decode_is_gone() {
     let model = model();
     for mut setup in setups(&model) {
         setup.config.prefill_chunk_tokens = 4;
-        let engine = setup.start();
+        let engine = setup.slowed().start();
         let (_, other) = engine.submit(greedy(vec![1, 2], 40));
         let (id, prefilling) = engine.submit(greedy(Random(SEED).tokens(1500, 199), 4));
         engine.wait_until("in prefill", |engine| {

@@ -249,11 +249,14 @@ fn a_wide_model_with_a_long_context_keeps_its_bits() {
     ];
     let expected = reference(&model, &requests);
     let least = Catalog::new(&model.manifest).least_budget();
-    for (chunk, budget, threads) in [
+    let variants = [
+        (512, percent(&model, 100), 3),
         (512, least, 2),
-        (7, percent(&model, 50), 1),
         (64, percent(&model, 25), 3),
-    ] {
+        (7, percent(&model, 50), 1),
+        (1, percent(&model, 25), 2),
+    ];
+    for (chunk, budget, threads) in variants {
         let what = format!("wide, chunks of {chunk}, {budget}, {threads} threads");
         check(&what, &model, &requests, &expected, |setup| {
             setup.backend = cpu(threads);

@@ -128,7 +128,7 @@ fn draining_refuses_new_requests_and_finishes_old_ones() {
 fn stopping_ends_every_request_once() {
     let mut setup = Setup::new(&model());
     setup.config.max_running = 2;
-    let engine = setup.start();
+    let engine = setup.slowed().start();
     let listeners: Vec<_> = (0..6)
         .map(|i| engine.submit(greedy(vec![i + 1; 40], 500)).1)
         .collect();
@@ -149,7 +149,7 @@ fn stopping_ends_every_request_once() {
 
 #[test]
 fn dropping_the_last_handle_ends_every_request() {
-    let engine = Setup::new(&model()).start();
+    let engine = Setup::new(&model()).slowed().start();
     let (_, listener) = engine.submit(greedy(vec![1, 2, 3], 1000));
     listener.wait_for_tokens(1);
     drop(engine);

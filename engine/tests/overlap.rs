@@ -4,7 +4,7 @@ mod support;
 
 use odmoe_backend::Op;
 use odmoe_engine::{EngineEvent, Request};
-use odmoe_expert_store::{LookupResult, StoreEvent};
+use odmoe_expert_store::{Catalog, LookupResult, StoreEvent};
 use odmoe_formats::model_config::ModelConfig;
 use odmoe_formats::{BlockFormat, ExpertKey};
 use std::collections::HashMap;
@@ -158,7 +158,11 @@ fn decode_advances_between_the_layers_of_a_long_prefill() {
     let mut setup = Setup::new(&model).recording();
     setup.config.prefill_chunk_tokens = 150;
     let engine = setup.start();
-    let (_, decoding) = engine.submit(greedy(vec![1, 2, 3], 400));
+    // Brings all experts in, so that nobody waits for one below.
+    engine.answer(greedy(Random(SEED + 1).tokens(300, 199), 1));
+    let all = Catalog::new(&model.manifest).total();
+    assert_eq!(engine.handle.gauges().store.resident, all);
+    let (_, decoding) = engine.submit(greedy(vec![1, 2, 3], 1500));
     decoding.wait_for_tokens(2);
     engine.log.clear();
     let prompt = Random(SEED).tokens(300, 199);
@@ -207,15 +211,17 @@ fn stalls_are_counted_for_those_who_wait() {
     let mut setup = Setup::new(&model);
     setup.config.predict_top = 0;
     let engine = setup.start();
-    engine.reader.set_delay(Duration::from_millis(20));
+    engine.reader.set_delay(Duration::from_millis(50));
     let answer = engine.answer(greedy(vec![1, 2, 3], 1));
     let seconds = |event: &EngineEvent| match event {
         EngineEvent::ExpertStall { seconds } => Some(*seconds),
         _ => None,
     };
     let stalls: Vec<f64> = engine.log.events().iter().filter_map(seconds).collect();
-    // One layer's experts are read at once or one after another, and three layers have experts.
-    assert!(stalls.len() >= 3, "{stalls:?}");
+    assert!(
+        !stalls.is_empty(),
+        "nothing else can run while the first experts are read"
+    );
     let total: f64 = stalls.iter().sum();
     let (_, timings) = answer.end.unwrap().unwrap();
     let of_request = timings.expert_stall.as_secs_f64();

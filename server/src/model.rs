@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod cache_folder;
 pub mod facts;
+pub mod kv_budget;
 pub mod locate;
 pub mod memory_limit;
 pub mod open;

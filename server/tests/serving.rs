@@ -15,7 +15,7 @@ fn the_embedded_model_is_served_with_its_sum_printed() {
         "base",
         "KV cache",
         "48 of 192 experts, 25 %",
-        "total",
+        "in all  =",
         "curl ",
         "limit",
     ] {

@@ -33,7 +33,6 @@ fn wrong_usage_is_2_and_says_what_is_wrong() {
     check(&["serve", "--kv-format", "f8"], "f16 or f32");
     check(&["serve", "--cpu-kernels", "gpu"], "avx512");
     check(&["serve", "--threads", "0"], "--threads");
-    check(&["serve", "--model", "/nowhere"], "/nowhere");
     check(&["--host", "0.0.0.0", "--port", "0"], "--api-key");
     check(&["bench", "--prompt-tokens", "5000"], "context");
 }
@@ -50,6 +49,11 @@ fn failures_are_1_and_say_what_to_do() {
     assert!(
         error.contains("--expert-cache") && error.contains("the least is"),
         "{error}"
+    );
+    assert!(
+        world
+            .refused(1, &["serve", "--model", "/nowhere"])
+            .contains("/nowhere")
     );
     let empty = world.path("empty");
     std::fs::create_dir(&empty).unwrap();

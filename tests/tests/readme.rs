@@ -102,7 +102,7 @@ fn marked_commands_run_and_show_what_they_say() {
     let path = std::env::join_paths(
         [binary_folder]
             .into_iter()
-            .chain(std::env::split_paths(&path).map(Into::into)),
+            .chain(std::env::split_paths(&path)),
     );
     let path = path.expect("folders without colons");
     for step in steps {

@@ -1,4 +1,7 @@
 //! Chat templates: Jinja as `transformers` runs it.
+//!
+//! Work, output and depth are bounded. What a template builds in memory before it writes is bounded by its work alone, so
+//! templates come with a model and never with a request.
 
 use crate::python::{JsonStyle, dumps, strftime};
 use minijinja::syntax::SyntaxConfig;

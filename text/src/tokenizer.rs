@@ -6,6 +6,10 @@ use std::sync::Arc;
 
 /// Token ids from here on are refused: tables are sized by the largest id, and real vocabularies end below 2^19.
 const TOKEN_ID_LIMIT: u32 = 1 << 22;
+/// A text longer than this is counted in pieces before it is encoded whole: the library takes some 300 bytes a token.
+const PIECE_BYTES: usize = 16 << 10;
+/// Tokens by which a piece may come out longer for being cut out of its text.
+const CUT_TOKENS: usize = 64;
 
 /// Why a tokenizer could not be opened, or a text not be encoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +39,14 @@ pub enum TokenizerError {
         written: u64,
         /// Its id by the order of the file.
         numbered: Option<u32>,
+    },
+    /// More tokens than were allowed.
+    #[error("the text has {at_least} tokens or more; at most {limit} are allowed")]
+    TooMany {
+        /// So many at the least; exact for short texts.
+        at_least: usize,
+        /// So many were allowed.
+        limit: usize,
     },
     /// The text was refused by the tokenizer.
     #[error("the text cannot be encoded: {0}")]
@@ -92,6 +104,34 @@ impl Tokenizer {
             .map_err(TokenizerError::Encode)?
             .map_err(|e| TokenizerError::Encode(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// As [`Self::encode`], for a text of at most `limit` tokens. Of a longer text only so much is encoded as shows that
+    /// it is longer, so that memory beside the text follows the limit and not the text.
+    pub fn encode_within(
+        &self,
+        text: &str,
+        add_special_tokens: bool,
+        limit: usize,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        let mut at_least = 0;
+        let mut rest = text;
+        while text.len() > PIECE_BYTES && !rest.is_empty() {
+            let (piece, after) = rest.split_at(char_boundary(rest, PIECE_BYTES));
+            at_least += self.encode(piece, false)?.len().saturating_sub(CUT_TOKENS);
+            if at_least > limit {
+                return Err(TokenizerError::TooMany { at_least, limit });
+            }
+            rest = after;
+        }
+        let ids = self.encode(text, add_special_tokens)?;
+        if ids.len() > limit {
+            return Err(TokenizerError::TooMany {
+                at_least: ids.len(),
+                limit,
+            });
+        }
+        Ok(ids)
     }
 
     /// The text of token ids. Bytes that are not UTF-8 become U+FFFD, unknown ids nothing.
@@ -223,6 +263,14 @@ fn check_added_tokens(
         }
     }
     Ok(())
+}
+
+/// The last boundary between characters at or before `most`.
+fn char_boundary(text: &str, most: usize) -> usize {
+    (0..=most.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0)
 }
 
 /// The `tokenizers` crate asserts on some malformed files; such a panic is an error of the file.

@@ -213,6 +213,35 @@ fn hostile_texts_are_encoded_whole() {
 }
 
 #[test]
+fn a_text_of_too_many_tokens_is_refused_by_a_part_of_it() {
+    let tokenizer = open(&byte_level_json());
+    let within = |text: &str, limit| tokenizer.encode_within(text, false, limit);
+    assert_eq!(within("the", 1), Ok(vec![259]));
+    assert_eq!(
+        within("the the", 1),
+        Err(TokenizerError::TooMany {
+            at_least: 2,
+            limit: 1
+        })
+    );
+    // Whole where it fits, however long, and cut inside characters nowhere.
+    for unit in ["the ", "\u{20ac}", "a"] {
+        let text = unit.repeat(100_000 / unit.len());
+        let whole = tokenizer.encode(&text, false).unwrap();
+        assert_eq!(within(&text, whole.len()), Ok(whole.clone()), "{unit:?}");
+        let Err(TokenizerError::TooMany { at_least, .. }) = within(&text, whole.len() - 1) else {
+            panic!("{unit:?}: one too many was let through");
+        };
+        assert!(at_least <= whole.len());
+        // A first piece is enough to refuse what is far too long.
+        let Err(TokenizerError::TooMany { at_least, .. }) = within(&text, 100) else {
+            panic!("{unit:?}: far too many were let through");
+        };
+        assert!((101..20_000).contains(&at_least), "{unit:?}: {at_least}");
+    }
+}
+
+#[test]
 fn files_that_are_no_tokenizer_are_refused_without_panic() {
     let error = |bytes: &[u8]| Tokenizer::from_json(bytes).unwrap_err();
     for bytes in [

@@ -59,7 +59,9 @@ pub struct Capabilities {
 
 /// Memory that could not be had.
 #[derive(Debug, thiserror::Error)]
-#[error("{backend}: no memory for {wanted} ({reason}); lower --expert-cache, --kv-cache or --memory-limit")]
+#[error(
+    "{backend}: no memory for {wanted} ({reason}); lower --expert-cache, --kv-cache or --memory-limit"
+)]
 pub struct AllocateError {
     /// Which backend.
     pub backend: &'static str,
@@ -111,7 +113,13 @@ pub trait Backend: Send + Sync {
     fn host_window(&self, buffer: &Buffer) -> Option<HostWindow>;
 
     /// Copies host bytes into a buffer at an offset, in stream order. The bytes are taken before it returns.
-    fn upload(&self, stream: StreamId, bytes: &[u8], into: &Buffer, offset: usize) -> Result<(), BackendError>;
+    fn upload(
+        &self,
+        stream: StreamId,
+        bytes: &[u8],
+        into: &Buffer,
+        offset: usize,
+    ) -> Result<(), BackendError>;
 
     /// Runs an op, in stream order.
     fn enqueue(&self, stream: StreamId, op: Op) -> Result<(), BackendError>;
@@ -126,7 +134,12 @@ pub trait Backend: Send + Sync {
     fn is_done(&self, event: Event) -> Result<bool, BackendError>;
 
     /// Starts a copy of a range of bytes to the host, in stream order.
-    fn read_back(&self, stream: StreamId, from: &Buffer, range: Range<usize>) -> Result<ReadBack, BackendError>;
+    fn read_back(
+        &self,
+        stream: StreamId,
+        from: &Buffer,
+        range: Range<usize>,
+    ) -> Result<ReadBack, BackendError>;
 
     /// The bytes of a read-back once its event is reached, else None. Never blocks. Taken once.
     fn take(&self, ticket: &mut ReadBack) -> Result<Option<Vec<u8>>, BackendError>;

@@ -301,8 +301,12 @@ impl Op {
         use Access::{Read, Write};
         match self {
             Self::Embed { table, out, .. } => vec![(&table.buffer, Read), (out, Write)],
-            Self::RmsNorm { x, weight, out, .. } => vec![(x, Read), (&weight.buffer, Read), (out, Write)],
-            Self::MatMul { x, weight, out, .. } => vec![(x, Read), (&weight.buffer, Read), (out, Write)],
+            Self::RmsNorm { x, weight, out, .. } => {
+                vec![(x, Read), (&weight.buffer, Read), (out, Write)]
+            }
+            Self::MatMul { x, weight, out, .. } => {
+                vec![(x, Read), (&weight.buffer, Read), (out, Write)]
+            }
             Self::NormRope { into, norm, .. } => {
                 let mut all = vec![(into, Write)];
                 all.extend(norm.iter().map(|(weight, _)| (&weight.buffer, Read)));
@@ -312,7 +316,9 @@ impl Op {
             Self::PagedAttention { q, out, .. } => vec![(q, Read), (out, Write)],
             Self::AddInPlace { x, into, .. } => vec![(x, Read), (into, Write)],
             Self::SiluMul { gate, up, out, .. } => vec![(gate, Read), (up, Read), (out, Write)],
-            Self::Route { x, weight, out, .. } => vec![(x, Read), (&weight.buffer, Read), (out, Write)],
+            Self::Route { x, weight, out, .. } => {
+                vec![(x, Read), (&weight.buffer, Read), (out, Write)]
+            }
             Self::ExpertFfn { x, groups, out } => {
                 let mut all = vec![(x, Read), (out, Write)];
                 for group in groups {
@@ -320,7 +326,12 @@ impl Op {
                 }
                 all
             }
-            Self::CombineExperts { expert_out, choices, into, .. } => {
+            Self::CombineExperts {
+                expert_out,
+                choices,
+                into,
+                ..
+            } => {
                 vec![(expert_out, Read), (choices, Read), (into, Write)]
             }
             Self::GatherRows { x, out, .. } => vec![(x, Read), (out, Write)],

@@ -1,11 +1,48 @@
 //! From the router's choices to what is asked of the store.
 
 use crate::model::pass::Pass;
-use odmoe_backend::{Choice, ExpertRow};
+use crate::model::queue::Queue;
+use odmoe_backend::{BackendError, Choice, ExpertRow, ReadBack};
 use odmoe_formats::ExpertKey;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+/// Choices and predictions on their way to the host.
+pub struct RoutingReadBack {
+    /// Of this layer's router.
+    pub choices: ReadBack,
+    /// Of the next layer's router, where it has one; enqueued after the choices.
+    pub predicted: Option<ReadBack>,
+}
+
+/// What a [`RoutingReadBack`] brings.
+pub struct RoutingBytes {
+    /// [T, K] choices.
+    pub choices: Vec<u8>,
+    /// [T, P] choices of the next layer's router.
+    pub predicted: Option<Vec<u8>>,
+}
+
+impl RoutingReadBack {
+    /// The bytes of both, once they are there. Copies are made in stream order, so that the wait is for the last one
+    /// alone.
+    pub fn take(&mut self, queue: &Queue) -> Result<Option<RoutingBytes>, BackendError> {
+        let mut predicted = None;
+        if let Some(ticket) = &mut self.predicted {
+            predicted = queue.take(ticket)?;
+            if predicted.is_none() {
+                return Ok(None);
+            }
+        }
+        let choices = queue.take(&mut self.choices)?;
+        assert!(
+            choices.is_some() || predicted.is_none(),
+            "choices are copied before predictions"
+        );
+        Ok(choices.map(|choices| RoutingBytes { choices, predicted }))
+    }
+}
 
 /// The distinct experts that the live rows of a pass were routed to, each with its rows.
 pub struct Demand {

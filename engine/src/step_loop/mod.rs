@@ -1,7 +1,7 @@
 //! The engine's thread: commands in, lanes stepped, tokens out.
 //!
-//! Every turn takes commands, lets the store take in finished reads, ends what nobody wants any more, fills empty
-//! lanes and gives each lane its share. The thread sleeps only when no lane can move.
+//! Every turn takes commands, lets the store take in finished reads, ends what nobody wants any more, and gives each
+//! lane its share. The thread sleeps only when no lane can move.
 
 pub mod inbox;
 mod sequence;
@@ -88,7 +88,6 @@ impl StepLoop {
             self.store.poll(Instant::now());
             self.end_closed();
             self.drop_unwanted_passes();
-            self.fill_lanes();
             let moved = self.step_lanes()?;
             self.publish();
             if moved {
@@ -160,26 +159,27 @@ impl StepLoop {
         }
     }
 
-    fn fill_lanes(&mut self) {
-        for kind in [LaneKind::Decode, LaneKind::Prefill] {
-            if self.lane(kind).0.pass().is_some() {
-                continue;
-            }
-            let Some(plan) = self.scheduler.plan(kind, Instant::now()) else {
-                continue;
-            };
-            for _ in &plan.preempted {
-                self.model.observer.record(&EngineEvent::Preempted);
-            }
-            let pass = Pass::new(&plan, self.kv_block_tokens);
-            self.lane(kind).0.begin(pass);
+    /// Puts the scheduler's next pass into an empty lane.
+    fn fill_lane(&mut self, kind: LaneKind) {
+        if self.lane(kind).0.pass().is_some() {
+            return;
         }
+        let Some(plan) = self.scheduler.plan(kind, Instant::now()) else {
+            return;
+        };
+        for _ in &plan.preempted {
+            self.model.observer.record(&EngineEvent::Preempted);
+        }
+        let pass = Pass::new(&plan, self.kv_block_tokens);
+        self.lane(kind).0.begin(pass);
     }
 
     /// One layer of prefill, then a few of decode. Returns whether anything moved.
     fn step_lanes(&mut self) -> Result<bool, BackendError> {
+        self.fill_lane(LaneKind::Prefill);
         let mut moved = self.step_layer(LaneKind::Prefill)?;
         for _ in 0..DECODE_LAYERS_PER_PREFILL_LAYER {
+            self.fill_lane(LaneKind::Decode);
             if !self.step_layer(LaneKind::Decode)? {
                 break;
             }

@@ -92,6 +92,16 @@ impl Setup {
         self
     }
 
+    /// Makes every op take a while, so that a request of some hundred tokens outlives whatever the test does meanwhile.
+    pub fn slowed(mut self) -> Self {
+        let hook = |_: &odmoe_backend::Op| {
+            std::thread::sleep(Duration::from_micros(200));
+            Ok(())
+        };
+        self.backend = Arc::new(HookedBackend::new(self.backend, hook));
+        self
+    }
+
     pub fn start(self) -> TestEngine {
         let parts = EngineParts {
             manifest: self.manifest.clone(),

@@ -24,8 +24,7 @@ const SHARES: [f64; 3] = [25.0, 50.0, 100.0];
 
 /// Prints the findings.
 pub fn run(args: &InspectArgs) -> Result<(), Failure> {
-    let location =
-        locate(args.input.as_deref()).map_err(|error| Failure::Usage(error.to_string()))?;
+    let location = locate(args.input.as_deref()).map_err(Failure::failed)?;
     let inspected = inspect(location)?;
     let facts = ModelFacts::of(&inspected.manifest);
     let report = report(&inspected, &facts);

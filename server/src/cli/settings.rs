@@ -20,8 +20,7 @@ pub fn settings(args: &ModelArgs, served_name: Option<String>) -> Result<Setting
     let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
     let flag = args.memory_limit.map(|size| size.count());
     Ok(Settings {
-        location: locate(args.model.as_deref())
-            .map_err(|error| Failure::Usage(error.to_string()))?,
+        location: locate(args.model.as_deref()).map_err(Failure::failed)?,
         cache_folder: cache_folder_of(args.store_dir.as_deref()),
         expert_cache: args.expert_cache,
         memory_limit: memory_limit::detect(Path::new("/"), flag),

@@ -73,8 +73,7 @@ fn prepare(
     };
     check_supported(&request)?;
     let prompt = render(request, &model, limits)?;
-    let tokens = model.tokenizer.encode(&prompt, false);
-    let tokens = tokens.map_err(|error| ApiError::invalid("messages", error.to_string()))?;
+    let tokens = job::encode(&model, &prompt, false, "messages", max_new_tokens)?;
     let job = Job {
         prompts: vec![tokens],
         prompt_param: "messages",

@@ -74,7 +74,7 @@ fn prepare(
         request.max_tokens.or(Some(DEFAULT_MAX_TOKENS)),
     )?;
     check_supported(&request, sampling.n)?;
-    let prompts = prompts(request.prompt, &model, limits)?;
+    let prompts = prompts(request.prompt, &model, max_new_tokens, limits)?;
     let answers = prompts.len() * sampling.n as usize;
     if answers > limits.answers {
         let most = limits.answers;
@@ -126,13 +126,11 @@ fn check_supported(request: &CompletionRequest, n: u32) -> Result<(), ApiError> 
 fn prompts(
     given: Option<Prompt>,
     model: &ServedModel,
+    max_new_tokens: Option<u32>,
     limits: &Limits,
 ) -> Result<Vec<Vec<u32>>, ApiError> {
     let refuse = |message: String| ApiError::invalid("prompt", message);
-    let encode = |text: &String| {
-        let tokens = model.tokenizer.encode(text, true);
-        tokens.map_err(|error| refuse(error.to_string()))
-    };
+    let encode = |text: &String| job::encode(model, text, true, "prompt", max_new_tokens);
     let count = match &given {
         Some(Prompt::Texts(texts)) => texts.len(),
         Some(Prompt::TokenLists(lists)) => lists.len(),

@@ -5,6 +5,7 @@ use super::error::ApiError;
 use crate::state::ServedModel;
 use odmoe_engine::SamplingParams;
 use odmoe_openapi::{SamplingFields, StreamOptions};
+use odmoe_text::TokenizerError;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
@@ -264,6 +265,25 @@ pub(crate) fn max_new_tokens(
         )),
         other => Ok(other),
     }
+}
+
+/// Token ids of a prompt's text. One that cannot fit is refused without encoding all of it.
+pub(crate) fn encode(
+    model: &ServedModel,
+    text: &str,
+    add_special_tokens: bool,
+    param: &'static str,
+    max_new_tokens: Option<u32>,
+) -> Result<Vec<u32>, ApiError> {
+    let tokens = model
+        .tokenizer
+        .encode_within(text, add_special_tokens, model.context_tokens);
+    tokens.map_err(|error| match error {
+        TokenizerError::TooMany { at_least, limit } => {
+            ApiError::too_long(at_least, max_new_tokens.unwrap_or(1) as usize, limit, param)
+        }
+        other => ApiError::invalid(param, other.to_string()),
+    })
 }
 
 /// Checks how many of the most likely tokens are asked for.

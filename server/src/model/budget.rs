@@ -1,14 +1,9 @@
-//! How the memory limit is divided: the base, the KV cache, scratch and overhead first, experts from what is left.
+//! What experts get of the memory limit, after the base, the KV cache, scratch and overhead.
 
-use crate::config::{ExpertCacheSize, KvCacheSize};
+use crate::config::ExpertCacheSize;
 use crate::model::memory_limit::MemoryLimit;
-use odmoe_backend::{KvFormat, KvSpec};
 use odmoe_engine::MemoryPlan;
 use odmoe_formats::ByteCount;
-use odmoe_formats::model_config::ModelConfig;
-
-/// Tokens in a KV block.
-pub const KV_BLOCK_TOKENS: usize = 16;
 
 /// Bytes that experts take in memory, that is, in slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,13 +87,29 @@ pub enum BudgetError {
     },
 }
 
-/// Chooses the experts' budget. `plan` is the memory sum; its `experts` are not looked at. Without a limit everything
-/// fits.
+impl ExpertBytes {
+    /// What a size asks for, at most all; None for `auto`.
+    pub fn asked(&self, size: ExpertCacheSize) -> Option<ByteCount> {
+        let bytes = match size {
+            ExpertCacheSize::Auto => return None,
+            ExpertCacheSize::Bytes(bytes) => bytes.0,
+            ExpertCacheSize::Percent(percent) => {
+                let share = (self.full.0 as f64 * percent / 100.0).ceil() as u64;
+                share.max(self.least.0)
+            }
+        };
+        Some(ByteCount(bytes.min(self.full.0)))
+    }
+}
+
+/// Chooses the experts' budget. `plan` is the memory sum; its `experts` are not looked at. `in_slots` says what is
+/// really allocated of a budget. Without a limit everything fits.
 pub fn expert_budget(
     size: ExpertCacheSize,
     plan: &MemoryPlan,
     experts: ExpertBytes,
     limit: Option<&MemoryLimit>,
+    in_slots: impl Fn(ByteCount) -> ByteCount,
 ) -> Result<ExpertBudget, BudgetError> {
     let others = plan.total().0 - plan.experts.0;
     let room = limit.map_or(u64::MAX, |limit| limit.bytes.0.saturating_sub(others));
@@ -107,44 +118,31 @@ pub fn expert_budget(
     {
         return Err(least_does_not_fit(plan, experts.least, limit));
     }
-    let (asked, reason) = match size {
-        ExpertCacheSize::Auto if room >= experts.full.0 => {
-            (experts.full.0, "all experts fit".to_owned())
+    let budget = match experts.asked(size) {
+        None => ByteCount(room.min(experts.full.0)),
+        Some(asked) if asked < experts.least => {
+            return Err(BudgetError::TooSmall {
+                asked,
+                least: experts.least,
+            });
         }
-        ExpertCacheSize::Auto => (room, "what the memory limit leaves".to_owned()),
-        ExpertCacheSize::Bytes(bytes) => (bytes.0, format!("--expert-cache {bytes}")),
-        ExpertCacheSize::Percent(percent) => {
-            let share = (experts.full.0 as f64 * percent / 100.0).ceil() as u64;
-            (
-                share.max(experts.least.0),
-                format!("--expert-cache {percent}%"),
-            )
-        }
+        Some(asked) => asked,
     };
-    if asked < experts.least.0 {
-        return Err(BudgetError::TooSmall {
-            asked: ByteCount(asked),
-            least: experts.least,
-        });
-    }
-    let bytes = asked.min(experts.full.0);
+    let bytes = in_slots(budget);
     if let Some(limit) = limit
-        && bytes > room
+        && bytes.0 > room
     {
-        return Err(asked_does_not_fit(
-            ByteCount(bytes),
-            plan,
-            ByteCount(room),
-            limit,
-        ));
+        return Err(asked_does_not_fit(bytes, plan, ByteCount(room), limit));
     }
-    let percent = if experts.full.0 == 0 {
-        100.0
-    } else {
-        bytes as f64 * 100.0 / experts.full.0 as f64
+    let reason = match size {
+        ExpertCacheSize::Auto if room >= experts.full.0 => "all experts fit".to_owned(),
+        ExpertCacheSize::Auto => "what the memory limit leaves".to_owned(),
+        ExpertCacheSize::Bytes(asked) => format!("--expert-cache {asked}"),
+        ExpertCacheSize::Percent(percent) => format!("--expert-cache {percent}%"),
     };
+    let percent = bytes.0 as f64 * 100.0 / experts.full.0.max(1) as f64;
     Ok(ExpertBudget {
-        bytes: ByteCount(bytes),
+        bytes,
         percent,
         reason,
     })
@@ -181,50 +179,10 @@ fn asked_does_not_fit(
     }
 }
 
-/// Bytes that one token takes in the KV cache.
-pub fn kv_token_bytes(model: &ModelConfig, format: KvFormat) -> u64 {
-    let spec = KvSpec {
-        layers: model.num_hidden_layers as usize,
-        kv_heads: model.num_key_value_heads as usize,
-        head_dim: model.head_dim as usize,
-        block_tokens: KV_BLOCK_TOKENS,
-        blocks: 1,
-        format,
-    };
-    spec.token_bytes() as u64
-}
-
-/// Blocks of the KV cache, at least one. `room` is what the limit leaves beside base, scratch and overhead; `auto`
-/// takes at most a quarter of it, unless one whole context needs more.
-pub fn kv_blocks(
-    size: KvCacheSize,
-    model: &ModelConfig,
-    format: KvFormat,
-    max_running: usize,
-    room: u64,
-) -> usize {
-    let block_bytes = kv_token_bytes(model, format).max(1) * KV_BLOCK_TOKENS as u64;
-    let blocks_of_tokens = |tokens: u64| tokens.div_ceil(KV_BLOCK_TOKENS as u64);
-    let blocks = match size {
-        KvCacheSize::Tokens(tokens) => blocks_of_tokens(tokens as u64),
-        KvCacheSize::Bytes(bytes) => bytes.0 / block_bytes,
-        KvCacheSize::Auto => {
-            let context = blocks_of_tokens(u64::from(model.max_position_embeddings));
-            let wanted = context.saturating_mul(max_running as u64);
-            let quarter = room / 4 / block_bytes;
-            let half = room / 2 / block_bytes;
-            wanted.min(quarter.max(context.min(half)))
-        }
-    };
-    // Block numbers are 32 bits wide.
-    usize::try_from(blocks.clamp(1, u64::from(u32::MAX))).unwrap_or(usize::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::memory_limit::LimitSource;
-    use odmoe_formats::model_config::MoeConfig;
 
     const MIB: u64 = 1 << 20;
 
@@ -253,9 +211,14 @@ mod tests {
         }
     }
 
+    /// As if slots held ten bytes.
+    fn whole_tens(budget: ByteCount) -> ByteCount {
+        ByteCount(budget.0 / 10 * 10)
+    }
+
     fn choose(size: ExpertCacheSize, limit_mib: u64) -> Result<(u64, String), BudgetError> {
-        expert_budget(size, &plan(), experts(), Some(&limit(limit_mib)))
-            .map(|b| (b.bytes.0 / MIB, b.reason))
+        let chosen = expert_budget(size, &plan(), experts(), Some(&limit(limit_mib)), |b| b);
+        chosen.map(|budget| (budget.bytes.0 / MIB, budget.reason))
     }
 
     #[test]
@@ -273,7 +236,8 @@ mod tests {
             (999, "what the memory limit leaves".into())
         );
         assert_eq!(choose(ExpertCacheSize::Auto, 220).unwrap().0, 20);
-        let unlimited = expert_budget(ExpertCacheSize::Auto, &plan(), experts(), None).unwrap();
+        let unlimited =
+            expert_budget(ExpertCacheSize::Auto, &plan(), experts(), None, |b| b).unwrap();
         assert_eq!((unlimited.bytes.0 / MIB, unlimited.percent), (1000, 100.0));
     }
 
@@ -298,6 +262,18 @@ mod tests {
     }
 
     #[test]
+    fn what_slots_do_not_use_is_not_counted() {
+        let least = experts().least.0;
+        let odd = ExpertCacheSize::Bytes(ByteCount(least + 17));
+        let exactly = MemoryLimit {
+            bytes: ByteCount(200 * MIB + least + 10),
+            source: LimitSource::Flag,
+        };
+        let budget = expert_budget(odd, &plan(), experts(), Some(&exactly), whole_tens).unwrap();
+        assert_eq!(budget.bytes.0, (least + 17) / 10 * 10);
+    }
+
+    #[test]
     fn shares_are_of_all_experts_and_never_below_the_least() {
         assert_eq!(choose(ExpertCacheSize::Percent(10.0), 5000).unwrap().0, 100);
         assert_eq!(choose(ExpertCacheSize::Percent(0.001), 5000).unwrap().0, 20);
@@ -306,64 +282,6 @@ mod tests {
                 .unwrap()
                 .0,
             1000
-        );
-    }
-
-    fn model() -> ModelConfig {
-        ModelConfig {
-            architecture: "qwen3moe".into(),
-            num_hidden_layers: 4,
-            hidden_size: 64,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            head_dim: 16,
-            vocab_size: 100,
-            rms_norm_eps: 1e-6,
-            rope_theta: 1e4,
-            max_position_embeddings: 1000,
-            tie_word_embeddings: false,
-            intermediate_size: 0,
-            moe: MoeConfig {
-                num_experts: 4,
-                num_experts_per_tok: 2,
-                moe_intermediate_size: 32,
-                norm_topk_prob: true,
-                dense_layers: vec![],
-            },
-        }
-    }
-
-    #[test]
-    fn kv_holds_every_sequence_within_a_quarter_or_one_within_a_half() {
-        let block = kv_token_bytes(&model(), KvFormat::F16) * KV_BLOCK_TOKENS as u64;
-        assert_eq!(block, 4 * 2 * 2 * 16 * 2 * 16);
-        let auto = |blocks_of_room: u64| {
-            kv_blocks(
-                KvCacheSize::Auto,
-                &model(),
-                KvFormat::F16,
-                8,
-                blocks_of_room * block,
-            )
-        };
-        assert_eq!(auto(u64::from(u32::MAX)), 63 * 8);
-        assert_eq!(auto(400), 100);
-        assert_eq!(auto(200), 63);
-        assert_eq!(auto(100), 50);
-        assert_eq!(auto(0), 1);
-        assert_eq!(
-            kv_blocks(KvCacheSize::Tokens(17), &model(), KvFormat::F16, 8, 0),
-            2
-        );
-        assert_eq!(
-            kv_blocks(
-                KvCacheSize::Bytes(ByteCount(5 * block + 1)),
-                &model(),
-                KvFormat::F16,
-                8,
-                0
-            ),
-            5
         );
     }
 }

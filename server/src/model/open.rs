@@ -2,7 +2,8 @@
 
 use crate::config::ExpertCacheSize;
 use crate::embedded::{self, UnpackError, Unpacked};
-use crate::model::budget::{self, BudgetError, ExpertBudget, ExpertBytes, KV_BLOCK_TOKENS};
+use crate::model::budget::{BudgetError, ExpertBudget, ExpertBytes, expert_budget};
+use crate::model::kv_budget::{KV_BLOCK_TOKENS, KvRoom, kv_blocks};
 use crate::model::locate::ModelLocation;
 use crate::model::settings::Settings;
 use crate::model::text_side::{TextSide, TextSideError, open_text_side};
@@ -20,7 +21,7 @@ use odmoe_expert_store::{Catalog, FileReader, OpenError, StoreConfig};
 use odmoe_formats::ByteCount;
 use odmoe_formats::manifest::Manifest;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -283,29 +284,6 @@ pub fn divide(
         least: catalog.least_budget(),
         full: catalog.full_budget(),
     };
-    let mut store_config = StoreConfig {
-        budget: experts.least,
-        readers: settings.readers,
-        prefetch: settings.prefetch,
-        read_timeout: settings.read_timeout,
-        ..StoreConfig::default()
-    };
-    let mut engine_config = engine_config(settings, manifest, 1);
-    let without_kv = EngineHandle::plan_memory(manifest, &store_config, &engine_config);
-    let taken = without_kv.total().0 - without_kv.kv.0;
-    let limit = settings.memory_limit.as_ref();
-    let room = limit.map_or(u64::MAX, |limit| limit.bytes.0.saturating_sub(taken));
-    let model = &manifest.config;
-    let blocks = budget::kv_blocks(
-        settings.kv_cache,
-        model,
-        settings.kv_format,
-        settings.max_running,
-        room,
-    );
-    engine_config = self::engine_config(settings, manifest, blocks);
-
-    let plan = EngineHandle::plan_memory(manifest, &store_config, &engine_config);
     let is_embedded = settings.location == ModelLocation::Embedded;
     let default = if is_embedded {
         EMBEDDED_EXPERT_CACHE
@@ -313,7 +291,32 @@ pub fn divide(
         ExpertCacheSize::Auto
     };
     let size = settings.expert_cache.unwrap_or(default);
-    let mut budget = budget::expert_budget(size, &plan, experts, limit)?;
+    let limit = settings.memory_limit.as_ref();
+    let mut store_config = StoreConfig {
+        budget: experts.least,
+        readers: settings.readers,
+        prefetch: settings.prefetch,
+        read_timeout: settings.read_timeout,
+        ..StoreConfig::default()
+    };
+
+    let least = EngineHandle::plan_memory(
+        manifest,
+        &store_config,
+        &engine_config(settings, manifest, 1),
+    );
+    let taken = least.base.0 + least.scratch.0 + least.overhead.0;
+    let room = KvRoom {
+        bytes: limit.map_or(u64::MAX, |limit| limit.bytes.0.saturating_sub(taken)),
+        experts: experts.asked(size),
+    };
+    let (model, format) = (&manifest.config, settings.kv_format);
+    let blocks = kv_blocks(settings.kv_cache, model, format, settings.max_running, room);
+    let engine_config = engine_config(settings, manifest, blocks);
+
+    let plan = EngineHandle::plan_memory(manifest, &store_config, &engine_config);
+    let in_slots = |budget| catalog.slots(budget).map_or(budget, |slots| slots.bytes());
+    let mut budget = expert_budget(size, &plan, experts, limit, in_slots)?;
     if is_embedded && settings.expert_cache.is_none() {
         budget.reason = EMBEDDED_REASON.to_owned();
     }
@@ -341,12 +344,4 @@ fn engine_config(settings: &Settings, manifest: &Manifest, kv_blocks: usize) -> 
             0
         },
     }
-}
-
-/// The name of a path's last part, for people.
-pub fn short_name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or(path.as_os_str())
-        .to_string_lossy()
-        .into_owned()
 }

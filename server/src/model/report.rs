@@ -108,25 +108,22 @@ fn memory_sum(model: &PreparedModel, facts: &ModelFacts) -> String {
             bytes.to_string()
         );
     }
-    let total = plan.total();
     let _ = writeln!(
         lines,
-        "  {:<8}= {:<9} {:>10}  {}",
-        "",
-        "total",
-        total.to_string(),
-        against_limit(model, total)
+        "  memory    in all  = {:>10}",
+        plan.total().to_string()
     );
+    let _ = writeln!(lines, "  limit     {}", limit_line(model, plan.total()));
     lines
 }
 
-fn against_limit(model: &PreparedModel, total: ByteCount) -> String {
+fn limit_line(model: &PreparedModel, total: ByteCount) -> String {
     match &model.settings.memory_limit {
-        None => "no limit is known".to_owned(),
+        None => "none is known".to_owned(),
         Some(limit) => {
             let share = total.0 as f64 * 100.0 / limit.bytes.0.max(1) as f64;
             format!(
-                "{share:.0} % of the limit of {} ({})",
+                "{}: {}; {share:.0} % of it are planned for",
                 limit.bytes, limit.source
             )
         }

@@ -1,12 +1,14 @@
 //! Grouped-query attention with rotary positions over the paged KV cache.
 
-use super::RmsNorm;
+use super::{LayerLoader, RmsNorm};
+use crate::api::StartError;
 use crate::model::Step;
 use odmoe_backend::{BackendError, Buffer, Op, Rope, Weight};
+use odmoe_formats::names::LayerTensor;
 
 /// Heads of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeadShape {
+struct HeadShape {
     /// Q.
     pub query_heads: usize,
     /// G.
@@ -33,11 +35,39 @@ pub struct Attention {
     pub k_norm: Option<RmsNorm>,
     /// The rotation of q and k.
     pub rope: Rope,
-    /// Heads.
-    pub heads: HeadShape,
+    heads: HeadShape,
 }
 
 impl Attention {
+    /// From the canonical tensors of a layer, q and k normed by head where `normed_heads` says so.
+    pub fn load(loader: &mut LayerLoader<'_, '_>, normed_heads: bool) -> Result<Self, StartError> {
+        let (config, hidden) = (loader.config, loader.hidden());
+        let heads = HeadShape {
+            query_heads: config.num_attention_heads as usize,
+            kv_heads: config.num_key_value_heads as usize,
+            head_dim: config.head_dim as usize,
+        };
+        let query = heads.query_heads * heads.head_dim;
+        let key_value = heads.kv_heads * heads.head_dim;
+        let head_norm = |loader: &mut LayerLoader<'_, '_>, tensor| {
+            let norm = normed_heads.then(|| loader.norm(tensor, heads.head_dim));
+            norm.transpose()
+        };
+        Ok(Self {
+            input_norm: loader.norm(LayerTensor::InputNorm, hidden)?,
+            q: loader.matrix(LayerTensor::QProj, query, hidden)?,
+            k: loader.matrix(LayerTensor::KProj, key_value, hidden)?,
+            v: loader.matrix(LayerTensor::VProj, key_value, hidden)?,
+            o: loader.matrix(LayerTensor::OProj, hidden, query)?,
+            q_norm: head_norm(loader, LayerTensor::QNorm)?,
+            k_norm: head_norm(loader, LayerTensor::KNorm)?,
+            rope: Rope {
+                theta: config.rope_theta,
+            },
+            heads,
+        })
+    }
+
     /// Enqueues the whole half layer. K and V are written before they are read, so that a row attends to what is
     /// stored, in the stored precision, whether it came in this pass or an earlier one.
     pub fn enqueue(&self, layer: usize, step: Step<'_>) -> Result<(), BackendError> {

@@ -1,9 +1,11 @@
 //! The gated MLP of a dense layer (SwiGLU: Shazeer, 2020).
 
-use super::RmsNorm;
 use super::attention::project;
+use super::{LayerLoader, RmsNorm};
+use crate::api::StartError;
 use crate::model::Step;
 use odmoe_backend::{BackendError, Op, Weight};
+use odmoe_formats::names::LayerTensor;
 
 /// hidden += down * (silu(gate * x) * (up * x)) where x = norm(hidden).
 pub struct DenseLayer {
@@ -18,6 +20,17 @@ pub struct DenseLayer {
 }
 
 impl DenseLayer {
+    /// From the canonical tensors of a layer.
+    pub fn load(loader: &mut LayerLoader<'_, '_>) -> Result<Self, StartError> {
+        let (hidden, width) = (loader.hidden(), loader.config.intermediate_size as usize);
+        Ok(Self {
+            norm: loader.norm(LayerTensor::PostAttentionNorm, hidden)?,
+            gate: loader.matrix(LayerTensor::GateProj, width, hidden)?,
+            up: loader.matrix(LayerTensor::UpProj, width, hidden)?,
+            down: loader.matrix(LayerTensor::DownProj, hidden, width)?,
+        })
+    }
+
     /// Enqueues the whole half layer.
     pub fn enqueue(&self, step: Step<'_>) -> Result<(), BackendError> {
         let Step {

@@ -1,8 +1,12 @@
 //! The output head.
 
 use super::RmsNorm;
+use crate::api::StartError;
 use crate::model::Step;
+use crate::model::weights::WeightLoader;
 use odmoe_backend::{BackendError, Op, Weight};
+use odmoe_formats::model_config::ModelConfig;
+use odmoe_formats::names;
 
 /// logits = norm(hidden) * weight^T for the rows that are sampled.
 pub struct Head {
@@ -13,6 +17,23 @@ pub struct Head {
 }
 
 impl Head {
+    /// The final norm, and the head's own matrix or else the embedding table.
+    pub fn load(
+        config: &ModelConfig,
+        embedding: &Weight,
+        weights: &mut WeightLoader<'_>,
+    ) -> Result<Self, StartError> {
+        let norm = RmsNorm {
+            weight: weights.vector(names::NORM, embedding.columns)?,
+            epsilon: config.rms_norm_eps,
+        };
+        let weight = match config.tie_word_embeddings {
+            true => embedding.clone(),
+            false => weights.matrix(names::LM_HEAD, embedding.rows, embedding.columns)?,
+        };
+        Ok(Self { norm, weight })
+    }
+
     /// Enqueues the head for the pass's sampled rows only: the other rows need no logits.
     pub fn enqueue(&self, step: Step<'_>) -> Result<(), BackendError> {
         let Step {

@@ -3,11 +3,13 @@
 mod attention;
 mod dense;
 mod head;
+mod loader;
 mod norm;
 mod routed;
 
-pub use attention::{Attention, HeadShape};
+pub use attention::Attention;
 pub use dense::DenseLayer;
 pub use head::Head;
+pub use loader::LayerLoader;
 pub use norm::RmsNorm;
 pub use routed::RoutedLayer;

@@ -1,8 +1,10 @@
 //! The routed experts of a sparse layer: the resident part, around the experts that are paged.
 
-use super::RmsNorm;
+use super::{LayerLoader, RmsNorm};
+use crate::api::StartError;
 use crate::model::Step;
 use odmoe_backend::{BackendError, Buffer, ChoiceOrder, ExpertGroup, Op, Scoring, Weight};
+use odmoe_formats::names::LayerTensor;
 
 /// hidden += sum of the chosen experts' outputs over norm(hidden), weighted by the router.
 ///
@@ -20,6 +22,16 @@ pub struct RoutedLayer {
 }
 
 impl RoutedLayer {
+    /// From the canonical tensors of a layer.
+    pub fn load(loader: &mut LayerLoader<'_, '_>, scoring: Scoring) -> Result<Self, StartError> {
+        Ok(Self {
+            norm: loader.norm(LayerTensor::PostAttentionNorm, loader.hidden())?,
+            router: loader.router()?,
+            top_k: loader.config.moe.num_experts_per_tok as usize,
+            scoring,
+        })
+    }
+
     /// normed = norm(hidden); choices [T, K] = the experts of each row, ascending.
     pub fn route(&self, step: Step<'_>) -> Result<(), BackendError> {
         let scratch = step.scratch;

@@ -1,0 +1,244 @@
+//! One pass on its way through the layers.
+
+use super::experts::{ExpertFailure, ExpertWork};
+use super::routing::{Demand, Prediction, RoutingBytes, RoutingReadBack};
+use super::{Model, Progress};
+use crate::api::{EngineEvent, RequestId};
+use crate::model::pass::Pass;
+use crate::model::scratch::Scratch;
+use crate::model::{FeedForward, Step};
+use crate::scheduler::LaneKind;
+use odmoe_backend::{BackendError, Buffer, Choice, ReadBack};
+use odmoe_expert_store::{ExpertStore, LoadError, Phase as StorePhase};
+use std::time::Instant;
+
+/// Sequences that end because an expert cannot be had.
+pub type Failures = Vec<(RequestId, LoadError)>;
+
+/// A pass and how far it is.
+pub struct Running {
+    /// Its rows.
+    pub pass: Pass,
+    layer: usize,
+    phase: Phase,
+    /// What was said of the next routed layer.
+    prediction: Option<Prediction>,
+}
+
+/// Where in a layer a pass stands.
+enum Phase {
+    /// The layer begins.
+    Attention,
+    /// The router's choices are on their way to the host.
+    AwaitRouting(RoutingReadBack),
+    /// Some of the chosen experts are not there yet.
+    AwaitExperts(ExpertWork),
+    /// The logits are on their way to the host.
+    AwaitLogits(ReadBack),
+}
+
+impl Running {
+    /// A pass before its first layer.
+    pub fn new(pass: Pass) -> Self {
+        Self {
+            pass,
+            layer: 0,
+            phase: Phase::Attention,
+            prediction: None,
+        }
+    }
+
+    /// What it waits for in the store, if it does.
+    pub fn expert_work(&self) -> Option<&ExpertWork> {
+        match &self.phase {
+            Phase::AwaitExperts(work) => Some(work),
+            _ => None,
+        }
+    }
+}
+
+/// A pass with all that it works on.
+pub struct Cursor<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// Where experts come from.
+    pub store: &'a mut ExpertStore,
+    /// The lane's buffers.
+    pub scratch: &'a Scratch,
+    /// The pass.
+    pub running: &'a mut Running,
+    /// The lane.
+    pub kind: LaneKind,
+}
+
+impl Cursor<'_> {
+    /// See [`super::Lane::advance`].
+    pub fn advance(&mut self, failed: &mut Failures) -> Result<Progress, BackendError> {
+        match &mut self.running.phase {
+            Phase::Attention => self.attend(),
+            Phase::AwaitRouting(_) => self.take_routing(),
+            Phase::AwaitExperts(_) => self.run_experts(failed),
+            Phase::AwaitLogits(logits) => match self.model.queue.take(logits)? {
+                Some(logits) => Ok(Progress::Finished(logits)),
+                None => Ok(Progress::AwaitsDevice),
+            },
+        }
+    }
+
+    fn step(&self) -> Step<'_> {
+        Step {
+            queue: &self.model.queue,
+            pass: &self.running.pass,
+            scratch: self.scratch,
+            kv: &self.model.kv,
+        }
+    }
+
+    /// Enqueues attention and either the dense MLP or the router.
+    fn attend(&mut self) -> Result<Progress, BackendError> {
+        let layer = self.running.layer;
+        if layer == 0 {
+            self.model.family.embed(self.step())?;
+        }
+        self.model.family.attend(layer, self.step())?;
+        match self.model.family.feed_forward(layer) {
+            FeedForward::Dense(dense) => {
+                dense.enqueue(self.step())?;
+                self.end_layer()
+            }
+            FeedForward::Routed(routed) => {
+                routed.route(self.step())?;
+                let choices = self.read_choices(&self.scratch.choices, routed.top_k)?;
+                let predicted = self.predict(layer + 1)?;
+                self.running.phase = Phase::AwaitRouting(RoutingReadBack { choices, predicted });
+                Ok(Progress::Moved)
+            }
+        }
+    }
+
+    /// Asks a layer's router ahead of time, where it has one.
+    fn predict(&self, layer: usize) -> Result<Option<ReadBack>, BackendError> {
+        let predict_top = self.model.predict_top;
+        let Some(next) = self.model.family.routed(layer).filter(|_| predict_top > 0) else {
+            return Ok(None);
+        };
+        next.predict(self.step(), predict_top)?;
+        self.read_choices(&self.scratch.predicted, predict_top)
+            .map(Some)
+    }
+
+    fn read_choices(&self, from: &Buffer, per_row: usize) -> Result<ReadBack, BackendError> {
+        let bytes = self.running.pass.tokens * per_row * Choice::BYTES;
+        self.model.queue.read_back(from, 0..bytes)
+    }
+
+    /// Turns the router's choices into demand, and the prediction into a hint.
+    fn take_routing(&mut self) -> Result<Progress, BackendError> {
+        let Phase::AwaitRouting(pending) = &mut self.running.phase else {
+            unreachable!("checked by advance")
+        };
+        let Some(RoutingBytes { choices, predicted }) = pending.take(&self.model.queue)? else {
+            return Ok(Progress::AwaitsDevice);
+        };
+        let layer = self.running.layer;
+        let top_k = self.model.routed(layer).top_k;
+        let demand = Demand::new(layer as u32, &choices, &self.running.pass, top_k);
+        self.count_prediction(&demand);
+        let phase = store_phase(self.kind);
+        let ticket = self.store.acquire(demand.keys(), phase, Instant::now());
+        self.running.phase = Phase::AwaitExperts(ExpertWork::new(ticket, demand));
+        self.hint(layer as u32 + 1, predicted);
+        Ok(Progress::Moved)
+    }
+
+    fn hint(&mut self, layer: u32, predicted: Option<Vec<u8>>) {
+        if self.model.predict_top == 0 {
+            return;
+        }
+        let pass = &self.running.pass;
+        let prediction =
+            predicted.map(|bytes| Prediction::new(layer, &bytes, pass, self.model.predict_top));
+        let keys = prediction.as_ref().map_or(&[][..], Prediction::keys);
+        self.store.hint(hint_source(self.kind), keys);
+        self.running.prediction = prediction;
+    }
+
+    fn count_prediction(&mut self, demand: &Demand) {
+        if let Some(prediction) = self.running.prediction.take() {
+            let (chosen, predicted) = (demand.keys().len(), prediction.hits(demand));
+            self.model
+                .observer
+                .record(&EngineEvent::Prediction { chosen, predicted });
+        }
+    }
+
+    /// Runs what landed; once nothing is missing, sums and goes on.
+    fn run_experts(&mut self, failed: &mut Failures) -> Result<Progress, BackendError> {
+        let Phase::AwaitExperts(work) = &mut self.running.phase else {
+            unreachable!("checked by advance")
+        };
+        let landed = work.take_landed(self.store, &self.model.catalog);
+        let missing = work.missing();
+        if landed.is_empty() && missing > 0 {
+            return Ok(Progress::AwaitsExperts);
+        }
+        let routed = self.model.routed(self.running.layer);
+        if !landed.groups.is_empty() {
+            routed.experts(self.step(), landed.groups)?;
+        }
+        if !landed.pins.is_empty() {
+            let done = self.model.queue.record()?;
+            self.store.release(landed.pins, done);
+        }
+        for failure in landed.failures {
+            self.fail(failure, failed);
+        }
+        if missing > 0 {
+            return Ok(Progress::Moved);
+        }
+        routed.combine(self.step())?;
+        self.end_layer()
+    }
+
+    /// Ends the sequences that were routed to an expert that cannot be had. Their rows hold nothing of meaning from
+    /// here on, and no other row reads them.
+    fn fail(&mut self, failure: ExpertFailure, failed: &mut Failures) {
+        let rows = failure.rows.iter().map(|row| row.token_row as usize);
+        for span in self.running.pass.spans.iter_mut().filter(|span| span.live) {
+            if rows.clone().any(|row| span.rows.contains(&row)) {
+                span.live = false;
+                failed.push((span.id, failure.error.clone()));
+            }
+        }
+    }
+
+    /// Goes on to the next layer, or to the head.
+    fn end_layer(&mut self) -> Result<Progress, BackendError> {
+        self.running.layer += 1;
+        self.running.phase = Phase::Attention;
+        if self.running.layer < self.model.family.layers() {
+            return Ok(Progress::LayerDone);
+        }
+        let mut live = self.running.pass.live_spans();
+        if live.all(|span| span.sample.is_none()) {
+            return Ok(Progress::Finished(Vec::new()));
+        }
+        self.model.family.head(self.step())?;
+        let logits = &self.scratch.logits;
+        let bytes = self.running.pass.sampled_rows.len() * self.model.vocab * size_of::<f32>();
+        self.running.phase = Phase::AwaitLogits(self.model.queue.read_back(logits, 0..bytes)?);
+        Ok(Progress::LayerDone)
+    }
+}
+
+/// The store tells the hints of lanes apart by this.
+pub fn hint_source(kind: LaneKind) -> u32 {
+    kind as u32
+}
+
+fn store_phase(kind: LaneKind) -> StorePhase {
+    match kind {
+        LaneKind::Prefill => StorePhase::Prefill,
+        LaneKind::Decode => StorePhase::Decode,
+    }
+}
