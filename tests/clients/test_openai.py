@@ -52,10 +52,10 @@ def test_streamed_chat_equals_whole_chat(client, model):
 
 def test_stream_helper(client, model):
     """The helper checks the order of events more strictly than plain iteration."""
-    with client.chat.completions.stream(model=model, messages=STORY, temperature=0, max_tokens=32) as stream:
+    with client.chat.completions.stream(model=model, messages=QUESTION, temperature=0, max_tokens=32) as stream:
         pieces = [event.delta for event in stream if event.type == "content.delta"]
         final = stream.get_final_completion()
-    assert "".join(pieces) == final.choices[0].message.content == ask(client, model, STORY).choices[0].message.content
+    assert "".join(pieces) == final.choices[0].message.content == ask(client, model).choices[0].message.content
 
 
 def test_usage_in_a_stream(client, model):

@@ -30,12 +30,14 @@ fn build() -> PathBuf {
         Some(name) => name,
         None => panic!("{}: no profile's folder", profile_folder.display()),
     };
-    // The whole workspace's features, so that what the tests compiled is used again.
+    // With `--tests`, for features are those of all that is built at once: so what `cargo test --workspace` compiled is
+    // used again.
     let status = Command::new(env!("CARGO"))
         .args([
             "build",
             "--quiet",
             "--workspace",
+            "--tests",
             "--bin",
             "odmoe",
             "--profile",

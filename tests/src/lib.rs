@@ -15,7 +15,6 @@ pub mod process;
 pub mod server;
 pub mod sse;
 pub mod store_files;
-pub mod synthetic;
 pub mod workspace;
 
 pub use client::{Client, Reply};

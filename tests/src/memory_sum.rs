@@ -1,10 +1,11 @@
 //! The memory sum that a server prints at its start (promise P2).
 
-/// The total in bytes, from the line `= total NUMBER UNIT` that ends the sum.
+/// The total in bytes, from the line that ends the sum with `= NUMBER UNIT`.
 #[track_caller]
 pub fn printed_total(log: &str) -> u64 {
     let total = log.lines().find_map(|line| {
-        let mut words = line.trim().strip_prefix("= total")?.split_whitespace();
+        let (_, total) = line.rsplit_once("= ")?;
+        let mut words = total.split_whitespace().skip_while(|word| *word == "total");
         bytes(words.next()?, words.next()?)
     });
     total.unwrap_or_else(|| panic!("no memory sum in:\n{log}"))
@@ -30,6 +31,8 @@ mod tests {
     #[test]
     fn reads_the_total() {
         let log = "  memory    base   6.0 MiB  weights\n          = total  15.0 MiB  of 20.0 MiB\n";
+        assert_eq!(printed_total(log), (15.05 * 1048576.0) as u64);
+        let log = "  memory    base   6.0 MiB  weights\n  memory    in all  =  15.0 MiB\n";
         assert_eq!(printed_total(log), (15.05 * 1048576.0) as u64);
         assert_eq!(bytes("7", "B"), Some(7));
         assert_eq!(bytes("7", "apples"), None);

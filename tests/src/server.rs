@@ -14,6 +14,9 @@ const READY_LIMIT: Duration = Duration::from_secs(120);
 /// How long it may take to end.
 const EXIT_LIMIT: Duration = Duration::from_secs(60);
 
+/// Lines of a server's log that a failing test shows.
+const LOG_LINES_SHOWN: usize = 30;
+
 /// How to start a server. The default is what `odmoe serve` does without arguments, on a free port and with a cache
 /// folder of its own.
 #[derive(Clone, Debug, Default)]
@@ -157,11 +160,11 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!(
-                "--- log of the server on port {} ---\n{}",
-                self.port,
-                self.log()
-            );
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+            eprintln!("--- end of the log of the server on port {} ---", self.port);
+            eprintln!("{}", last.join("\n"));
         }
     }
 }

@@ -226,7 +226,8 @@ fn check_perplexity(weights: WeightFormat, same_windows_tolerance: Option<f64>) 
     }
 }
 
-/// What the binary carries is what `odmoe convert` makes of the fixture, byte for byte.
+/// What the binary carries is what `odmoe convert` makes of the fixture, byte for byte, with the flags that
+/// server/embedded/README.md names.
 #[test]
 fn the_embedded_model_is_a_fresh_conversion() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -239,6 +240,7 @@ fn the_embedded_model_is_a_fresh_conversion() {
             tiny_moe().join("model").as_os_str(),
             fresh.as_os_str(),
         ])
+        .args(["--name", "tiny-moe", "--weights", "q8_0"])
         .status()
         .expect("the binary runs");
     assert!(status.success());

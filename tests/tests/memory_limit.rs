@@ -46,12 +46,16 @@ fn run_limited(name: &str, limit: u64, arguments: [&str; 2]) -> (Value, u64, u64
 fn the_sum_is_enough_at_each_budget() {
     let mut right = None;
     for budget in ["100%", "50%", "25%", "12.5%"] {
-        let printed = {
+        let limit = {
             let server = Server::start(&ServerOptions::with(["--expert-cache", budget]));
             printed_total(&server.log())
         };
-        let (found, peak, again) = run_limited("budget", printed, ["--expert-cache", budget]);
-        assert_eq!(again, printed, "the same sum under a limit");
+        let (found, peak, printed) = run_limited("budget", limit, ["--expert-cache", budget]);
+        // A KV cache that sizes itself may take less under a limit.
+        assert!(
+            printed <= limit,
+            "{budget}: printed {printed} under a limit of {limit}"
+        );
         assert!(peak <= printed, "{budget}: peak {peak} of {printed} bytes");
         assert_eq!(
             *right.get_or_insert_with(|| found.clone()),

@@ -3,8 +3,9 @@
 //! A block of ```sh after a line `<!-- run -->` is run by `sh -eu`. A ```text block that follows it after a line
 //! `<!-- shows -->` is what it prints: each of its lines must come, in this order, where `…` stands for anything.
 //! `<!-- serve -->` marks the one command that starts the server: it is started first, on its own port and without
-//! Cargo, and serves while the others run; their `8000` becomes that port. What needs another machine, a download or
-//! minutes stays unmarked.
+//! Cargo, and serves while the others run; their `8000` becomes that port. `cargo run --release --` in a command
+//! becomes `odmoe`, the binary under test: the release build is checked elsewhere. What needs another machine, a
+//! download or minutes stays unmarked.
 
 use odmoe_tests::workspace::root;
 use odmoe_tests::{Server, ServerOptions};
@@ -117,7 +118,10 @@ fn marked_commands_run_and_show_what_they_say() {
             continue;
         }
         let output = Command::new("sh")
-            .args(["-euc", &at_port(&step.command, server.port)])
+            .args([
+                "-euc",
+                &at_port(&step.command, server.port).replace("cargo run --release -- ", "odmoe "),
+            ])
             .current_dir(root())
             .env("PATH", &path)
             .env("HOME", scratch.path())

@@ -1,29 +1,28 @@
 //! While a model loads: the port is open, nothing is served, and progress is told.
 
+use odmoe_convert::random_model::RandomModel;
 use odmoe_tests::process::eventually;
 use odmoe_tests::sse::SseItem;
 use odmoe_tests::store_files::StoreFolder;
-use odmoe_tests::synthetic::{Shape, write_checkpoint};
 use odmoe_tests::{Server, ServerOptions};
 use serde_json::json;
 
-/// Large enough that its conversion takes several steps of progress.
-const SHAPE: Shape = Shape {
-    layers: 2,
-    experts: 96,
-    expert_width: 512,
-    hidden: 256,
-    vocabulary: 4096,
-};
+/// Large enough, with 200 MB, that its conversion takes several steps of progress.
+fn large_model() -> RandomModel {
+    RandomModel {
+        hidden: 256,
+        experts: 128,
+        expert_ffn: 512,
+        ..RandomModel::default()
+    }
+}
 
 #[test]
 fn progress_rises_while_ready_says_503() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    // The text side comes from the embedded model.
-    let embedded = Server::start(&ServerOptions::default());
-    let store = StoreFolder::find(embedded.home());
-    write_checkpoint(folder.path(), SHAPE, &store.path.join("tokenizer.json"));
-
+    large_model()
+        .write(folder.path())
+        .expect("a writable folder");
     let model = folder.path().display().to_string();
     let mut server = Server::spawn(&ServerOptions::with(["--model", &model]));
     let client = server.client.clone();
@@ -44,10 +43,7 @@ fn progress_rises_while_ready_says_503() {
             fractions.push(fraction);
         }
         if ready.status == 503 && !refused {
-            let reply = client.post(
-                "/v1/completions",
-                &json!({"prompt": [300], "max_tokens": 1}),
-            );
+            let reply = client.post("/v1/completions", &json!({"prompt": [30], "max_tokens": 1}));
             // It may have become ready since.
             if reply.status != 200 {
                 assert!(reply.clone().expect(503).header("retry-after").is_some());
@@ -66,10 +62,7 @@ fn progress_rises_while_ready_says_503() {
     assert!(refused, "no completion was refused while loading");
     server.wait_until_ready();
     client
-        .post(
-            "/v1/completions",
-            &json!({"prompt": [300], "max_tokens": 1}),
-        )
+        .post("/v1/completions", &json!({"prompt": [30], "max_tokens": 1}))
         .expect(200);
 }
 
@@ -78,16 +71,9 @@ fn progress_rises_while_ready_says_503() {
 fn a_source_is_converted_once() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let home = tempfile::tempdir().expect("a temporary folder");
-    let embedded = Server::start(&ServerOptions::default());
-    let store = StoreFolder::find(embedded.home());
-    let small = Shape {
-        layers: 1,
-        experts: 4,
-        expert_width: 32,
-        hidden: 64,
-        vocabulary: 4096,
-    };
-    write_checkpoint(folder.path(), small, &store.path.join("tokenizer.json"));
+    RandomModel::default()
+        .write(folder.path())
+        .expect("a writable folder");
     let model = folder.path().display().to_string();
     let options = ServerOptions {
         home: Some(home.path().to_path_buf()),
@@ -111,7 +97,12 @@ fn a_folder_that_is_no_model_is_an_error() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let model = folder.path().display().to_string();
     let mut server = Server::spawn(&ServerOptions::with(["--model", &model]));
-    assert_eq!(server.wait().code(), Some(1), "{}", server.log());
+    assert_eq!(
+        server.wait().code(),
+        Some(1),
+        "{}",
+        server.log()
+    );
     eventually("an error that names the folder", || {
         server.log().contains(&model).then_some(())
     });
