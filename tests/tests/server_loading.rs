@@ -97,12 +97,7 @@ fn a_folder_that_is_no_model_is_an_error() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let model = folder.path().display().to_string();
     let mut server = Server::spawn(&ServerOptions::with(["--model", &model]));
-    assert_eq!(
-        server.wait().code(),
-        Some(1),
-        "{}",
-        server.log()
-    );
+    assert_eq!(server.wait().code(), Some(1), "{}", server.log());
     eventually("an error that names the folder", || {
         server.log().contains(&model).then_some(())
     });
