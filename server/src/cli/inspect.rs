@@ -177,7 +177,7 @@ fn print_human(report: &Value) {
     let bytes = |value: &Value| ByteCount(number(value)).to_string();
     let config = &report["config"];
     println!(
-        "{}, a {}",
+        "{}: {}",
         report["name"].as_str().unwrap_or_default(),
         report["kind"].as_str().unwrap_or_default()
     );

@@ -136,35 +136,70 @@ fn the_cache_s_shape_is_in_labels() {
     assert_eq!(value(&complete(), series), 1.0);
 }
 
+#[track_caller]
+fn check(metrics: &MetricsHandle, expected: &[(&str, f64)]) {
+    for (series, expected) in expected {
+        assert_eq!(value(metrics, series), *expected, "{series}");
+    }
+}
+
+#[test]
+fn store_events_are_counted() {
+    let metrics = complete();
+    let model = metrics.model("m");
+    let key = ExpertKey::routed(1, 2);
+    let (phase, result) = (Phase::Decode, LookupResult::PrefetchHit);
+    let reason = EvictionReason::Prefetch;
+    let events = [
+        StoreEvent::Lookup { phase, result, key },
+        StoreEvent::Evicted { reason, key },
+        StoreEvent::Loaded {
+            key,
+            bytes: 4096,
+            seconds: 0.003,
+            prefetch: false,
+            source: "direct",
+        },
+        StoreEvent::LoadFailed {
+            key,
+            kind: LoadFailureKind::Checksum,
+        },
+        StoreEvent::PrefetchIssued,
+        StoreEvent::PrefetchUsed,
+        StoreEvent::PrefetchWasted,
+    ];
+    for event in events {
+        model.record(&EngineEvent::Store(event));
+    }
+    let expected = [
+        (
+            "odmoe_expert_cache_lookups_total{phase=\"decode\",result=\"prefetch_hit\"}",
+            1.0,
+        ),
+        (
+            "odmoe_expert_cache_lookups_total{phase=\"prefill\",result=\"prefetch_hit\"}",
+            0.0,
+        ),
+        (
+            "odmoe_expert_cache_evictions_total{reason=\"prefetch\"}",
+            1.0,
+        ),
+        ("odmoe_expert_load_bytes_total{source=\"direct\"}", 4096.0),
+        ("odmoe_expert_load_bytes_total{source=\"buffered\"}", 0.0),
+        ("odmoe_expert_load_seconds_bucket{le=\"0.0025\"}", 0.0),
+        ("odmoe_expert_load_seconds_bucket{le=\"0.005\"}", 1.0),
+        ("odmoe_expert_load_failures_total{kind=\"checksum\"}", 1.0),
+        ("odmoe_expert_prefetch_issued_total", 1.0),
+        ("odmoe_expert_prefetch_used_total", 1.0),
+        ("odmoe_expert_prefetch_wasted_total", 1.0),
+    ];
+    check(&metrics, &expected);
+}
+
 #[test]
 fn engine_events_are_counted() {
     let metrics = complete();
     let model = metrics.model("m");
-    let key = ExpertKey::routed(1, 2);
-    let store = |event| model.record(&EngineEvent::Store(event));
-    store(StoreEvent::Lookup {
-        phase: Phase::Decode,
-        result: LookupResult::PrefetchHit,
-        key,
-    });
-    store(StoreEvent::Evicted {
-        reason: EvictionReason::Prefetch,
-        key,
-    });
-    store(StoreEvent::Loaded {
-        key,
-        bytes: 4096,
-        seconds: 0.003,
-        prefetch: false,
-        source: "direct",
-    });
-    store(StoreEvent::LoadFailed {
-        key,
-        kind: LoadFailureKind::Checksum,
-    });
-    store(StoreEvent::PrefetchIssued);
-    store(StoreEvent::PrefetchUsed);
-    store(StoreEvent::PrefetchWasted);
     model.record(&EngineEvent::ExpertStall { seconds: 0.02 });
     model.record(&EngineEvent::Step {
         tokens: 64,
@@ -175,78 +210,64 @@ fn engine_events_are_counted() {
         chosen: 8,
         predicted: 5,
     });
-    model.record(&EngineEvent::Gauges(EngineGauges {
-        running: 2,
-        waiting: 3,
-        kv_blocks_used: 10,
-        kv_blocks: 40,
-        store: StoreGauges {
-            resident: ByteCount(5),
-            capacity: ByteCount(7),
-            pinned: ByteCount(1),
-            reads_in_flight: 4,
-            reads_queued: 6,
-            readers_stuck: 0,
-        },
-        health: StoreHealth::Healthy,
-    }));
-    let labels = "{model_name=\"m\",engine=\"0\"}";
     let expected = [
+        ("odmoe_expert_stall_seconds_count", 1.0),
+        ("odmoe_predictor_experts_total{outcome=\"predicted\"}", 5.0),
+        ("odmoe_predictor_experts_total{outcome=\"missed\"}", 3.0),
         (
-            "odmoe_expert_cache_lookups_total{phase=\"decode\",result=\"prefetch_hit\"}".to_owned(),
+            "vllm:iteration_tokens_total_sum{model_name=\"m\",engine=\"0\"}",
+            64.0,
+        ),
+        (
+            "vllm:num_preemptions_total{model_name=\"m\",engine=\"0\"}",
             1.0,
         ),
+    ];
+    check(&metrics, &expected);
+}
+
+#[test]
+fn gauges_show_the_last_step() {
+    let metrics = complete();
+    let store = StoreGauges {
+        resident: ByteCount(5),
+        capacity: ByteCount(7),
+        pinned: ByteCount(1),
+        reads_in_flight: 4,
+        reads_queued: 6,
+        readers_stuck: 8,
+    };
+    metrics
+        .model("m")
+        .record(&EngineEvent::Gauges(EngineGauges {
+            running: 2,
+            waiting: 3,
+            kv_blocks_used: 10,
+            kv_blocks: 40,
+            store,
+            health: StoreHealth::Healthy,
+        }));
+    let expected = [
+        ("odmoe_expert_cache_resident_bytes", 5.0),
+        ("odmoe_expert_cache_capacity_bytes", 7.0),
+        ("odmoe_expert_cache_pinned_bytes", 1.0),
+        ("odmoe_expert_loads_in_flight", 4.0),
+        ("odmoe_expert_load_queue_depth", 6.0),
+        ("odmoe_expert_readers_stuck", 8.0),
         (
-            "odmoe_expert_cache_lookups_total{phase=\"prefill\",result=\"prefetch_hit\"}"
-                .to_owned(),
-            0.0,
+            "vllm:num_requests_running{model_name=\"m\",engine=\"0\"}",
+            2.0,
         ),
         (
-            "odmoe_expert_cache_evictions_total{reason=\"prefetch\"}".to_owned(),
-            1.0,
-        ),
-        (
-            "odmoe_expert_load_bytes_total{source=\"direct\"}".to_owned(),
-            4096.0,
-        ),
-        (
-            "odmoe_expert_load_seconds_bucket{le=\"0.0025\"}".to_owned(),
-            0.0,
-        ),
-        (
-            "odmoe_expert_load_seconds_bucket{le=\"0.005\"}".to_owned(),
-            1.0,
-        ),
-        (
-            "odmoe_expert_load_failures_total{kind=\"checksum\"}".to_owned(),
-            1.0,
-        ),
-        ("odmoe_expert_prefetch_issued_total".to_owned(), 1.0),
-        ("odmoe_expert_prefetch_used_total".to_owned(), 1.0),
-        ("odmoe_expert_prefetch_wasted_total".to_owned(), 1.0),
-        ("odmoe_expert_stall_seconds_count".to_owned(), 1.0),
-        (
-            "odmoe_predictor_experts_total{outcome=\"predicted\"}".to_owned(),
-            5.0,
-        ),
-        (
-            "odmoe_predictor_experts_total{outcome=\"missed\"}".to_owned(),
+            "vllm:num_requests_waiting{model_name=\"m\",engine=\"0\"}",
             3.0,
         ),
-        ("odmoe_expert_cache_resident_bytes".to_owned(), 5.0),
-        ("odmoe_expert_cache_capacity_bytes".to_owned(), 7.0),
-        ("odmoe_expert_cache_pinned_bytes".to_owned(), 1.0),
-        ("odmoe_expert_loads_in_flight".to_owned(), 4.0),
-        ("odmoe_expert_load_queue_depth".to_owned(), 6.0),
-        (format!("vllm:iteration_tokens_total_sum{labels}"), 64.0),
-        (format!("vllm:num_preemptions_total{labels}"), 1.0),
-        (format!("vllm:num_requests_running{labels}"), 2.0),
-        (format!("vllm:num_requests_waiting{labels}"), 3.0),
-        (format!("vllm:kv_cache_usage_perc{labels}"), 0.25),
+        (
+            "vllm:kv_cache_usage_perc{model_name=\"m\",engine=\"0\"}",
+            0.25,
+        ),
     ];
-    for (series, expected) in expected {
-        assert_eq!(value(&metrics, &series), expected, "{series}");
-    }
+    check(&metrics, &expected);
 }
 
 #[test]
