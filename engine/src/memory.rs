@@ -3,7 +3,7 @@
 use crate::api::{EngineConfig, MemoryPlan};
 use crate::model::scratch::ScratchShape;
 use crate::model::weights::READ_BYTES;
-use odmoe_backend::KvSpec;
+use odmoe_backend::{KvSpec, OpShape, scratch_bytes_max};
 use odmoe_expert_store::{Catalog, StoreConfig};
 use odmoe_formats::ByteCount;
 use odmoe_formats::manifest::Manifest;
@@ -43,15 +43,27 @@ pub fn kv_spec(model: &ModelConfig, config: &EngineConfig) -> KvSpec {
     }
 }
 
+/// What bounds the backend's own scratch.
+fn largest_op(model: &ModelConfig, shapes: &[ScratchShape; 2]) -> OpShape {
+    let [prefill, decode] = shapes;
+    OpShape {
+        rows: prefill.rows.max(decode.rows),
+        width: prefill.hidden.max(prefill.query).max(prefill.dense),
+        expert_state: prefill.top_k * model.moe.moe_intermediate_size as usize,
+        small: model.moe.num_experts as usize + model.head_dim as usize,
+    }
+}
+
 /// The sum. Experts are counted as the slots that the store will allocate, or as the budget where it is too small.
 pub fn plan(manifest: &Manifest, store: &StoreConfig, config: &EngineConfig) -> MemoryPlan {
     let base = manifest.resident.values().map(|tensor| tensor.bytes).sum();
     let slots = Catalog::new(manifest).slots(store.budget);
     let shapes = lane_shapes(&manifest.config, config);
-    let scratch = shapes
+    let lanes: u64 = shapes
         .iter()
         .map(|shape| shape.device_bytes().0 + shape.host_bytes().0)
         .sum();
+    let scratch = lanes + scratch_bytes_max(largest_op(&manifest.config, &shapes)) as u64;
     MemoryPlan {
         base: ByteCount(base),
         kv: ByteCount(kv_spec(&manifest.config, config).bytes() as u64),

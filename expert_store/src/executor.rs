@@ -1,13 +1,13 @@
 //! A bounded pool of reader threads: takes the most urgent read, fills its slot, verifies it, reports.
 
-use crate::api::{LoadError, ShardReader};
+use crate::api::{LoadError, ReadError, ShardReader};
 use crate::catalog::Catalog;
 use crate::io::{AlignedBuffer, HostSlot};
 use crate::residency::{Priority, ReadId, ReadReport};
 use odmoe_backend::{HostWindow, Waker};
 use odmoe_formats::ExpertKey;
 use odmoe_formats::checksum::Xxh3;
-use odmoe_formats::manifest::{OBJECT_ALIGNMENT_BYTES, PageableObject};
+use odmoe_formats::manifest::PageableObject;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -290,12 +290,15 @@ impl Worker {
         })
     }
 
+    /// Reads a whole object as a demand would, from a newly opened file.
     fn probe(&self, object: &PageableObject) -> Result<(), LoadError> {
-        let bytes = object.bytes.min(OBJECT_ALIGNMENT_BYTES) as usize;
-        let mut scratch = AlignedBuffer::zeroed(bytes);
+        let mut scratch = AlignedBuffer::zeroed(object.bytes as usize).map_err(|error| {
+            LoadError::Read(ReadError::Io {
+                path: object.key.to_string(),
+                reason: format!("no memory to probe with: {error}"),
+            })
+        })?;
         self.reader.reopen(object.file);
-        Ok(self
-            .reader
-            .read_at(object.file, object.offset, scratch.bytes_mut())?)
+        self.fill_once(object, scratch.bytes_mut())
     }
 }

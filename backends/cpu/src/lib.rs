@@ -4,8 +4,8 @@
 //! the block table. `reference` defines those bits; `kernels` reproduces them fast; `ops` checks operands and shares
 //! out the work; `memory` holds the bytes.
 //!
-//! Beside the buffers that its caller allocates, a backend keeps scratch that grows to what the largest op needs: at
-//! most 24 MiB for the intermediate state of experts, 3.25 bytes an element of the largest batch of activations that
+//! Beside the buffers that its caller allocates, a backend keeps scratch that grows to what the largest op needs, within
+//! [`odmoe_backend::scratch_bytes_max`]: at most 24 MiB for the intermediate state of experts, 3.25 bytes an element of the largest batch of activations that
 //! meets Q8_0 weights, the router's logits, and a few hundred KiB a thread.
 //!
 //! `unsafe` is where it must be: in `memory` (borrow states make the outside safe), in `pool` (a loop's body outlives

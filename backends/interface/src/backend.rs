@@ -57,6 +57,36 @@ pub struct Capabilities {
     pub formats: Vec<BlockFormat>,
 }
 
+/// What the largest op of a forward pass looks like, for [`scratch_bytes_max`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpShape {
+    /// T at most.
+    pub rows: usize,
+    /// The widest activation that meets a weight matrix.
+    pub width: usize,
+    /// K times F: what a token's experts hold on the way.
+    pub expert_state: usize,
+    /// E plus D: router logits and rotary angles of a row.
+    pub small: usize,
+}
+
+/// The most memory that a backend may keep for itself beside the buffers that its caller allocates. Backends keep to it,
+/// so that a memory sum can be given before one is chosen.
+///
+/// Two sets of activations in the form that a quantised product takes (at most 4 bytes an element), the intermediate
+/// state of experts in passes of 2 Mi elements (at most 12 bytes each), small per-row values, and 2 MiB for threads.
+pub const fn scratch_bytes_max(shape: OpShape) -> usize {
+    const STATE_ELEMENTS_MAX: usize = 2 << 20;
+    const THREADS: usize = 2 << 20;
+    let state = shape.rows * shape.expert_state;
+    let state = if state < STATE_ELEMENTS_MAX {
+        state
+    } else {
+        STATE_ELEMENTS_MAX
+    };
+    shape.rows * shape.width * 8 + state * 12 + shape.rows * shape.small * 8 + THREADS
+}
+
 /// Memory that could not be had.
 #[derive(Debug, thiserror::Error)]
 #[error(

@@ -14,8 +14,8 @@ mod kv;
 mod op;
 
 pub use backend::{
-    AllocateError, Backend, BackendError, Capabilities, Event, Invariance, ReadBack, StreamId,
-    Waker,
+    AllocateError, Backend, BackendError, Capabilities, Event, Invariance, OpShape, ReadBack,
+    StreamId, Waker, scratch_bytes_max,
 };
 pub use buffer::{Buffer, DeviceBuffer, Extent, ExtentMemory, HostWindow, HostWindowMemory};
 pub use kv::{KvCache, KvFormat, KvMemory, KvPosition, KvSpec};

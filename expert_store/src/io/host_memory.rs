@@ -61,9 +61,10 @@ pub(crate) fn allocate_slots(class: SizeClass) -> std::io::Result<Vec<HostSlot>>
 pub(crate) struct AlignedBuffer(Option<MmapMut>);
 
 impl AlignedBuffer {
-    /// Panics where there is no memory for a page or two.
-    pub fn zeroed(bytes: usize) -> Self {
-        Self((bytes > 0).then(|| MmapMut::map_anon(bytes).expect("memory for a page")))
+    /// Fails where the system has no memory for it.
+    pub fn zeroed(bytes: usize) -> std::io::Result<Self> {
+        let map = (bytes > 0).then(|| MmapMut::map_anon(bytes)).transpose()?;
+        Ok(Self(map))
     }
 
     pub fn bytes_mut(&mut self) -> &mut [u8] {

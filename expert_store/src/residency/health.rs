@@ -3,10 +3,11 @@
 use super::command::Moment;
 use crate::api::{LoadError, LoadFailureKind, StoreHealth};
 use odmoe_formats::ExpertKey;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// As many failures in a row are storage's fault, not one shard's.
-const FAILURES_MAX: u32 = 3;
+const FAILURES_MAX: usize = 3;
 /// Between probes of storage that fails.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -14,6 +15,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Health {
     failures: u32,
+    /// Objects whose bytes were wrong or too few since the last success.
+    damaged: BTreeSet<ExpertKey>,
     /// The last error, while failing.
     failing: Option<String>,
     last_failed: Option<ExpertKey>,
@@ -27,20 +30,25 @@ impl Health {
     /// Bytes came.
     pub(super) fn succeeded(&mut self) {
         self.failures = 0;
+        self.damaged.clear();
         self.failing = None;
     }
 
-    /// A damaged or truncated shard says nothing about the others, so only refusals and silence count.
+    /// Refusals and silence count each time. Wrong or too few bytes say nothing about other shards, so they count once
+    /// an object: one bad shard among good ones never turns storage bad, a store of nothing but bad ones does.
     pub(super) fn failed(&mut self, key: ExpertKey, error: &LoadError, now: Moment) {
-        if !matches!(error.kind(), LoadFailureKind::Io | LoadFailureKind::Timeout) {
-            return;
+        match error {
+            LoadError::Upload { .. } => return,
+            _ if matches!(error.kind(), LoadFailureKind::Io | LoadFailureKind::Timeout) => {
+                self.failures += 1;
+            }
+            _ => {
+                self.damaged.insert(key);
+            }
         }
-        if matches!(error, LoadError::Upload { .. }) {
-            return;
-        }
-        self.failures += 1;
         self.last_failed = Some(key);
-        if self.failures >= FAILURES_MAX || self.failing.is_some() {
+        let failures = self.failures as usize + self.damaged.len();
+        if failures >= FAILURES_MAX || self.failing.is_some() {
             self.fail(error.to_string(), now);
         }
     }
@@ -113,5 +121,41 @@ impl super::Machine {
     /// Whether storage answers.
     pub fn health(&self) -> StoreHealth {
         self.health.state()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn damaged(key: ExpertKey) -> LoadError {
+        let (expected, found) = ("0".repeat(32), "1".repeat(32));
+        LoadError::Checksum {
+            key,
+            expected,
+            found,
+        }
+    }
+
+    #[test]
+    fn one_damaged_object_is_not_storage() {
+        let (mut health, key) = (Health::default(), ExpertKey::routed(0, 7));
+        for _ in 0..10 {
+            health.failed(key, &damaged(key), Moment::default());
+        }
+        assert_eq!(health.state(), StoreHealth::Healthy);
+    }
+
+    #[test]
+    fn nothing_but_damaged_objects_is_storage_until_one_is_whole() {
+        let mut health = Health::default();
+        for index in 0..FAILURES_MAX as u32 {
+            assert_eq!(health.state(), StoreHealth::Healthy);
+            let key = ExpertKey::routed(0, index);
+            health.failed(key, &damaged(key), Moment::default());
+        }
+        assert!(matches!(health.state(), StoreHealth::Failing { .. }));
+        health.succeeded();
+        assert_eq!(health.state(), StoreHealth::Healthy);
     }
 }

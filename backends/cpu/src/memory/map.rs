@@ -54,10 +54,10 @@ impl RawMemory {
             .checked_add(alignment)
             .ok_or(io::ErrorKind::OutOfMemory)?;
         let mut map = MmapMut::map_anon(padded)?;
-        advise_huge_pages(&map);
         let start = map.as_mut_ptr();
         let skip = start.align_offset(alignment);
         assert!(skip <= alignment, "a byte pointer can always be aligned");
+        advise_huge_pages(&map, skip, bytes);
         // SAFETY: `skip <= alignment`, and the map is `alignment` longer than `bytes`.
         let base = NonNull::new(unsafe { start.add(skip) }).expect("a map is never at null");
         Ok(Self {
@@ -101,10 +101,18 @@ impl Drop for RawMemory {
 }
 
 /// Only a wish: a kernel without huge pages refuses, and nothing but speed depends on it.
+///
+/// Only pages that lie wholly in the data are wished for, and the rest is kept from them: a huge page that reaches into
+/// the padding would be memory that no sum counts, up to 2 MiB a map.
 #[cfg(target_os = "linux")]
-fn advise_huge_pages(map: &MmapMut) {
-    let _ = map.advise(memmap2::Advice::HugePage);
+fn advise_huge_pages(map: &MmapMut, skip: usize, bytes: usize) {
+    let whole = bytes / HUGE_PAGE * HUGE_PAGE;
+    if whole > 0 {
+        let _ = map.advise_range(memmap2::Advice::HugePage, skip, whole);
+    }
+    let rest = skip + whole;
+    let _ = map.advise_range(memmap2::Advice::NoHugePage, rest, map.len() - rest);
 }
 
 #[cfg(not(target_os = "linux"))]
-fn advise_huge_pages(_map: &MmapMut) {}
+fn advise_huge_pages(_map: &MmapMut, _skip: usize, _bytes: usize) {}
