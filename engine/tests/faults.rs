@@ -7,7 +7,7 @@ use odmoe_expert_store::{LoadFailureKind, StoreEvent, StoreHealth};
 use odmoe_formats::{BlockFormat, ExpertKey};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use support::engine::{Setup, TestEngine, backends, greedy};
+use support::engine::{self, Setup, TestEngine, greedy};
 use support::model::{Random, TestModel, random_model, small_config};
 use support::reader::Fault;
 use support::sink::Answer;
@@ -30,10 +30,8 @@ fn setup(model: &TestModel) -> Setup {
 
 /// One set-up for each kind of backend.
 fn setups(model: &TestModel) -> impl Iterator<Item = Setup> {
-    backends(SEED).into_iter().map(|(name, backend)| {
-        println!("on {name}, seed {SEED}");
-        let mut setup = setup(model);
-        setup.backend = backend;
+    engine::setups(model, SEED).map(|mut setup| {
+        setup.config.predict_top = 0;
         setup
     })
 }

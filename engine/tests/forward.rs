@@ -7,7 +7,7 @@ use odmoe_backend::KvFormat;
 use odmoe_formats::manifest::FileIndex;
 use odmoe_formats::model_config::ModelConfig;
 use odmoe_formats::{BlockFormat, ExpertKey};
-use support::engine::{Setup, greedy};
+use support::engine::{Setup, greedy, setups};
 use support::model::{Random, TestModel, random_model, small_config};
 
 const SEED: u64 = 5;
@@ -239,14 +239,19 @@ impl Reference<'_> {
 
 fn check(config: ModelConfig) {
     let model = random_model(config, BlockFormat::F32, SEED);
-    let mut setup = Setup::new(&model);
+    for setup in setups(&model, SEED) {
+        check_on(setup, &model);
+    }
+}
+
+fn check_on(mut setup: Setup, model: &TestModel) {
     setup.config.kv_format = KvFormat::F32;
     setup.config.prefill_chunk_tokens = 5;
     let mut request = greedy(Random(SEED).tokens(13, 199), 4);
     request.logprobs = Some(8);
     let answer = setup.start().answer(request.clone());
     let reference = Reference {
-        model: &model,
+        model,
         config: &model.manifest.config,
     };
     let mut tokens = request.prompt;

@@ -53,6 +53,17 @@ pub fn backends(seed: u64) -> [(&'static str, Arc<dyn Backend>); 3] {
     ]
 }
 
+/// One set-up for each kind of backend; what fails says on which.
+pub fn setups(model: &TestModel, seed: u64) -> impl Iterator<Item = Setup> {
+    backends(seed).into_iter().map(move |(name, backend)| {
+        println!("on {name}, seed {seed}");
+        Setup {
+            backend,
+            ..Setup::new(model)
+        }
+    })
+}
+
 impl Setup {
     /// All experts fit, one thread, prediction on.
     pub fn new(model: &TestModel) -> Self {

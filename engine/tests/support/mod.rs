@@ -3,6 +3,7 @@
 
 pub mod engine;
 pub mod model;
+pub mod oracle;
 pub mod reader;
 pub mod recorder;
 pub mod sink;

@@ -1,0 +1,108 @@
+//! The master oracle's tools: what an engine answers where nothing pages and nobody shares, and the comparison with it.
+
+use super::engine::{Setup, TestEngine};
+use super::model::TestModel;
+use super::sink::Answer;
+use odmoe_engine::{EngineEvent, Request};
+use odmoe_expert_store::{Catalog, StoreEvent};
+use odmoe_formats::ByteCount;
+
+/// Tokens and the bits of their logprobs, by request.
+pub type Bits = Vec<Vec<(u32, Vec<(u32, u32)>)>>;
+
+fn bits(answers: &[Answer]) -> Bits {
+    answers.iter().map(Answer::bits).collect()
+}
+
+/// All experts in memory, no prediction, one thread, each request alone.
+pub fn reference(model: &TestModel, requests: &[Request]) -> Bits {
+    let mut setup = Setup::new(model);
+    setup.config.predict_top = 0;
+    setup.store.prefetch = false;
+    let engine = setup.start();
+    let answers: Vec<_> = requests
+        .iter()
+        .map(|request| engine.answer(request.clone()))
+        .collect();
+    bits(&answers)
+}
+
+/// A model, requests, and what they must be answered.
+pub struct Oracle {
+    pub model: TestModel,
+    pub requests: Vec<Request>,
+    pub expected: Bits,
+}
+
+impl Oracle {
+    pub fn new(model: TestModel, requests: Vec<Request>) -> Self {
+        let expected = reference(&model, &requests);
+        Self {
+            model,
+            requests,
+            expected,
+        }
+    }
+
+    /// Asks an engine that is made otherwise all requests at once; returns what it counted.
+    pub fn check(&self, what: &str, change: impl FnOnce(&mut Setup)) -> Counts {
+        let mut setup = Setup::new(&self.model);
+        change(&mut setup);
+        let paged = setup.store.budget < self.percent(100);
+        let prefetch = setup.store.prefetch;
+        let engine: TestEngine = setup.start();
+        let found = bits(&engine.answers(&self.requests));
+        for (index, (found, expected)) in found.iter().zip(&self.expected).enumerate() {
+            assert_eq!(found, expected, "{what}, request {index}");
+        }
+        engine.wait_for_rest();
+        let counts = Counts::of(&engine.log.events());
+        assert_eq!(
+            counts.evictions > 0,
+            paged,
+            "{what}: the budget must decide whether it pages"
+        );
+        assert!(
+            prefetch || counts.prefetches == 0,
+            "{what}: prefetched, though told not to"
+        );
+        assert!(
+            !(prefetch && paged) || counts.prefetches > 0,
+            "{what}: nothing was prefetched"
+        );
+        counts
+    }
+
+    /// A part of what all experts need.
+    pub fn percent(&self, percent: u64) -> ByteCount {
+        ByteCount(Catalog::new(&self.model.manifest).full_budget().0 * percent / 100)
+    }
+
+    /// The least budget that an engine starts with.
+    pub fn least(&self) -> ByteCount {
+        Catalog::new(&self.model.manifest).least_budget()
+    }
+}
+
+/// What an engine did while it answered.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub evictions: usize,
+    pub prefetches: usize,
+    pub preemptions: usize,
+}
+
+impl Counts {
+    fn of(events: &[EngineEvent]) -> Self {
+        let mut counts = Self::default();
+        for event in events {
+            match event {
+                EngineEvent::Store(StoreEvent::Evicted { .. }) => counts.evictions += 1,
+                EngineEvent::Store(StoreEvent::PrefetchIssued) => counts.prefetches += 1,
+                EngineEvent::Preempted => counts.preemptions += 1,
+                _ => {}
+            }
+        }
+        counts
+    }
+}
