@@ -235,8 +235,6 @@ fn the_embedded_model_is_a_fresh_conversion() {
     let status = Command::new(odmoe_binary())
         .args([
             "convert".as_ref(),
-            "--weights=q8_0".as_ref(),
-            "--name=tiny-moe".as_ref(),
             tiny_moe().join("model").as_os_str(),
             fresh.as_os_str(),
         ])
