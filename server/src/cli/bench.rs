@@ -26,8 +26,8 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     model_args.max_running = model_args.max_running.max(args.streams);
     let reporter = OpeningReporter::new();
     let show = |progress| reporter.show(&progress);
-    let prepared =
-        prepare(settings::settings(&model_args, None)?, &show).map_err(Failure::failed)?;
+    let settings = settings::settings(&model_args, None)?;
+    let prepared = prepare(settings, &show, reporter.conversion()).map_err(Failure::failed)?;
     let wanted = args.prompt_tokens as usize + args.generate_tokens as usize;
     if wanted > prepared.context_tokens() {
         let room = prepared.context_tokens();

@@ -22,8 +22,8 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
     let prompts = prompts(args)?;
     let reporter = OpeningReporter::new();
     let show = |progress| reporter.show(&progress);
-    let prepared =
-        prepare(settings::settings(&args.model, None)?, &show).map_err(Failure::failed)?;
+    let settings = settings::settings(&args.model, None)?;
+    let prepared = prepare(settings, &show, reporter.conversion()).map_err(Failure::failed)?;
     let model = prepared
         .start(Arc::new(quiet::Quiet), &show)
         .map_err(Failure::failed)?;
