@@ -1,10 +1,17 @@
 """What users of openai-python do, through the SDK alone."""
 
+import contextlib
+import io
 import math
+import pathlib
+import re
 import time
 
 import openai
 import pytest
+from conftest import Server
+
+README = pathlib.Path(__file__).parents[2] / "README.md"
 
 QUESTION = [{"role": "user", "content": "What color is the sky?"}]
 STORY = [{"role": "user", "content": "Tell me a story about a cat and a bird."}]
@@ -190,3 +197,68 @@ def test_async_requests_side_by_side(server, model):
         alone = [ask(client, model, STORY, temperature=1.0, seed=seed, max_tokens=24).choices[0].message.content
                  for seed in range(8)]
     assert asyncio.run(together()) == alone
+
+
+@contextlib.contextmanager
+def running(folder, *arguments):
+    """A server of its own, for what would disturb the others."""
+    server = Server(folder, *arguments)
+    try:
+        yield server.wait_until_ready()
+        server.stop()
+    finally:
+        server.process.kill()
+
+
+def test_a_full_queue_is_a_rate_limit(tmp_path):
+    def endless():
+        return client.completions.create(
+            model="tiny-moe", prompt="Once upon a time", max_tokens=1500, stream=True, extra_body={"ignore_eos": True})
+
+    with running(tmp_path, "--max-running", "1", "--max-queue", "1") as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
+        with endless():
+            wait_until(lambda: server.metric("vllm:num_requests_running") == 1, "the first runs")
+            with endless():
+                wait_until(lambda: server.metric("vllm:num_requests_waiting") == 1, "the second waits")
+                with pytest.raises(openai.RateLimitError) as caught:
+                    ask(client, "tiny-moe")
+                assert server.metric("vllm:num_requests_running") == 1, "the first ended too early"
+        assert caught.value.status_code == 429 and caught.value.code == "queue_full"
+        assert float(caught.value.response.headers["retry-after"]) > 0
+        wait_until(lambda: at_rest(server), "the queue is empty again")
+        assert "sky" in ask(client, "tiny-moe").choices[0].message.content
+
+
+def test_a_broken_expert_is_not_asked_for_again(tmp_path):
+    """Every expert's file is cut short; those in the cache are too few for an answer."""
+    def posts():
+        return server.metric("http_requests_total", 'handler="/v1/chat/completions"')
+
+    with running(tmp_path) as server:
+        files = [path for path in tmp_path.rglob("*") if path.is_file() and "experts" in path.parent.parts]
+        assert len(files) >= 192, files
+        for path in files:
+            path.chmod(0o644)
+            path.write_bytes(b"")
+        # With the SDK's own retries, which a 500 would otherwise set off.
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=120)
+        assert client.max_retries > 0
+        with pytest.raises(openai.InternalServerError) as caught:
+            ask(client, "tiny-moe")
+        assert caught.value.status_code == 500 and caught.value.code == "expert_unavailable"
+        assert caught.value.response.headers["x-should-retry"] == "false"
+        wait_until(lambda: posts() > 0, "the request is counted")
+        assert posts() == 1
+        wait_until(lambda: at_rest(server), "the failed request leaves the engine")
+
+
+def test_the_readme_s_example(server):
+    """Run as it stands, but for the port."""
+    (example,) = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    address = "http://127.0.0.1:8000"
+    assert address in example
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(example.replace(address, server.url), str(README), "exec"), {})
+    assert "cat" in said.getvalue(), said.getvalue()
