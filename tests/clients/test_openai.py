@@ -1,14 +1,19 @@
 """What users of openai-python do, through the SDK alone."""
 
 import contextlib
+import fcntl
 import io
 import math
 import pathlib
 import re
+import shutil
 import time
+import urllib.error
+import urllib.request
 
 import openai
 import pytest
+import source_model
 from conftest import Server
 
 README = pathlib.Path(__file__).parents[2] / "README.md"
@@ -251,6 +256,38 @@ def test_a_broken_expert_is_not_asked_for_again(tmp_path):
         wait_until(lambda: posts() > 0, "the request is counted")
         assert posts() == 1
         wait_until(lambda: at_rest(server), "the failed request leaves the engine")
+
+
+def test_while_the_model_is_converted(tmp_path):
+    """A conversion that waits for another process's lock holds the server in loading for as long as the test likes."""
+    def is_open():
+        with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(f"{server.url}/health"):
+            return True
+        return False
+
+    folder = source_model.write(tmp_path / "hf")
+    with running(tmp_path, "--model", str(folder)):
+        pass
+    (lock,) = tmp_path.rglob("stores/.lock-*")
+    for store in lock.parent.glob("[!.]*"):
+        shutil.rmtree(store)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        server = Server(tmp_path, "--model", str(folder))
+        try:
+            wait_until(is_open, "the port opens")
+            client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
+            with pytest.raises(openai.InternalServerError) as caught:
+                client.completions.create(model="hf", prompt="a", max_tokens=2)
+            assert caught.value.status_code == 503 and caught.value.code == "model_loading"
+            assert float(caught.value.response.headers["retry-after"]) > 0
+            fcntl.flock(held, fcntl.LOCK_UN)
+            server.wait_until_ready()
+            (model,) = client.models.list()
+            assert client.completions.create(model=model.id, prompt="a", max_tokens=2).usage.completion_tokens == 2
+            server.stop()
+        finally:
+            server.process.kill()
 
 
 def test_the_readme_s_example(server):
