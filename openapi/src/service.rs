@@ -55,6 +55,10 @@ pub struct LoadingProgress {
     pub detail: String,
     /// How much of all of it is done, 0 to 1.
     pub fraction: f64,
+    /// Bytes of this stage that are done.
+    pub bytes_done: u64,
+    /// Bytes of this stage; 0 where it moves none.
+    pub bytes_total: u64,
     /// Whether the model is served; the stream then ends.
     pub ready: bool,
     /// Why loading failed, if it did; the stream then ends.

@@ -26,6 +26,8 @@ pub enum Failure {
     Failed(String),
     /// It was called wrongly: exit code 2.
     Usage(String),
+    /// Standard output was closed by its reader, who has what he wanted: exit code 0.
+    NobodyReads,
 }
 
 impl Failure {
@@ -54,7 +56,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Pack(args) => pack::run(args),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::NobodyReads) => ExitCode::SUCCESS,
         Err(Failure::Failed(message)) => {
             terminal::error(&message);
             ExitCode::FAILURE

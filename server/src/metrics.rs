@@ -15,7 +15,7 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 pub use model::ModelMetrics;
-pub(crate) use model::{SequenceEnd, SequenceMeter};
+pub(crate) use model::{SequenceEnd, SequenceMeter, Siblings};
 use odmoe_engine::EngineConfig;
 use paging::PagingMetrics;
 use std::collections::BTreeMap;

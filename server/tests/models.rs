@@ -201,6 +201,44 @@ fn a_folder_is_inspected_converted_and_inspected_again() {
     );
 }
 
+/// Not at a terminal, so in lines: where to, how much, then how far and how long yet.
+#[test]
+fn serving_a_source_tells_of_its_conversion_once() {
+    let world = World::new();
+    let folder = world.path("hf");
+    RandomModel::default().write(&folder).unwrap();
+    let serve = || {
+        let mut server = world.serve(&["--model", text_of(&folder)]);
+        server.until_ready();
+        let (code, told) = server.stop_and_read();
+        assert_eq!(code, Some(0), "{told}");
+        told
+    };
+    let told = serve();
+    let stores = world.path("cache/odmoe/stores");
+    let planned = told
+        .lines()
+        .position(|line| {
+            line.contains(text_of(&stores)) && line.contains("needs") && line.contains("are free")
+        })
+        .unwrap_or_else(|| panic!("no plan in: {told}"));
+    let first = told.lines().position(|line| line.contains(" % ("));
+    assert!(
+        first.is_some_and(|first| planned < first),
+        "the plan comes before the work: {told}"
+    );
+    let last = told.lines().rfind(|line| line.contains(" % (")).unwrap();
+    assert!(
+        last.starts_with("100 % (") && last.contains(" left): "),
+        "{told}"
+    );
+    let again = serve();
+    assert!(
+        !again.contains("needs") && !again.contains(" % ("),
+        "{again}"
+    );
+}
+
 #[test]
 fn a_packed_store_is_the_same_archive_each_time() {
     let world = World::new();

@@ -142,3 +142,26 @@ fn a_switch_can_be_set_in_the_file_and_in_the_environment() {
             .contains("perhaps")
     );
 }
+
+/// `odmoe inspect --json | head -c 0`: nobody reads any more, which is no failure.
+#[test]
+fn a_closed_output_is_a_quiet_end() {
+    let world = World::new();
+    let commands: [&[&str]; 4] = [
+        &["inspect"],
+        &["inspect", "--json"],
+        &["generate", "--prompt", "a", "--max-tokens", "4"],
+        &["generate", "--prompt", "a", "--max-tokens", "4", "--json"],
+    ];
+    for arguments in commands {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = world.command(arguments).stdout(writer).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            (output.status.code(), &*error),
+            (Some(0), ""),
+            "{arguments:?}"
+        );
+    }
+}

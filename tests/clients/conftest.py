@@ -42,13 +42,13 @@ class Server:
                 time.sleep(0.05)
         raise AssertionError(f"not ready within {READY_LIMIT_S} s:\n{self.log.read_text()}")
 
-    def metric(self, name):
-        """The sum over all series of a metric."""
+    def metric(self, name, label=""):
+        """The sum over all series of a metric that have a label, written as in the text."""
         with urllib.request.urlopen(f"{self.url}/metrics") as reply:
             lines = reply.read().decode().splitlines()
         series = [line for line in lines if line.split("{")[0].split(" ")[0] == name]
         assert series, f"{name} is not exported"
-        return sum(float(line.rsplit(" ", 1)[1]) for line in series)
+        return sum(float(line.rsplit(" ", 1)[1]) for line in series if label in line)
 
     def stop(self):
         self.process.terminate()

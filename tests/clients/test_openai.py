@@ -1,10 +1,22 @@
 """What users of openai-python do, through the SDK alone."""
 
+import contextlib
+import fcntl
+import io
 import math
+import pathlib
+import re
+import shutil
 import time
+import urllib.error
+import urllib.request
 
 import openai
 import pytest
+import source_model
+from conftest import Server
+
+README = pathlib.Path(__file__).parents[2] / "README.md"
 
 QUESTION = [{"role": "user", "content": "What color is the sky?"}]
 STORY = [{"role": "user", "content": "Tell me a story about a cat and a bird."}]
@@ -190,3 +202,101 @@ def test_async_requests_side_by_side(server, model):
         alone = [ask(client, model, STORY, temperature=1.0, seed=seed, max_tokens=24).choices[0].message.content
                  for seed in range(8)]
     assert asyncio.run(together()) == alone
+
+
+@contextlib.contextmanager
+def running(folder, *arguments):
+    """A server of its own, for what would disturb the others."""
+    server = Server(folder, *arguments)
+    try:
+        yield server.wait_until_ready()
+        server.stop()
+    finally:
+        server.process.kill()
+
+
+def test_a_full_queue_is_a_rate_limit(tmp_path):
+    def endless():
+        return client.completions.create(
+            model="tiny-moe", prompt="Once upon a time", max_tokens=1500, stream=True, extra_body={"ignore_eos": True})
+
+    with running(tmp_path, "--max-running", "1", "--max-queue", "1") as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
+        with endless():
+            wait_until(lambda: server.metric("vllm:num_requests_running") == 1, "the first runs")
+            with endless():
+                wait_until(lambda: server.metric("vllm:num_requests_waiting") == 1, "the second waits")
+                with pytest.raises(openai.RateLimitError) as caught:
+                    ask(client, "tiny-moe")
+                assert server.metric("vllm:num_requests_running") == 1, "the first ended too early"
+        assert caught.value.status_code == 429 and caught.value.code == "queue_full"
+        assert float(caught.value.response.headers["retry-after"]) > 0
+        wait_until(lambda: at_rest(server), "the queue is empty again")
+        assert "sky" in ask(client, "tiny-moe").choices[0].message.content
+
+
+def test_a_broken_expert_is_not_asked_for_again(tmp_path):
+    """Every expert's file is cut short; those in the cache are too few for an answer."""
+    def posts():
+        return server.metric("http_requests_total", 'handler="/v1/chat/completions"')
+
+    with running(tmp_path) as server:
+        files = [path for path in tmp_path.rglob("*") if path.is_file() and "experts" in path.parent.parts]
+        assert len(files) >= 192, files
+        for path in files:
+            path.chmod(0o644)
+            path.write_bytes(b"")
+        # With the SDK's own retries, which a 500 would otherwise set off.
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=120)
+        assert client.max_retries > 0
+        with pytest.raises(openai.InternalServerError) as caught:
+            ask(client, "tiny-moe")
+        assert caught.value.status_code == 500 and caught.value.code == "expert_unavailable"
+        assert caught.value.response.headers["x-should-retry"] == "false"
+        wait_until(lambda: posts() > 0, "the request is counted")
+        assert posts() == 1
+        wait_until(lambda: at_rest(server), "the failed request leaves the engine")
+
+
+def test_while_the_model_is_converted(tmp_path):
+    """A conversion that waits for another process's lock holds the server in loading for as long as the test likes."""
+    def is_open():
+        with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(f"{server.url}/health"):
+            return True
+        return False
+
+    folder = source_model.write(tmp_path / "hf")
+    with running(tmp_path, "--model", str(folder)):
+        pass
+    (lock,) = tmp_path.rglob("stores/.lock-*")
+    for store in lock.parent.glob("[!.]*"):
+        shutil.rmtree(store)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        server = Server(tmp_path, "--model", str(folder))
+        try:
+            wait_until(is_open, "the port opens")
+            client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
+            with pytest.raises(openai.InternalServerError) as caught:
+                client.completions.create(model="hf", prompt="a", max_tokens=2)
+            assert caught.value.status_code == 503 and caught.value.code == "model_loading"
+            assert float(caught.value.response.headers["retry-after"]) > 0
+            fcntl.flock(held, fcntl.LOCK_UN)
+            server.wait_until_ready()
+            (model,) = client.models.list()
+            assert client.completions.create(model=model.id, prompt="a", max_tokens=2).usage.completion_tokens == 2
+            server.stop()
+        finally:
+            server.process.kill()
+
+
+def test_the_readme_s_example(server):
+    """Run as it stands, but for the port."""
+    (example,) = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    address = "http://127.0.0.1:8000"
+    assert address in example
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(example.replace(address, server.url), str(README), "exec"), {})
+    # Sampled, so no word is certain.
+    assert len(said.getvalue().split()) >= 3, said.getvalue()

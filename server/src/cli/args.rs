@@ -375,7 +375,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
 
-    /// Print one JSON object.
+    /// Print one JSON object. Figures are min, median and max over the repeats, but peak_rss_bytes is one number: a
+    /// process has one peak.
     #[arg(long)]
     pub json: bool,
 }

@@ -7,7 +7,7 @@ mod machine;
 use crate::cli::answers::Answer;
 use crate::cli::args::BenchArgs;
 use crate::cli::progress::OpeningReporter;
-use crate::cli::{Failure, settings};
+use crate::cli::{Failure, settings, terminal};
 use crate::model::open::{OpenModel, prepare};
 use count::{Counter, Counts};
 use figures::{Figure, Measured};
@@ -26,8 +26,8 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     model_args.max_running = model_args.max_running.max(args.streams);
     let reporter = OpeningReporter::new();
     let show = |progress| reporter.show(&progress);
-    let prepared =
-        prepare(settings::settings(&model_args, None)?, &show).map_err(Failure::failed)?;
+    let settings = settings::settings(&model_args, None)?;
+    let prepared = prepare(settings, &show, reporter.conversion()).map_err(Failure::failed)?;
     let wanted = args.prompt_tokens as usize + args.generate_tokens as usize;
     if wanted > prepared.context_tokens() {
         let room = prepared.context_tokens();
@@ -48,8 +48,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         counter,
     };
     let measured = bench.measure()?;
-    bench.print(&measured);
-    Ok(())
+    bench.print(&measured)
 }
 
 /// Token ids of `--text`.
@@ -158,7 +157,7 @@ impl Bench<'_> {
         }
     }
 
-    fn print(&self, measured: &Measured) {
+    fn print(&self, measured: &Measured) -> Result<(), Failure> {
         let prepared = &self.model.prepared;
         let report = json!({
             "prefill_tokens_per_s": measured.prefill_tokens_per_s.json(),
@@ -176,28 +175,34 @@ impl Bench<'_> {
             "machine": machine::describe(Path::new("/")),
         });
         if self.args.json {
-            println!("{report}");
-            return;
+            return terminal::print(&format!("{report}\n"));
         }
+        terminal::print(&self.human(measured))
+    }
+
+    fn human(&self, measured: &Measured) -> String {
         let line = |name: &str, figure: &Figure, unit: &str| {
-            println!("  {name:<9} {}", figure.human(unit))
+            format!("  {name:<9} {}\n", figure.human(unit))
         };
-        println!(
-            "{} on {}",
-            prepared.name(),
-            machine::describe(Path::new("/"))
-        );
-        line("prefill", &measured.prefill_tokens_per_s, "tokens/s");
-        line("decode", &measured.decode_tokens_per_s, "tokens/s");
-        line("first", &measured.ttft_s, "s to the first token");
-        line("hits", &measured.hit_rate_prefill, "of lookups in prefill");
-        line("", &measured.hit_rate_decode, "of lookups in decode");
-        line("read", &measured.bytes_read, "bytes");
-        line("stalled", &measured.stall_s, "s");
-        println!(
-            "  {} streams, {} repeats; median (least to most)",
-            self.args.streams, self.args.repeats
-        );
+        [
+            format!(
+                "{} on {}\n",
+                self.model.prepared.name(),
+                machine::describe(Path::new("/"))
+            ),
+            line("prefill", &measured.prefill_tokens_per_s, "tokens/s"),
+            line("decode", &measured.decode_tokens_per_s, "tokens/s"),
+            line("first", &measured.ttft_s, "s to the first token"),
+            line("hits", &measured.hit_rate_prefill, "of lookups in prefill"),
+            line("", &measured.hit_rate_decode, "of lookups in decode"),
+            line("read", &measured.bytes_read, "bytes"),
+            line("stalled", &measured.stall_s, "s"),
+            format!(
+                "  {} streams, {} repeats; median (least to most)\n",
+                self.args.streams, self.args.repeats
+            ),
+        ]
+        .concat()
     }
 }
 

@@ -1,9 +1,9 @@
 //! `odmoe convert`.
 
-use crate::cli::Failure;
 use crate::cli::args::{ConvertArgs, Weights};
 use crate::cli::progress::ConversionReporter;
-use odmoe_convert::{ConvertOptions, WeightFormat, convert, open_source};
+use crate::cli::{Failure, terminal};
+use odmoe_convert::{ConvertOptions, Summary, WeightFormat, convert, open_source};
 
 /// Converts, with progress on standard error and the result on standard output.
 pub fn run(args: &ConvertArgs) -> Result<(), Failure> {
@@ -21,22 +21,18 @@ pub fn run(args: &ConvertArgs) -> Result<(), Failure> {
     let converted = convert(&*source, &args.output, &options, &reporter);
     reporter.finish();
     let summary = converted.map_err(Failure::failed)?;
-    println!("{}", summary.store.display());
-    println!("  store     {}", summary.store_bytes);
-    println!("  resident  {}", summary.resident_bytes);
-    println!(
-        "  experts   {} in {} files",
-        summary.expert_bytes, summary.experts
-    );
-    if summary.kept_matrices > 0 {
-        println!(
-            "  {} matrices stay as they were: their rows are not whole blocks",
-            summary.kept_matrices
-        );
-    }
-    println!(
-        "serve it with: odmoe serve --model {}",
-        summary.store.display()
-    );
-    Ok(())
+    terminal::print(&describe(&summary))
+}
+
+fn describe(summary: &Summary) -> String {
+    let store = summary.store.display();
+    let kept = match summary.kept_matrices {
+        0 => String::new(),
+        kept => format!("  {kept} matrices stay as they were: their rows are not whole blocks\n"),
+    };
+    format!(
+        "{store}\n  store     {}\n  resident  {}\n  experts   {} in {} files\n{kept}\
+         serve it with: odmoe serve --model {store}\n",
+        summary.store_bytes, summary.resident_bytes, summary.expert_bytes, summary.experts
+    )
 }

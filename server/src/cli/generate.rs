@@ -3,14 +3,14 @@
 use crate::cli::answers::Answer;
 use crate::cli::args::{GenerateArgs, SamplingArgs};
 use crate::cli::progress::OpeningReporter;
-use crate::cli::{Failure, quiet, settings};
+use crate::cli::{Failure, quiet, settings, terminal};
 use crate::model::open::{OpenModel, prepare};
 use crate::state::SamplingDefaults;
 use odmoe_engine::{FinishReason, Request, RequestTimings, SamplingParams, TokenEvent};
 use odmoe_text::{IncrementalDetokenizer, RenderOptions, StopMatcher};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
     let prompts = prompts(args)?;
     let reporter = OpeningReporter::new();
     let show = |progress| reporter.show(&progress);
-    let prepared =
-        prepare(settings::settings(&args.model, None)?, &show).map_err(Failure::failed)?;
+    let settings = settings::settings(&args.model, None)?;
+    let prepared = prepare(settings, &show, reporter.conversion()).map_err(Failure::failed)?;
     let model = prepared
         .start(Arc::new(quiet::Quiet), &show)
         .map_err(Failure::failed)?;
@@ -185,25 +185,16 @@ impl Output {
             self.text.push_str(text);
             return Ok(());
         }
-        let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())
-            .and_then(|()| out.flush())
-            .map_err(output_failed)
+        terminal::print(text)
     }
 
     fn end(self, json: impl FnOnce(&str) -> Value) -> Result<(), Failure> {
-        let mut out = io::stdout().lock();
-        let written = if self.json {
-            writeln!(out, "{}", json(&self.text))
+        if self.json {
+            terminal::print(&format!("{}\n", json(&self.text)))
         } else {
-            writeln!(out)
-        };
-        written.and_then(|()| out.flush()).map_err(output_failed)
+            terminal::print("\n")
+        }
     }
-}
-
-fn output_failed(error: io::Error) -> Failure {
-    Failure::Failed(format!("standard output: {error}"))
 }
 
 fn reason_name(reason: FinishReason) -> &'static str {

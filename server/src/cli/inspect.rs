@@ -1,7 +1,7 @@
 //! `odmoe inspect`: what is in a model, and what it would take to run here.
 
 use crate::cli::args::InspectArgs;
-use crate::cli::{Failure, settings};
+use crate::cli::{Failure, settings, terminal};
 use crate::config::{ExpertCacheSize, KvCacheSize};
 use crate::embedded;
 use crate::model::facts::{ModelFacts, sketch_manifest};
@@ -16,6 +16,7 @@ use odmoe_formats::ByteCount;
 use odmoe_formats::manifest::Manifest;
 use odmoe_text::Tokenizer;
 use serde_json::{Value, json};
+use std::fmt::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,11 +30,12 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
     let facts = ModelFacts::of(&inspected.manifest);
     let report = report(&inspected, &facts);
     if args.json {
-        println!("{report}");
+        terminal::print(&format!("{report}\n"))
     } else {
-        print_human(&report);
+        let mut text = String::new();
+        write_human(&mut text, &report).expect("a string takes everything");
+        terminal::print(&text)
     }
-    Ok(())
 }
 
 struct Inspected {
@@ -172,16 +174,18 @@ fn default_settings(location: ModelLocation, percent: f64) -> Settings {
     }
 }
 
-fn print_human(report: &Value) {
+fn write_human(out: &mut String, report: &Value) -> fmt::Result {
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     let bytes = |value: &Value| ByteCount(number(value)).to_string();
     let config = &report["config"];
-    println!(
+    writeln!(
+        out,
         "{}: {}",
         report["name"].as_str().unwrap_or_default(),
         report["kind"].as_str().unwrap_or_default()
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "  architecture  {}: {} layers, hidden {}, {} query and {} key/value heads of {}, vocabulary {}, context {}",
         report["architecture"].as_str().unwrap_or_default(),
         config["num_hidden_layers"],
@@ -191,36 +195,40 @@ fn print_human(report: &Value) {
         config["head_dim"],
         config["vocab_size"],
         config["max_position_embeddings"],
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "  parameters    {}, {} of them used by a token, which touches {}",
         human_count(number(&report["parameters"])),
         human_count(number(&report["active_parameters"])),
         bytes(&report["bytes_a_token"]),
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "  experts       {} ({} a layer, {} a token), {} in all, {} at most each",
         report["experts"]["count"],
         config["moe"]["num_experts"],
         config["moe"]["num_experts_per_tok"],
         bytes(&report["experts"]["bytes"]),
         bytes(&report["experts"]["largest_bytes"]),
-    );
-    println!("  resident      {}", bytes(&report["resident_bytes"]));
+    )?;
+    writeln!(out, "  resident      {}", bytes(&report["resident_bytes"]))?;
     for format in report["tensors_by_format"].as_array().into_iter().flatten() {
-        println!(
+        writeln!(
+            out,
             "  {:<13} {} tensors, {}",
             format["format"].as_str().unwrap_or_default(),
             format["tensors"],
             bytes(&format["bytes"])
-        );
+        )?;
     }
     for sum in report["memory_to_run"]["sums"]
         .as_array()
         .into_iter()
         .flatten()
     {
-        println!(
+        writeln!(
+            out,
             "  memory        {:>3} % of experts in memory: {} = base {} + KV {} + experts {} + scratch {} + overhead {}{}",
             sum["expert_cache_percent"],
             bytes(&sum["total_bytes"]),
@@ -234,27 +242,28 @@ fn print_human(report: &Value) {
             } else {
                 "; more than there is here"
             },
-        );
+        )?;
     }
     if let Some(limit) = report["memory_to_run"]["limit_bytes"].as_u64() {
-        println!(
+        writeln!(
+            out,
             "  limit here    {} ({})",
             ByteCount(limit),
             report["memory_to_run"]["limit_source"]
                 .as_str()
                 .unwrap_or_default()
-        );
+        )?;
     }
     match (
         &report["tokenizer"]["vocabulary"],
         &report["tokenizer"]["error"],
     ) {
-        (Value::Number(size), _) => println!("  tokenizer     {size} tokens"),
-        (_, Value::String(error)) => println!("  tokenizer     {error}"),
-        _ => println!("  tokenizer     none"),
+        (Value::Number(size), _) => writeln!(out, "  tokenizer     {size} tokens")?,
+        (_, Value::String(error)) => writeln!(out, "  tokenizer     {error}")?,
+        _ => writeln!(out, "  tokenizer     none")?,
     }
     match report["chat_template_bytes"].as_u64() {
-        Some(length) => println!("  template      {length} bytes"),
-        None => println!("  template      none: completions only"),
+        Some(length) => writeln!(out, "  template      {length} bytes"),
+        None => writeln!(out, "  template      none: completions only"),
     }
 }

@@ -1,7 +1,7 @@
 //! `odmoe pack`: how the embedded model's archive is made.
 
-use crate::cli::Failure;
 use crate::cli::args::PackArgs;
+use crate::cli::{Failure, terminal};
 use crate::embedded::pack;
 
 /// Writes the archive, and its hash beside it.
@@ -11,6 +11,5 @@ pub fn run(args: &PackArgs) -> Result<(), Failure> {
     beside.push(".sha256");
     std::fs::write(&beside, format!("{sha256}\n"))
         .map_err(|error| Failure::Failed(format!("{}: {error}", beside.to_string_lossy())))?;
-    println!("{sha256}  {}", args.output.display());
-    Ok(())
+    terminal::print(&format!("{sha256}  {}\n", args.output.display()))
 }

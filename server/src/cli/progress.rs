@@ -2,10 +2,11 @@
 
 use crate::cli::terminal;
 use crate::state::{LoadingProgress, Stage};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 use odmoe_convert::{Level, Preflight, Progress, ProgressReport};
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 const BYTES_STYLE: &str =
     "{prefix:>9} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left  {wide_msg}";
@@ -29,6 +30,30 @@ pub struct ConversionReporter {
 struct Told {
     step: String,
     tenth: Option<u64>,
+    /// The first report.
+    start: Option<Instant>,
+}
+
+/// One line of what bars would show.
+fn progress_line(report: &ProgressReport<'_>, elapsed: Duration) -> String {
+    let Level { done, total } = report.whole;
+    let percent = u128::from(done.0) * 100 / u128::from(total.0.max(1));
+    let left = time_left(report.whole, elapsed)
+        .map(|left| format!(", {:#} left", HumanDuration(left)))
+        .unwrap_or_default();
+    let (step, of_step) = (report.step, report.step_level);
+    format!(
+        "{percent:3} % ({done} of {total}{left}): {step}, {} of {}",
+        of_step.done, of_step.total
+    )
+}
+
+/// What remains at the average speed so far. None before the first byte.
+fn time_left(level: Level, elapsed: Duration) -> Option<Duration> {
+    let Level { done, total } = level;
+    let remaining = total.0.saturating_sub(done.0) as f64;
+    let left = (done.0 > 0).then(|| elapsed.as_secs_f64() * (remaining / done.0 as f64))?;
+    Some(Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX))
 }
 
 impl ConversionReporter {
@@ -59,13 +84,10 @@ impl ConversionReporter {
         let Level { done, total } = report.whole;
         let tenth = done.0.saturating_mul(LINES) / total.0.max(1);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let elapsed = told.start.get_or_insert_with(Instant::now).elapsed();
         if told.tenth != Some(tenth) {
             told.tenth = Some(tenth);
-            terminal::note(&format!(
-                "{:3} % ({done} of {total}): {}",
-                tenth * 100 / LINES,
-                report.step
-            ));
+            terminal::note(&progress_line(report, elapsed));
         }
     }
 }
@@ -103,52 +125,85 @@ impl Progress for ConversionReporter {
     }
 }
 
-/// Opening a model: one bar, or a line a stage.
+/// Opening a model: a conversion as [`ConversionReporter`] shows it, then one bar at a terminal. Elsewhere nothing more:
+/// what comes after a conversion is short.
 pub struct OpeningReporter {
+    conversion: ConversionReporter,
     bar: Option<ProgressBar>,
-    stage: Mutex<Option<(&'static str, u64)>>,
 }
 
 impl OpeningReporter {
-    /// A bar at a terminal, lines elsewhere.
+    /// A bar at a terminal.
     pub fn new() -> Self {
         let style = ProgressStyle::with_template("[{bar:32}] {percent} %, {eta} left  {wide_msg}")
             .expect("a fixed template");
         let bar = || ProgressBar::new(1000).with_style(style.progress_chars("=> "));
         Self {
+            conversion: ConversionReporter::new(),
             bar: terminal::is_interactive().then(bar),
-            stage: Mutex::default(),
         }
+    }
+
+    /// Who is told of a conversion.
+    pub fn conversion(&self) -> &ConversionReporter {
+        &self.conversion
     }
 
     /// Shows it.
     pub fn show(&self, progress: &LoadingProgress) {
+        if progress.stage == Stage::Converting {
+            return;
+        }
+        self.conversion.finish();
         if let Some(bar) = &self.bar {
             bar.set_position((progress.fraction * 1000.0) as u64);
             bar.set_message(progress.detail.clone());
-            return;
-        }
-        let now = (
-            progress.stage.name(),
-            (progress.fraction * LINES as f64) as u64,
-        );
-        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
-        // Short stages pass without a word: only conversions are worth lines of their own.
-        let is_news = *stage != Some(now);
-        *stage = Some(now);
-        if is_news && progress.stage == Stage::Converting {
-            terminal::note(&format!(
-                "{:3.0} %: {}",
-                progress.fraction * 100.0,
-                progress.detail
-            ));
         }
     }
 
     /// Takes the bar away.
     pub fn finish(&self) {
+        self.conversion.finish();
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use odmoe_formats::ByteCount;
+
+    fn level(done: u64, total: u64) -> Level {
+        Level {
+            done: ByteCount(done),
+            total: ByteCount(total),
+        }
+    }
+
+    #[test]
+    fn a_line_tells_the_whole_the_step_and_the_time_left() {
+        let report = ProgressReport {
+            whole: level(1 << 20, 4 << 20),
+            step: "experts of layer 2",
+            step_level: level(1 << 10, 2 << 10),
+        };
+        assert_eq!(
+            progress_line(&report, Duration::from_secs(40)),
+            " 25 % (1.0 MiB of 4.0 MiB, 2m left): experts of layer 2, 1.0 KiB of 2.0 KiB"
+        );
+    }
+
+    #[test]
+    fn the_time_left_is_unknown_at_the_start_and_nothing_at_the_end() {
+        let elapsed = Duration::from_secs(8);
+        assert_eq!(time_left(level(0, 9), elapsed), None);
+        assert_eq!(time_left(level(9, 9), elapsed), Some(Duration::ZERO));
+        assert_eq!(
+            time_left(level(4, 5), elapsed),
+            Some(Duration::from_secs(2))
+        );
+        assert!(time_left(level(1, u64::MAX), Duration::MAX).is_some());
     }
 }

@@ -1,6 +1,7 @@
 //! `odmoe serve`: the port first, then the model.
 
 use crate::cli::args::{LogFormat, ServeArgs};
+use crate::cli::progress::ConversionReporter;
 use crate::cli::{Failure, settings, terminal};
 use crate::http::{self, HttpConfig, check_listen};
 use crate::metrics::MetricsHandle;
@@ -143,7 +144,10 @@ impl Opening {
             self.metrics.set_load_progress(progress.fraction);
             self.slot.set_progress(progress);
         };
-        let prepared = prepare(settings, &told)?;
+        let reporter = ConversionReporter::new();
+        let prepared = prepare(settings, &told, &reporter);
+        reporter.finish();
+        let prepared = prepared?;
         say(report::describe(&prepared).trim_end());
         let name = prepared.name().to_owned();
         self.metrics

@@ -6,7 +6,7 @@ use super::error::ApiError;
 use super::job::Job;
 use super::lifecycle::{InFlight, LifePhase};
 use super::record::Record;
-use crate::metrics::{SequenceEnd, SequenceMeter};
+use crate::metrics::{SequenceEnd, SequenceMeter, Siblings};
 use crate::state::ServedModel;
 use odmoe_engine::{
     FinishReason as EngineReason, Request, RequestId, SubmitError, TokenEvent, TokenSink,
@@ -85,8 +85,9 @@ impl Generation {
         };
         for prompt in &job.prompts {
             generation.prompt_tokens += prompt.len() as u64;
+            let siblings = Siblings::new(job.sampling.n);
             for choice in 0..job.sampling.n {
-                generation.submit(app, job, prompt, choice, &sender)?;
+                generation.submit(app, job, prompt, (choice, &siblings), &sender)?;
             }
         }
         generation.count_accepted(app, job);
@@ -98,7 +99,7 @@ impl Generation {
         app: &App,
         job: &Job,
         prompt: &[u32],
-        choice: u32,
+        (choice, siblings): (u32, &Arc<Siblings>),
         sender: &mpsc::UnboundedSender<(u32, TokenEvent)>,
     ) -> Result<(), ApiError> {
         let index = self.choices.len() as u32;
@@ -117,7 +118,7 @@ impl Generation {
             let sink = ChannelSink {
                 index,
                 events: sender.clone(),
-                meter: SequenceMeter::new(metrics, self.record.arrived),
+                meter: SequenceMeter::new(metrics, siblings, self.record.arrived),
                 stopped_by_text: Arc::clone(&stopped_by_text),
             };
             self.model.engine.submit(request, Box::new(sink))

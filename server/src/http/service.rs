@@ -164,6 +164,8 @@ fn wire(progress: Progress) -> LoadingProgress {
         stage: progress.stage.name().into(),
         detail: progress.detail,
         fraction: progress.fraction,
+        bytes_done: progress.bytes_done.0,
+        bytes_total: progress.bytes_total.0,
         ready: progress.stage == Stage::Ready,
         error: match progress.stage {
             Stage::Failed(reason) => Some(reason),

@@ -114,6 +114,7 @@ pub(crate) const CATALOGUE: &[Metric] = &[
     model("vllm:request_decode_time_seconds", Histogram(REQUEST_SECONDS), "From the first token to the end."),
     model("vllm:request_prompt_tokens", Histogram(TOKENS), "Prompt tokens of a sequence."),
     model("vllm:request_generation_tokens", Histogram(TOKENS), "Tokens generated for a sequence."),
+    model("vllm:request_max_num_generation_tokens", Histogram(TOKENS), "The longest of a request's answers, in tokens."),
     model("vllm:request_params_max_tokens", Histogram(TOKENS), "The most tokens that a sequence was allowed."),
     model("vllm:request_params_n", Histogram(CHOICES), "Answers asked for."),
     model("vllm:iteration_tokens_total", Histogram(ITERATION_TOKENS), "Tokens of a pass through the model."),

@@ -6,6 +6,7 @@ use super::paging::PagingMetrics;
 use metrics::{Counter, Gauge, Histogram};
 use odmoe_engine::{EngineEvent, EngineGauges, EngineObserver, RequestTimings};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// vLLM labels its series with the number of the engine; there is one.
@@ -31,6 +32,7 @@ pub struct ModelMetrics {
     decode: Histogram,
     request_prompt_tokens: Histogram,
     request_generation_tokens: Histogram,
+    request_longest: Histogram,
     request_max_tokens: Histogram,
     request_n: Histogram,
     iteration_tokens: Histogram,
@@ -67,6 +69,7 @@ impl ModelMetrics {
             decode: histogram("vllm:request_decode_time_seconds"),
             request_prompt_tokens: histogram("vllm:request_prompt_tokens"),
             request_generation_tokens: histogram("vllm:request_generation_tokens"),
+            request_longest: histogram("vllm:request_max_num_generation_tokens"),
             request_max_tokens: histogram("vllm:request_params_max_tokens"),
             request_n: histogram("vllm:request_params_n"),
             iteration_tokens: histogram("vllm:iteration_tokens_total"),
@@ -128,9 +131,33 @@ impl SequenceEnd {
     }
 }
 
+/// The sequences that answer one prompt.
+pub(crate) struct Siblings {
+    running: AtomicU32,
+    longest_tokens: AtomicU64,
+}
+
+impl Siblings {
+    /// `count` of them, at least one.
+    pub(crate) fn new(count: u32) -> Arc<Self> {
+        Arc::new(Self {
+            running: AtomicU32::new(count),
+            longest_tokens: AtomicU64::new(0),
+        })
+    }
+
+    /// One ended. The length of the longest, if it was the last.
+    fn end(&self, tokens: u64) -> Option<u64> {
+        self.longest_tokens.fetch_max(tokens, Ordering::AcqRel);
+        let was_last = self.running.fetch_sub(1, Ordering::AcqRel) == 1;
+        was_last.then(|| self.longest_tokens.load(Ordering::Acquire))
+    }
+}
+
 /// Times one sequence, on the engine's thread, so that a slow client does not count as a slow engine.
 pub(crate) struct SequenceMeter {
     metrics: Arc<ModelMetrics>,
+    siblings: Arc<Siblings>,
     arrived: Instant,
     last_token: Option<Instant>,
     tokens: u64,
@@ -139,9 +166,14 @@ pub(crate) struct SequenceMeter {
 
 impl SequenceMeter {
     /// `arrived`: when the HTTP request did.
-    pub(crate) fn new(metrics: Arc<ModelMetrics>, arrived: Instant) -> Self {
+    pub(crate) fn new(
+        metrics: Arc<ModelMetrics>,
+        siblings: &Arc<Siblings>,
+        arrived: Instant,
+    ) -> Self {
         Self {
             metrics,
+            siblings: Arc::clone(siblings),
             arrived,
             last_token: None,
             tokens: 0,
@@ -166,6 +198,9 @@ impl SequenceMeter {
         metrics.finished[how.index()].increment(1);
         metrics.end_to_end.record(now - self.arrived);
         metrics.request_generation_tokens.record(self.tokens as f64);
+        if let Some(longest) = self.siblings.end(self.tokens) {
+            metrics.request_longest.record(longest as f64);
+        }
         if let Some(timings) = timings {
             metrics.queue.record(timings.queue);
             metrics.prefill.record(timings.prefill);

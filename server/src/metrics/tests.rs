@@ -7,6 +7,7 @@ use odmoe_expert_store::{
     EvictionReason, LoadFailureKind, LookupResult, Phase, StoreEvent, StoreGauges, StoreHealth,
 };
 use odmoe_formats::{ByteCount, ExpertKey};
+use std::time::Instant;
 
 /// A handle on which every metric has at least one series.
 fn complete() -> MetricsHandle {
@@ -118,16 +119,116 @@ fn every_combination_of_labels_exists_at_zero() {
     );
 }
 
+/// Names that dashboards, autoscalers and the documentation rely on, written out: a change here breaks somebody.
+#[rustfmt::skip]
+const PROMISED: &[(&str, &str)] = &[
+    ("vllm:num_requests_running", "gauge"),
+    ("vllm:num_requests_waiting", "gauge"),
+    ("vllm:kv_cache_usage_perc", "gauge"),
+    ("vllm:num_preemptions_total", "counter"),
+    ("vllm:prompt_tokens_total", "counter"),
+    ("vllm:generation_tokens_total", "counter"),
+    ("vllm:request_success_total", "counter"),
+    ("vllm:time_to_first_token_seconds", "histogram"),
+    ("vllm:inter_token_latency_seconds", "histogram"),
+    ("vllm:e2e_request_latency_seconds", "histogram"),
+    ("vllm:request_queue_time_seconds", "histogram"),
+    ("vllm:request_inference_time_seconds", "histogram"),
+    ("vllm:request_prefill_time_seconds", "histogram"),
+    ("vllm:request_decode_time_seconds", "histogram"),
+    ("vllm:request_prompt_tokens", "histogram"),
+    ("vllm:request_generation_tokens", "histogram"),
+    ("vllm:request_max_num_generation_tokens", "histogram"),
+    ("vllm:request_params_max_tokens", "histogram"),
+    ("vllm:request_params_n", "histogram"),
+    ("vllm:iteration_tokens_total", "histogram"),
+    ("vllm:cache_config_info", "gauge"),
+    ("http_requests_total", "counter"),
+    ("http_request_duration_seconds", "histogram"),
+    ("odmoe_expert_cache_lookups_total", "counter"),
+    ("odmoe_expert_cache_evictions_total", "counter"),
+    ("odmoe_expert_load_seconds", "histogram"),
+    ("odmoe_expert_load_bytes_total", "counter"),
+    ("odmoe_expert_load_failures_total", "counter"),
+    ("odmoe_expert_stall_seconds", "histogram"),
+    ("odmoe_request_expert_stall_seconds", "histogram"),
+    ("odmoe_expert_prefetch_issued_total", "counter"),
+    ("odmoe_expert_prefetch_used_total", "counter"),
+    ("odmoe_expert_prefetch_wasted_total", "counter"),
+    ("odmoe_expert_cache_resident_bytes", "gauge"),
+    ("odmoe_expert_cache_capacity_bytes", "gauge"),
+    ("odmoe_expert_cache_pinned_bytes", "gauge"),
+    ("odmoe_expert_loads_in_flight", "gauge"),
+    ("odmoe_expert_load_queue_depth", "gauge"),
+    ("odmoe_expert_readers_stuck", "gauge"),
+    ("odmoe_predictor_experts_total", "counter"),
+    ("odmoe_model_load_progress_ratio", "gauge"),
+];
+
 #[test]
-fn vllm_s_first_token_buckets() {
+fn the_promised_names_and_types_are_exported_and_no_others() {
     let text = complete().render();
-    let prefix = "vllm:time_to_first_token_seconds_bucket{model_name=\"m\",engine=\"0\",le=\"";
-    let bounds: Vec<&str> = text
+    let mut exported: Vec<&str> = text
         .lines()
-        .filter_map(|line| line.strip_prefix(prefix)?.split('"').next())
+        .filter_map(|line| line.strip_prefix("# TYPE "))
         .collect();
-    let expected = "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10 20 40 80 160 640 2560 +Inf";
-    assert_eq!(bounds.join(" "), expected);
+    exported.sort_unstable();
+    let mut promised: Vec<String> = PROMISED
+        .iter()
+        .map(|(name, kind)| format!("{name} {kind}"))
+        .collect();
+    promised.sort_unstable();
+    assert_eq!(exported, promised);
+}
+
+#[test]
+fn vllm_s_latencies_have_vllm_s_buckets() {
+    let text = complete().render();
+    for (name, expected) in [
+        (
+            "vllm:time_to_first_token_seconds",
+            "0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10 20 40 80 160 640 2560 +Inf",
+        ),
+        (
+            "vllm:inter_token_latency_seconds",
+            "0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.4 0.5 0.75 1 2.5 5 7.5 10 20 40 80 +Inf",
+        ),
+        (
+            "vllm:e2e_request_latency_seconds",
+            "0.3 0.5 0.8 1 1.5 2 2.5 5 10 15 20 30 40 50 60 120 240 480 960 1920 7680 +Inf",
+        ),
+    ] {
+        let prefix = format!("{name}_bucket{{model_name=\"m\",engine=\"0\",le=\"");
+        let bounds: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(&prefix)?.split('"').next())
+            .collect();
+        assert_eq!(bounds.join(" "), expected, "{name}");
+    }
+}
+
+/// Two answers to one prompt are one observation: of the longer.
+#[test]
+fn the_longest_of_a_request_s_answers_is_recorded_once() {
+    let metrics = complete();
+    let siblings = Siblings::new(2);
+    let now = Instant::now();
+    let count = |series: &str| {
+        let name = format!("vllm:request_max_num_generation_tokens_{series}");
+        value(
+            &metrics,
+            &format!("{name}{{model_name=\"m\",engine=\"0\"}}"),
+        )
+    };
+    for tokens in [3, 1] {
+        assert_eq!(count("count"), 0.0);
+        let mut meter = SequenceMeter::new(metrics.model("m"), &siblings, now);
+        for _ in 0..tokens {
+            meter.token(now);
+        }
+        meter.end(SequenceEnd::Length, None, now);
+    }
+    assert_eq!((count("count"), count("sum")), (1.0, 3.0));
 }
 
 #[test]

@@ -102,12 +102,18 @@ pub struct OpenModel {
     pub engine: EngineHandle,
 }
 
-/// Finds or makes the store and divides the memory.
+/// Finds or makes the store and divides the memory. A conversion, if there is one, is a part of `progress`, and is told
+/// in all its detail to `conversion`.
 pub fn prepare(
     settings: Settings,
     progress: OpenProgress<'_>,
+    conversion: &dyn Progress,
 ) -> Result<PreparedModel, OpenModelError> {
-    let (folder, unpacked) = obtain_store(&settings, progress)?;
+    let both = ConversionProgress {
+        whole: progress,
+        detail: conversion,
+    };
+    let (folder, unpacked) = obtain_store(&settings, &both)?;
     let manifest = open_store(&folder)?;
     check_store_files(&folder, &manifest)?;
     let text = open_text_side(&folder, &manifest)?;
@@ -221,7 +227,7 @@ impl OpenModel {
 
 fn obtain_store(
     settings: &Settings,
-    progress: OpenProgress<'_>,
+    progress: &dyn Progress,
 ) -> Result<(PathBuf, Option<Unpacked>), OpenModelError> {
     match &settings.location {
         ModelLocation::Store(folder) => Ok((folder.clone(), None)),
@@ -239,15 +245,18 @@ fn obtain_store(
                 &*source,
                 &cache.join("stores"),
                 &ConvertOptions::default(),
-                &ConversionProgress(progress),
+                progress,
             )?;
             Ok((obtained.store, None))
         }
     }
 }
 
-/// Tells a conversion as the first part of opening.
-struct ConversionProgress<'a>(OpenProgress<'a>);
+/// Tells a conversion twice: as the first part of opening, and as it is.
+struct ConversionProgress<'a> {
+    whole: OpenProgress<'a>,
+    detail: &'a dyn Progress,
+}
 
 impl Progress for ConversionProgress<'_> {
     fn planned(&self, preflight: &Preflight) {
@@ -257,20 +266,21 @@ impl Progress for ConversionProgress<'_> {
             preflight.needed,
             preflight.free
         );
-        (self.0)(LoadingProgress::stage(Stage::Converting, 0.0, detail));
+        (self.whole)(LoadingProgress::stage(Stage::Converting, 0.0, detail));
+        self.detail.planned(preflight);
     }
 
     fn report(&self, report: &ProgressReport<'_>) -> ControlFlow<()> {
         let Level { done, total } = report.whole;
         let share = done.0 as f64 / total.0.max(1) as f64;
-        (self.0)(LoadingProgress {
+        (self.whole)(LoadingProgress {
             stage: Stage::Converting,
             fraction: CONVERTED_FRACTION * share,
             detail: format!("converting: {}", report.step),
             bytes_done: done,
             bytes_total: total,
         });
-        ControlFlow::Continue(())
+        self.detail.report(report)
     }
 }
 

@@ -142,7 +142,12 @@ impl Server {
     }
 
     /// Asks it to stop; returns the exit code.
-    pub fn stop(mut self) -> Option<i32> {
+    pub fn stop(self) -> Option<i32> {
+        self.stop_and_read().0
+    }
+
+    /// Asks it to stop; returns the exit code and its standard error.
+    pub fn stop_and_read(mut self) -> (Option<i32>, String) {
         let id = self.child.id().to_string();
         assert!(
             Command::new("kill")
@@ -151,7 +156,11 @@ impl Server {
                 .unwrap()
                 .success()
         );
-        self.child.wait().unwrap().code()
+        let mut error = String::new();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            stderr.read_to_string(&mut error).unwrap();
+        }
+        (self.child.wait().unwrap().code(), error)
     }
 }
 

@@ -5,6 +5,7 @@ use super::fake::{self, Act, FakeEngine};
 use super::*;
 use crate::state::{LoadingProgress, Stage};
 use odmoe_engine::FinishReason;
+use odmoe_formats::ByteCount;
 use std::time::Duration;
 
 fn waits_then_says(text: &str) -> FakeEngine {
@@ -61,7 +62,11 @@ async fn progress_rises_and_ends_when_ready() {
     for (seen, fraction) in [0.25, 0.5, 0.75].into_iter().enumerate() {
         follower.until("data: ", seen + 1).await;
         assert_eq!(server.get("/ready").await.status, 503);
-        let now = LoadingProgress::stage(Stage::LoadingBase, fraction, "reading weights");
+        let now = LoadingProgress {
+            bytes_done: ByteCount((fraction * 4096.0) as u64),
+            bytes_total: ByteCount(4096),
+            ..LoadingProgress::stage(Stage::LoadingBase, fraction, "reading weights")
+        };
         server.slot.set_progress(now);
     }
     follower.until("data: ", 4).await;
@@ -84,6 +89,9 @@ async fn progress_rises_and_ends_when_ready() {
         .collect();
     assert_eq!(ready, [false, false, false, false, true]);
     assert_eq!(events[1]["stage"], "loading_base");
+    let bytes = |event: &Value| (event["bytes_done"].clone(), event["bytes_total"].clone());
+    assert_eq!(bytes(&events[1]), (json!(1024), json!(4096)));
+    assert_eq!(bytes(&events[3]), (json!(3072), json!(4096)));
     assert_eq!(
         server
             .get("/v1/loading/progress")
