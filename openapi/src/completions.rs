@@ -1,6 +1,6 @@
 //! `POST /v1/completions`.
 
-use crate::{FinishReason, SamplingFields, StreamOptions, Usage};
+use crate::{FinishReason, Prompt, SamplingFields, StreamOptions, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -36,23 +36,6 @@ pub struct CompletionRequest {
     /// How tokens are chosen.
     #[serde(flatten, skip_deserializing)]
     pub sampling: SamplingFields,
-}
-
-/// Text, token ids, or a list of either: one answer set for each.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-#[serde(
-    untagged,
-    expecting = "a string, a list of strings, a list of token ids or a list of lists of token ids"
-)]
-pub enum Prompt {
-    /// Text.
-    Text(String),
-    /// Token ids.
-    Tokens(Vec<u32>),
-    /// Several texts.
-    Texts(Vec<String>),
-    /// Several lists of token ids.
-    TokenLists(Vec<Vec<u32>>),
 }
 
 /// A whole answer, or a piece of one when streamed.

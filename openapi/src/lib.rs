@@ -9,10 +9,12 @@ mod chat;
 mod common;
 mod completions;
 mod error;
+mod prompt;
 mod service;
 
 pub use chat::*;
 pub use common::*;
 pub use completions::*;
 pub use error::*;
+pub use prompt::*;
 pub use service::*;

@@ -37,6 +37,8 @@ pub struct ServedModel {
     pub end_ids: Vec<u32>,
     /// The longest context that is served, in tokens.
     pub context_tokens: usize,
+    /// The most answers that the engine holds at once, running and waiting.
+    pub capacity_answers: usize,
     /// Rows of the output head: token ids are below it.
     pub vocabulary: usize,
     /// When it was opened.

@@ -133,15 +133,6 @@ impl Archive {
         }
         Ok(())
     }
-
-    /// Path and size of each file, from the headers alone.
-    pub(super) fn listing(&self) -> io::Result<Vec<(PathBuf, u64)>> {
-        let mut archive = tar::Archive::new(Cursor::new(self.bytes));
-        let entries = archive.entries_with_seek()?;
-        entries
-            .map(|entry| entry.and_then(|e| Ok((relative(&e.path()?)?, e.size()))))
-            .collect()
-    }
 }
 
 fn relative(path: &Path) -> io::Result<PathBuf> {

@@ -2,13 +2,21 @@
 //! folder of its own and renames it; the first wins.
 
 use crate::embedded::Archive;
-use std::ffi::OsStr;
-use std::io;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// Written into an unpacked folder after everything else, with the archive's hash.
 const MARKER: &str = ".unpacked";
+/// How the names of folders begin that a process is about to fill, or to remove.
+const UNPACKING: &str = ".unpacking-";
+const DAMAGED: &str = ".damaged-";
+/// Unpacking takes seconds: nobody works any more in such a folder that has not changed for so long.
+const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 /// Losing this many races in a row means that something else is wrong.
 const ATTEMPTS: usize = 16;
 
@@ -51,8 +59,8 @@ impl Unpacked {
 
 /// Finds the unpacked model below `cache`, or unpacks it there; into a temporary folder where that cannot be written.
 ///
-/// A copy is taken as whole when its marker holds the archive's hash and every file has its size; what its bytes are is
-/// checked as they are read. A damaged copy is replaced.
+/// A copy is taken as whole when its marker holds the archive's hash and every file the archive's bytes: a disk may have
+/// kept some from before a power cut and lost others. A damaged copy is replaced.
 pub fn unpack(archive: &Archive, cache: Option<&Path>) -> Result<Unpacked, UnpackError> {
     let hash = archive.sha256.trim();
     let name = format!("{}-{}", archive.name, hash.get(..16).unwrap_or(hash));
@@ -90,6 +98,7 @@ pub fn unpack(archive: &Archive, cache: Option<&Path>) -> Result<Unpacked, Unpac
 }
 
 fn unpack_once(archive: &Archive, parent: &Path, name: &str) -> io::Result<PathBuf> {
+    remove_leftovers(parent);
     let place = parent.join(name);
     if is_whole(archive, &place)? {
         return Ok(place);
@@ -99,13 +108,14 @@ fn unpack_once(archive: &Archive, parent: &Path, name: &str) -> io::Result<PathB
     }
     std::fs::create_dir_all(parent)?;
     let own = tempfile::Builder::new()
-        .prefix(".unpacking-")
+        .prefix(UNPACKING)
         .tempdir_in(parent)?;
     write_all(archive, own.path())?;
     for _ in 0..ATTEMPTS {
         if std::fs::rename(own.path(), &place).is_ok() {
             // Nothing is left to remove at the old name.
             drop(own.keep());
+            sync_folder(parent)?;
             return Ok(place);
         }
         if is_whole(archive, &place)? {
@@ -113,7 +123,7 @@ fn unpack_once(archive: &Archive, parent: &Path, name: &str) -> io::Result<PathB
         }
         // A damaged copy is in the way: move it aside, so that whoever reads it keeps what is open, and try again.
         let aside = tempfile::Builder::new()
-            .prefix(".damaged-")
+            .prefix(DAMAGED)
             .tempdir_in(parent)?;
         match std::fs::rename(&place, aside.path().join("copy")) {
             Ok(()) => {}
@@ -132,25 +142,63 @@ fn is_whole(archive: &Archive, folder: &Path) -> io::Result<bool> {
         Ok(marker) if marker == archive.sha256.trim().as_bytes() => {}
         _ => return Ok(false),
     }
-    let listing = archive.listing()?;
-    Ok(listing.iter().all(|(path, bytes)| {
-        let metadata = std::fs::symlink_metadata(folder.join(path));
-        metadata.is_ok_and(|m| m.is_file() && m.len() == *bytes)
-    }))
+    let mut is_whole = true;
+    archive.for_each(|member| {
+        is_whole = is_whole && is_copy(&member.bytes, &folder.join(&member.path));
+        Ok(())
+    })?;
+    Ok(is_whole)
 }
 
+/// Whether the file, and no link to one, holds these bytes. The size is looked at first, so that no more is read.
+fn is_copy(bytes: &[u8], path: &Path) -> bool {
+    let metadata = std::fs::symlink_metadata(path);
+    metadata.is_ok_and(|m| m.is_file() && m.len() == bytes.len() as u64)
+        && std::fs::read(path).is_ok_and(|found| found == bytes)
+}
+
+/// Writes every file and the marker, all of it on the disk when this returns.
 fn write_all(archive: &Archive, folder: &Path) -> io::Result<()> {
+    let mut folders = BTreeSet::from([folder.to_owned()]);
     archive.for_each(|member| {
         let path = folder.join(&member.path);
-        if let Some(parent) = path
-            .parent()
-            .filter(|p| p.file_name() != Some(OsStr::new("")))
-        {
+        if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
+            let inside = parent.ancestors().take_while(|above| *above != folder);
+            folders.extend(inside.map(Path::to_owned));
         }
-        std::fs::write(path, member.bytes)
+        write_synced(&path, &member.bytes)
     })?;
-    std::fs::write(folder.join(MARKER), archive.sha256.trim())
+    write_synced(&folder.join(MARKER), archive.sha256.trim().as_bytes())?;
+    folders.iter().try_for_each(|folder| sync_folder(folder))
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Puts the names in a folder on the disk.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Removes what processes left behind that were killed while they unpacked. It is in nobody's way, so that failing to
+/// is no error.
+fn remove_leftovers(parent: &Path) {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let is_ours = [UNPACKING, DAMAGED]
+            .iter()
+            .any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()));
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        let age = modified.ok().and_then(|at| at.elapsed().ok());
+        if is_ours && age.is_some_and(|age| age > LEFTOVER_AGE) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -159,6 +207,7 @@ mod tests {
     use crate::embedded::archive::to_hex;
     use sha2::{Digest, Sha256};
     use std::sync::Barrier;
+    use std::time::SystemTime;
 
     fn archive(files: &[(&str, &[u8])]) -> Archive {
         let mut builder = tar::Builder::new(Vec::new());
@@ -213,7 +262,13 @@ mod tests {
 
     #[test]
     fn a_damaged_copy_is_replaced() {
-        let damages: [fn(&Path); 4] = [
+        let damages: [fn(&Path); 5] = [
+            |folder| {
+                let shard = folder.join("experts/layer-000/expert-000.safetensors");
+                let mut bytes = std::fs::read(&shard).unwrap();
+                bytes[4321] ^= 1;
+                std::fs::write(shard, bytes).unwrap();
+            },
             |folder| std::fs::write(folder.join("manifest.json"), "").unwrap(),
             |folder| std::fs::remove_dir_all(folder.join("experts")).unwrap(),
             |folder| std::fs::remove_file(folder.join(MARKER)).unwrap(),
@@ -233,6 +288,24 @@ mod tests {
                 "nothing is left behind"
             );
         }
+    }
+
+    #[test]
+    fn what_killed_processes_left_is_removed_an_hour_later() {
+        let cache = tempfile::tempdir().unwrap();
+        let parent = cache.path().join("embedded");
+        let folder = |name: &str, minutes: u64| {
+            let folder = parent.join(name);
+            std::fs::create_dir_all(folder.join("experts")).unwrap();
+            let then = SystemTime::now() - Duration::from_secs(60 * minutes);
+            File::open(&folder).unwrap().set_modified(then).unwrap();
+            folder
+        };
+        let old = [folder(".unpacking-a", 61), folder(".damaged-a", 61)];
+        let kept = [folder(".unpacking-b", 30), folder("another", 61)];
+        unpack(&small(), Some(cache.path())).unwrap();
+        assert!(old.iter().all(|folder| !folder.exists()));
+        assert!(kept.iter().all(|folder| folder.exists()));
     }
 
     #[test]

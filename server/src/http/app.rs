@@ -39,7 +39,7 @@ impl App {
     ) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
         Self {
-            bodies: BodyBudget::new(config.limits.bodies_total_bytes),
+            bodies: BodyBudget::new(&config.limits),
             key_digests: config
                 .api_keys
                 .iter()

@@ -1,5 +1,8 @@
 //! Request bodies: bounded one by one and in sum, and JSON.
 
+mod values;
+
+use super::Limits;
 use super::app::App;
 use super::error::ApiError;
 use axum::body::Bytes;
@@ -16,8 +19,10 @@ pub(crate) struct BodyBudget {
 }
 
 impl BodyBudget {
-    pub(crate) fn new(total_bytes: usize) -> Self {
-        let kibibytes = (total_bytes >> 10).clamp(1, Semaphore::MAX_PERMITS);
+    /// At least one whole body fits, or nobody could ever send one.
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let total_bytes = limits.bodies_total_bytes.max(limits.body_bytes);
+        let kibibytes = total_bytes.div_ceil(1024).clamp(1, Semaphore::MAX_PERMITS);
         Self {
             kibibytes: Arc::new(Semaphore::new(kibibytes)),
         }
@@ -89,6 +94,17 @@ impl Body {
         Ok(())
     }
 
+    /// Refuses a body that would take far more memory than its bytes once it is read.
+    pub(crate) fn check_values(&self, limits: &Limits) -> Result<(), ApiError> {
+        let (count, most) = (values::count(&self.bytes), limits.json_values);
+        // What is no object is refused without keeping any of it.
+        if count <= most || !is_object(&self.bytes) {
+            return Ok(());
+        }
+        let message = format!("the body has {count} JSON values; at most {most} fit");
+        Err(ApiError::wrong_shape(None, message))
+    }
+
     /// Reads the body as JSON; what does not fit names the field.
     pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
         parse(&self.bytes)
@@ -97,7 +113,7 @@ impl Body {
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     // Derived types would take a list for an object, its items for their fields.
-    if bytes.trim_ascii_start().first() != Some(&b'{') {
+    if !is_object(bytes) {
         return Err(match serde_json::from_slice::<IgnoredAny>(bytes) {
             Ok(_) => ApiError::wrong_shape(None, "the body must be a JSON object"),
             Err(cause) => ApiError::malformed(format!("the body is not JSON: {cause}")),
@@ -118,6 +134,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         .end()
         .map_err(|cause| ApiError::malformed(format!("the body is not JSON: {cause}")))?;
     Ok(value)
+}
+
+fn is_object(bytes: &[u8]) -> bool {
+    bytes.trim_ascii_start().first() == Some(&b'{')
 }
 
 /// `application/json` or `application/…+json`, with any parameters.

@@ -62,6 +62,7 @@ fn prepare(
     body: &Body,
 ) -> Result<(Job, ChatDialect), ApiError> {
     let limits = &app.config.limits;
+    body.check_values(limits)?;
     let request: ChatCompletionRequest = body.parse()?;
     job::check_model(request.model.as_deref(), &model, &app.config.model_aliases)?;
     let sampling = Sampling::new(body.parse()?, &model, limits)?;
@@ -72,6 +73,7 @@ fn prepare(
         None => job::max_new_tokens("max_tokens", request.max_tokens)?,
     };
     check_supported(&request)?;
+    job::check_capacity(1, sampling.n, &model)?;
     let prompt = render(request, &model, limits)?;
     let tokens = job::encode(&model, &prompt, false, "messages", max_new_tokens)?;
     let job = Job {

@@ -61,6 +61,7 @@ fn prepare(
     body: &Body,
 ) -> Result<(Job, CompletionDialect), ApiError> {
     let limits = &app.config.limits;
+    body.check_values(limits)?;
     let request: CompletionRequest = body.parse()?;
     job::check_model(request.model.as_deref(), &model, &app.config.model_aliases)?;
     let sampling = Sampling::new(body.parse()?, &model, limits)?;
@@ -81,6 +82,7 @@ fn prepare(
         let message = format!("prompts times n are {answers} answers; at most {most} fit");
         return Err(ApiError::invalid("n", message));
     }
+    job::check_capacity(prompts.len(), sampling.n, &model)?;
     let job = Job {
         prompts,
         prompt_param: "prompt",
@@ -136,10 +138,10 @@ fn prompts(
         Some(Prompt::TokenLists(lists)) => lists.len(),
         _ => 1,
     };
-    if !(1..=limits.prompts).contains(&count) {
+    if count > limits.prompts {
         let most = limits.prompts;
         return Err(refuse(format!(
-            "prompt has {count} entries; allowed are 1 to {most}"
+            "prompt has more than {most} entries; at most {most} fit"
         )));
     }
     let prompts = match given {

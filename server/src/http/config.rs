@@ -1,5 +1,6 @@
 //! What the HTTP surface is told at start, and its limits.
 
+use odmoe_openapi::PROMPTS_MAX;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -44,8 +45,12 @@ impl Default for HttpConfig {
 pub struct Limits {
     /// Bytes of one request body.
     pub body_bytes: usize,
-    /// Bytes of all request bodies held at once; more are answered 503.
+    /// Bytes of all request bodies held at once; more are answered 503. At least one whole body always fits. The
+    /// memory plan's overhead must bear this sum and what the bodies become when they are read.
     pub bodies_total_bytes: usize,
+    /// JSON values of one body: commas and brackets outside of strings and of the member `prompt`. A value of one byte
+    /// may take hundreds in memory, so bytes alone are no bound.
+    pub json_values: usize,
     /// Time for a request's head, also the longest idle time of a kept connection, and again for its body.
     pub receive_timeout: Duration,
     /// How long a peer may leave the kernel's probes, or what is sent to it, without an answer.
@@ -76,7 +81,7 @@ pub struct Limits {
     pub logit_bias: usize,
     /// Most likely tokens reported at each place.
     pub top_logprobs: u32,
-    /// Prompts in one completions request.
+    /// Prompts in one completions request, not above [`PROMPTS_MAX`].
     pub prompts: usize,
     /// Answers of one request: prompts times `n`.
     pub answers: usize,
@@ -86,7 +91,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body_bytes: 8 << 20,
-            bodies_total_bytes: 64 << 20,
+            bodies_total_bytes: 16 << 20,
+            json_values: 32 << 10,
             receive_timeout: Duration::from_secs(30),
             peer_timeout: Duration::from_secs(60),
             head_bytes: 64 << 10,
@@ -102,7 +108,7 @@ impl Default for Limits {
             n: 16,
             logit_bias: 1024,
             top_logprobs: 20,
-            prompts: 64,
+            prompts: PROMPTS_MAX,
             answers: 128,
         }
     }
@@ -115,7 +121,14 @@ impl Limits {
             ("request body", format!("{} bytes", self.body_bytes)),
             (
                 "all bodies held at once",
-                format!("{} bytes", self.bodies_total_bytes),
+                format!(
+                    "{} bytes; more are answered 503",
+                    self.bodies_total_bytes.max(self.body_bytes)
+                ),
+            ),
+            (
+                "JSON values of a body, without those of `prompt`",
+                self.json_values.to_string(),
             ),
             (
                 "head of a request",

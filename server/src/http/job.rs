@@ -286,6 +286,20 @@ pub(crate) fn encode(
     })
 }
 
+/// Refuses what would be told to come back for ever: more answers than the engine ever takes at once.
+pub(crate) fn check_capacity(prompts: usize, n: u32, model: &ServedModel) -> Result<(), ApiError> {
+    let (answers, most) = (prompts * n as usize, model.capacity_answers);
+    if answers <= most {
+        return Ok(());
+    }
+    let param = if n > 1 { "n" } else { "prompt" };
+    let message = format!(
+        "the request asks for {answers} answers, but this server holds at most {most} at once, running and waiting; \
+         ask for fewer, or raise --max-queue"
+    );
+    Err(ApiError::invalid(param, message))
+}
+
 /// Checks how many of the most likely tokens are asked for.
 pub(crate) fn top_logprobs(
     param: &'static str,

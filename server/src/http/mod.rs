@@ -16,6 +16,7 @@ mod docs;
 mod error;
 mod generation;
 mod generator;
+mod held;
 mod job;
 mod lifecycle;
 mod peer;

@@ -3,6 +3,7 @@
 use super::app::App;
 use super::connections::{InUse, Usage};
 use super::error::ApiError;
+use super::held;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
@@ -18,7 +19,7 @@ const REQUEST_ID_LENGTH: usize = 128;
 const CLIENT_CLOSED: u16 = 499;
 
 /// What is known of a request. Whoever works for it holds a clone; the log line is written when the last one is
-/// dropped, which for a stream is when its body ends.
+/// dropped, which is when the response's body has been sent or given up.
 pub(crate) struct Record {
     app: Arc<App>,
     id: HeaderValue,
@@ -111,7 +112,7 @@ pub(crate) async fn keep_record(
     facts.status = Some(response.status());
     facts.head_after = Some(record.arrived.elapsed());
     drop(facts);
-    response
+    held::until_sent(response, record)
 }
 
 /// The client's own id, if it is short and safe to log.

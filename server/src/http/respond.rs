@@ -3,6 +3,7 @@
 use super::answer::Piece;
 use super::error::ApiError;
 use super::generation::{Generation, Update};
+use super::held;
 use super::job::Delivery;
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -96,7 +97,8 @@ async fn whole(mut generation: Generation, dialect: impl Dialect) -> Result<Resp
         answer.piece.scores.extend(piece.scores);
         answer.reason = reason.unwrap_or(answer.reason);
     }
-    Ok(Json(dialect.whole(answers, generation.usage())).into_response())
+    let response = Json(dialect.whole(answers, generation.usage())).into_response();
+    Ok(held::until_sent(response, generation))
 }
 
 fn streamed<D: Dialect>(

@@ -217,6 +217,7 @@ impl OpenModel {
             sampling_defaults: prepared.text.sampling_defaults,
             end_ids: prepared.manifest.text.end_of_sequence_ids.clone(),
             context_tokens: prepared.context_tokens(),
+            capacity_answers: prepared.settings.max_running + prepared.settings.max_queue,
             vocabulary: prepared.manifest.config.vocab_size as usize,
             created_unix_s: SystemTime::now()
                 .duration_since(UNIX_EPOCH)

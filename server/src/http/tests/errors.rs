@@ -195,7 +195,8 @@ async fn json_of_another_shape_names_the_field() {
     check(&server, CHAT, &cases).await;
     let cases = [
         bad(json!({"prompt": {"a": 1}}), Some("prompt")),
-        bad(json!({"prompt": [-1]}), Some("prompt")),
+        bad(json!({"prompt": [-1]}), Some("prompt[0]")),
+        bad(json!({"prompt": [1, "a"]}), Some("prompt[1]")),
     ];
     check(&server, COMPLETIONS, &cases).await;
 }
@@ -357,8 +358,10 @@ async fn too_long_says_both_numbers() {
 #[tokio::test]
 async fn a_full_queue_is_429_and_takes_all_or_nothing() {
     let engine =
-        FakeEngine::new(|_| vec![Act::Gate, Act::Finish(FinishReason::Stop)]).with_queue_limit(2);
+        FakeEngine::new(|_| vec![Act::Gate, Act::Finish(FinishReason::Stop)]).with_queue_limit(3);
     let server = Server::with(HttpConfig::default(), engine).await;
+    let _first = server.open(CHAT, chat(json!({"stream": true}))).await;
+    server.engine.until_running(1).await;
     let reply = server
         .post(CHAT, chat(json!({"n": 3, "stream": true})))
         .await;
@@ -366,7 +369,7 @@ async fn a_full_queue_is_429_and_takes_all_or_nothing() {
     assert_eq!(reply.json()["error"]["type"], "rate_limit_error");
     assert_eq!(reply.header("retry-after"), Some("1"));
     // The two that found a place have left it.
-    server.engine.until_running(0).await;
+    server.engine.until_running(1).await;
     assert_eq!(server.engine.cancelled().len(), 2);
 }
 
@@ -409,7 +412,7 @@ async fn failures_of_a_whole_answer_are_statuses() {
 #[tokio::test]
 async fn bodies_are_bounded_one_by_one_and_in_sum() {
     let limits = Limits {
-        body_bytes: 2000,
+        body_bytes: 4000,
         bodies_total_bytes: 1024,
         ..Limits::default()
     };
@@ -419,23 +422,100 @@ async fn bodies_are_bounded_one_by_one_and_in_sum() {
     };
     let server = Server::with(config, FakeEngine::new(|_| fake::says("x"))).await;
     let padded = |bytes: usize| chat(json!({"padding": "x".repeat(bytes)}));
-    let reply = server.post(CHAT, padded(2000)).await;
+    let reply = server.post(CHAT, padded(4000)).await;
     assert_eq!(reply.error(), (413, "request_too_large".into(), None));
-    let reply = server.post(CHAT, padded(1500)).await;
+    // One whole body always fits, however small the sum; and shares go back.
+    for _ in 0..3 {
+        assert_eq!(server.post(CHAT, padded(3500)).await.status, 200);
+    }
+    let chunked = || {
+        let call = Call::new("POST", CHAT).header("content-type", "application/json");
+        call.header("transfer-encoding", "chunked")
+            .open(server.address)
+    };
+    let piece = format!("400\r\n{}\r\n", " ".repeat(1024));
+    // A length that is not announced is bounded too.
+    let mut connection = chunked().await;
+    connection.write(piece.repeat(4).as_bytes()).await;
+    assert_eq!(connection.finish().await.status, 413);
+    // Two that fit one by one but not together: at least one is refused, by whichever piece comes last.
+    let (mut one, mut other) = (chunked().await, chunked().await);
+    one.write(piece.repeat(3).as_bytes()).await;
+    other.write(piece.repeat(3).as_bytes()).await;
+    let reply = tokio::select! {
+        reply = one.finish() => reply,
+        reply = other.finish() => reply,
+    };
     assert_eq!(reply.error(), (503, "overloaded".into(), None));
     assert_eq!(reply.header("retry-after"), Some("1"));
-    // Shares go back.
-    for _ in 0..3 {
-        assert_eq!(server.post(CHAT, padded(800)).await.status, 200);
+}
+
+#[tokio::test]
+async fn bodies_that_would_take_far_more_memory_than_their_bytes_are_refused() {
+    let server = Server::saying("x").await;
+    let many = |item: Value| vec![item; 40_000];
+    let cases = [
+        json!({"tools": many(json!({}))}),
+        json!({"tools": [{"deep": {"er": many(json!(0))}}]}),
+        json!({"messages": many(json!({"role": "user", "content": "a"}))}),
+        json!({"messages": [{"role": "user", "content": many(json!(0))}]}),
+        json!({"stop": many(json!(0))}),
+        json!({"chat_template_kwargs": {"x": many(json!([]))}}),
+        json!({"response_format": {"prompt": many(json!(0))}}),
+    ];
+    for case in cases {
+        for path in [CHAT, COMPLETIONS] {
+            let reply = server.post(path, chat(case.clone())).await;
+            assert_eq!(reply.error(), (400, "invalid_request_body".into(), None));
+            assert!(reply.body.contains("at most 32768 fit"), "{}", reply.body);
+        }
     }
-    // A length that is not announced is bounded too.
-    let chunked = Call::new("POST", CHAT)
-        .header("content-type", "application/json")
-        .header("transfer-encoding", "chunked");
-    let mut connection = chunked.open(server.address).await;
-    let piece = format!("400\r\n{}\r\n", " ".repeat(1024));
-    connection.write(piece.repeat(3).as_bytes()).await;
-    assert!([413, 503].contains(&connection.finish().await.status));
+    // The same amount of text or of token ids is a prompt that is too long, or too many of them.
+    let refused = |code: &str| (400, code.to_owned(), Some("prompt".to_owned()));
+    let lists = completion(json!({"prompt": many(json!([0]))}));
+    let reply = server.post(COMPLETIONS, lists).await;
+    assert_eq!(reply.error(), refused("invalid_value"));
+    let reply = server
+        .post(COMPLETIONS, completion(json!({"prompt": vec![0; 200_000]})))
+        .await;
+    assert_eq!(reply.error(), refused("context_length_exceeded"));
+    let text = json!({"messages": [{"role": "user", "content": ",[{".repeat(40_000)}]});
+    let reply = server.post(CHAT, chat(text)).await;
+    assert_eq!(reply.error().1, "context_length_exceeded");
+}
+
+#[tokio::test]
+async fn more_answers_than_ever_fit_are_not_worth_a_retry() {
+    let engine = FakeEngine::new(|_| fake::says("x")).with_queue_limit(4);
+    let server = Server::with(HttpConfig::default(), engine).await;
+    let cases = [
+        (CHAT, chat(json!({"n": 5})), "n"),
+        (
+            COMPLETIONS,
+            completion(json!({"prompt": ["a", "b"], "n": 3})),
+            "n",
+        ),
+        (
+            COMPLETIONS,
+            completion(json!({"prompt": vec!["a"; 6]})),
+            "prompt",
+        ),
+    ];
+    for (path, body, param) in cases {
+        let reply = server.post(path, body).await;
+        assert_eq!(
+            reply.error(),
+            (400, "invalid_value".into(), Some(param.into()))
+        );
+        let says = |text: &str| assert!(reply.body.contains(text), "{}", reply.body);
+        says(if path == CHAT {
+            "5 answers"
+        } else {
+            "6 answers"
+        });
+        says("at most 4");
+    }
+    assert_eq!(server.post(CHAT, chat(json!({"n": 4}))).await.status, 200);
 }
 
 #[tokio::test]

@@ -91,6 +91,11 @@ impl FakeEngine {
         }
     }
 
+    /// The most requests at once.
+    pub fn queue_limit(&self) -> usize {
+        self.queue_limit
+    }
+
     /// Lets `count` gates pass.
     pub fn open_gate(&self, count: usize) {
         self.gate.add_permits(count);

@@ -2,6 +2,7 @@
 
 use super::client::soon;
 use super::fake::{self, Act, FakeEngine};
+use super::log::Lines;
 use super::*;
 use crate::state::{LoadingProgress, Stage};
 use odmoe_engine::FinishReason;
@@ -152,6 +153,34 @@ async fn what_outlasts_the_drain_ends_with_an_error() {
     );
     soon(server.serving).await.unwrap().unwrap();
     server.engine.until_running(0).await;
+}
+
+#[tokio::test]
+async fn draining_waits_until_a_whole_answer_has_been_sent() {
+    let lines = Lines::collect();
+    let text = "a".repeat(2000);
+    let server = Server::saying(&text).await;
+    // Some 30 MB, more than the sockets' buffers hold.
+    let body = chat(json!({"n": 16, "logprobs": true, "top_logprobs": 20}));
+    let call = Call::new("POST", CHAT).header("x-request-id", "unread");
+    let mut client = call.json(body).open(server.address).await;
+    client.until("\r\n\r\n", 1).await;
+    assert!(
+        !lines.text().contains("unread"),
+        "its line comes at its end"
+    );
+    server.stop.send(()).await.unwrap();
+    while server.get("/ready").await.status == 200 {
+        tokio::task::yield_now().await;
+    }
+    // Were the server past draining, nobody would be accepted any more.
+    for _ in 0..3 {
+        assert_eq!(server.get("/health").await.status, 200);
+    }
+    let choices = client.finish().await.json()["choices"].clone();
+    assert_eq!(choices.as_array().unwrap().len(), 16);
+    assert_eq!(lines.request("unread").await["outcome"], "stop");
+    soon(server.serving).await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -9,11 +9,11 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// What all tests of this process log; each test looks for its own request ids.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+pub struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Lines {
     /// Installed once and for all threads: whether a line is logged at all is decided globally.
-    fn collect() -> Self {
+    pub fn collect() -> Self {
         static LINES: OnceLock<Lines> = OnceLock::new();
         let install = || {
             let lines = Lines::default();
@@ -28,12 +28,12 @@ impl Lines {
         LINES.get_or_init(install).clone()
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 
     /// Fields of the line of one request, once it is there.
-    async fn request(&self, id: &str) -> Value {
+    pub async fn request(&self, id: &str) -> Value {
         soon(self.line_of(id)).await
     }
 

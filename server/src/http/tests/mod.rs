@@ -92,6 +92,7 @@ impl Server {
             },
             end_ids: vec![fake::END],
             context_tokens: fake::CONTEXT,
+            capacity_answers: self.engine.queue_limit(),
             vocabulary: fake::VOCABULARY,
             created_unix_s: 1_700_000_000,
         }));
