@@ -11,6 +11,7 @@ pub mod engine;
 pub mod golden;
 pub mod memory_sum;
 pub mod metrics;
+pub mod models;
 pub mod process;
 pub mod server;
 pub mod sse;

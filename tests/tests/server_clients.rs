@@ -29,6 +29,16 @@ fn send_raw(port: u16, body: &Value) -> TcpStream {
     connection
 }
 
+/// Reads to the first piece of the answer: headers come before any token.
+fn read_first_chunk(connection: &mut TcpStream) {
+    let (mut seen, mut some) = (Vec::new(), [0; 64]);
+    while !String::from_utf8_lossy(&seen).contains("data: {") {
+        let bytes = connection.read(&mut some).expect("an answer begins");
+        assert!(bytes > 0, "the answer ends before its first token");
+        seen.extend_from_slice(&some[..bytes]);
+    }
+}
+
 fn busy(client: &Client) -> (f64, f64) {
     let text = client.get("/metrics").expect(200).body;
     let sum = |name| metrics::sum(&text, name, &[]);
@@ -36,6 +46,11 @@ fn busy(client: &Client) -> (f64, f64) {
         sum("vllm:num_requests_running"),
         sum("vllm:num_requests_waiting"),
     )
+}
+
+fn generation_tokens(client: &Client) -> f64 {
+    let text = client.get("/metrics").expect(200).body;
+    metrics::sum(&text, "vllm:generation_tokens_total", &[])
 }
 
 #[track_caller]
@@ -57,26 +72,37 @@ fn clients_that_vanish_free_what_they_held() {
     let right = answer(&server.client.complete_tokens(&[954, 671, 261], 8));
 
     // In decode, after some of the answer.
+    let generated = generation_tokens(&server.client);
     let mut connection = send_raw(server.port, &long_request(8, 1500));
-    let mut some = [0; 2048];
-    assert!(connection.read(&mut some).expect("an answer begins") > 0);
+    read_first_chunk(&mut connection);
     drop(connection);
     assert_at_rest(&server.client);
+    assert!(
+        generation_tokens(&server.client) > generated,
+        "the client saw a token"
+    );
 
-    // In prefill, or in an expert wait: gone as soon as the request runs.
+    // In prefill, or in an expert wait: gone as soon as the request runs, and before its first token.
+    let generated = generation_tokens(&server.client);
     let connection = send_raw(server.port, &long_request(1500, 400));
     eventually("a running request", || {
         (busy(&server.client).0 > 0.0).then_some(())
     });
     drop(connection);
     assert_at_rest(&server.client);
+    assert_eq!(
+        generation_tokens(&server.client),
+        generated,
+        "the client left before the first token"
+    );
 
     // Queued behind others: the later ones first, then those that run.
     let mut connections: Vec<TcpStream> = (0..40)
         .map(|_| send_raw(server.port, &long_request(200, 1500)))
         .collect();
-    eventually("running requests", || {
-        (busy(&server.client).0 > 0.0).then_some(())
+    eventually("waiting requests", || {
+        let (running, waiting) = busy(&server.client);
+        (running > 0.0 && waiting > 0.0).then_some(())
     });
     while let Some(connection) = connections.pop() {
         drop(connection);
@@ -98,8 +124,7 @@ fn others_go_on_when_a_client_vanishes() {
     let other = std::thread::spawn(move || answer(&client.complete_tokens(&[954, 671, 261], 64)));
     for _ in 0..8 {
         let mut connection = send_raw(server.port, &long_request(64, 800));
-        let mut some = [0; 64];
-        assert!(connection.read(&mut some).expect("an answer begins") > 0);
+        read_first_chunk(&mut connection);
     }
     assert_eq!(other.join().expect("the other client"), alone);
     assert_at_rest(&server.client);

@@ -1,21 +1,12 @@
 //! While a model loads: the port is open, nothing is served, and progress is told.
 
 use odmoe_convert::random_model::RandomModel;
+use odmoe_tests::models::large_model;
 use odmoe_tests::process::eventually;
 use odmoe_tests::sse::SseItem;
 use odmoe_tests::store_files::StoreFolder;
 use odmoe_tests::{Server, ServerOptions};
 use serde_json::json;
-
-/// Large enough, with 200 MB, that its conversion takes several steps of progress.
-fn large_model() -> RandomModel {
-    RandomModel {
-        hidden: 256,
-        experts: 128,
-        expert_ffn: 512,
-        ..RandomModel::default()
-    }
-}
 
 #[test]
 fn progress_rises_while_ready_says_503() {
