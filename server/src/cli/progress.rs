@@ -84,6 +84,14 @@ impl ConversionReporter {
         let Level { done, total } = report.whole;
         let tenth = done.0.saturating_mul(LINES) / total.0.max(1);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if total.0 == 0 {
+            // Waiting for another process: said once, and no part of this one's speed.
+            if told.step != report.step {
+                report.step.clone_into(&mut told.step);
+                terminal::note(report.step);
+            }
+            return;
+        }
         let elapsed = told.start.get_or_insert_with(Instant::now).elapsed();
         if told.tenth != Some(tenth) {
             told.tenth = Some(tenth);
