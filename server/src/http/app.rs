@@ -9,6 +9,9 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
+/// Requests whose bodies are read at once. Each may take some 20 MiB besides its body.
+const PREPARING_MAX: usize = 4;
+
 /// What every route shares.
 pub(crate) struct App {
     pub(crate) config: HttpConfig,
@@ -20,7 +23,7 @@ pub(crate) struct App {
     pub(crate) key_digests: Vec<[u8; 32]>,
     /// Whether only this machine can reach the listener.
     pub(crate) on_loopback: bool,
-    /// One permit a processor: parsing, templates and tokenizers never take more.
+    /// One permit a processor, but few: parsing, templates and tokenizers never take more, nor their memory.
     blocking: Arc<Semaphore>,
 }
 
@@ -38,6 +41,7 @@ impl App {
         on_loopback: bool,
     ) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let preparing = processors.min(PREPARING_MAX);
         Self {
             bodies: BodyBudget::new(&config.limits),
             key_digests: config
@@ -50,7 +54,7 @@ impl App {
             metrics,
             lifecycle: Lifecycle::new(),
             on_loopback,
-            blocking: Arc::new(Semaphore::new(processors)),
+            blocking: Arc::new(Semaphore::new(preparing)),
         }
     }
 
