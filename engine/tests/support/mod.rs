@@ -1,5 +1,5 @@
 //! What the engine's tests share.
-#![allow(dead_code)]
+#![allow(dead_code)] // Each test file uses a part.
 
 pub mod engine;
 pub mod model;
