@@ -167,13 +167,16 @@ impl RandomModel {
             max_position_embeddings: self.max_position,
             tie_word_embeddings: self.tie,
             intermediate_size: self.dense_ffn,
-            moe: MoeConfig {
+            attention_bias: false,
+            rope_frequency_divisors: Vec::new(),
+            moe: Some(MoeConfig {
                 num_experts: self.experts,
                 num_experts_per_tok: self.top_k,
                 moe_intermediate_size: self.expert_ffn,
                 norm_topk_prob: self.norm_topk_prob,
                 dense_layers: self.dense_layers.clone(),
-            },
+                shared_expert_intermediate_size: 0,
+            }),
         }
     }
 

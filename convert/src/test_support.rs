@@ -165,9 +165,9 @@ impl MadeUpSource {
             .map(|wanted| tensor(TensorId::Resident(wanted.name), wanted.shape))
             .collect();
         for layer in (0..config.num_hidden_layers).filter(|layer| config.is_sparse(*layer)) {
-            for index in 0..config.moe.num_experts {
+            for index in 0..config.num_experts() {
                 for role in ExpertRole::ALL {
-                    let shape = role.shape(config.hidden_size, config.moe.moe_intermediate_size);
+                    let shape = role.shape(config.hidden_size, config.moe_intermediate_size());
                     let id = TensorId::Expert(ExpertKey::routed(layer, index), role);
                     tensors.push(tensor(id, shape.to_vec()));
                 }

@@ -28,7 +28,7 @@ pub fn lane_shapes(model: &ModelConfig, config: &EngineConfig) -> [ScratchShape;
 
 /// P: no more than there are experts.
 pub fn predict_top(model: &ModelConfig, config: &EngineConfig) -> usize {
-    config.predict_top.min(model.moe.num_experts as usize)
+    config.predict_top.min(model.num_experts() as usize)
 }
 
 /// The KV cache of a model.
@@ -49,8 +49,8 @@ fn largest_op(model: &ModelConfig, shapes: &[ScratchShape; 2]) -> OpShape {
     OpShape {
         rows: prefill.rows.max(decode.rows),
         width: prefill.hidden.max(prefill.query).max(prefill.dense),
-        expert_state: prefill.top_k * model.moe.moe_intermediate_size as usize,
-        small: model.moe.num_experts as usize + model.head_dim as usize,
+        expert_state: prefill.top_k * model.moe_intermediate_size() as usize,
+        small: model.num_experts() as usize + model.head_dim as usize,
     }
 }
 

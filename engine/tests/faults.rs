@@ -17,8 +17,9 @@ const SEED: u64 = 99;
 fn model() -> TestModel {
     let mut config = small_config();
     // Many experts, so that two short requests differ in theirs.
-    config.moe.num_experts = 32;
-    config.moe.num_experts_per_tok = 2;
+    let moe = config.moe.as_mut().expect("a sparse model");
+    moe.num_experts = 32;
+    moe.num_experts_per_tok = 2;
     random_model(config, BlockFormat::BF16, SEED)
 }
 

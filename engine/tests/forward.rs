@@ -190,7 +190,7 @@ impl Reference<'_> {
     fn feed_forward(&self, layer: u32, hidden: &mut [Vec<f64>]) {
         const ROLES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
         let norm = self.layer(layer, "post_attention_norm");
-        let moe = &self.config.moe;
+        let moe = self.config.moe.as_ref().expect("a sparse model");
         if moe.dense_layers.contains(&layer) {
             let mlp = ROLES.map(|role| self.layer(layer, role));
             for hidden in hidden {
@@ -284,7 +284,8 @@ fn a_model_with_dense_and_sparse_layers_computes_what_the_paper_says() {
 fn tied_embeddings_and_unscaled_routing_compute_what_the_paper_says() {
     let mut config = small_config();
     config.tie_word_embeddings = true;
-    config.moe.norm_topk_prob = false;
-    config.moe.dense_layers = vec![];
+    let moe = config.moe.as_mut().expect("a sparse model");
+    moe.norm_topk_prob = false;
+    moe.dense_layers = vec![];
     check(config);
 }

@@ -147,10 +147,11 @@ fn deep_config() -> ModelConfig {
     let mut config = small_config();
     config.num_hidden_layers = 20;
     config.hidden_size = 32;
-    config.moe.num_experts = 4;
-    config.moe.num_experts_per_tok = 2;
-    config.moe.moe_intermediate_size = 32;
-    config.moe.dense_layers = vec![];
+    let moe = config.moe.as_mut().expect("a sparse model");
+    moe.num_experts = 4;
+    moe.num_experts_per_tok = 2;
+    moe.moe_intermediate_size = 32;
+    moe.dense_layers = vec![];
     config.intermediate_size = 0;
     config
 }
@@ -238,7 +239,7 @@ fn stalls_are_counted_for_those_who_wait() {
 #[test]
 fn predictions_are_counted_and_followed() {
     let mut config = small_config();
-    config.moe.dense_layers = vec![];
+    config.moe.as_mut().expect("a sparse model").dense_layers = vec![];
     let model = random_model(config, BlockFormat::BF16, SEED);
     for setup in setups(&model, SEED) {
         let engine = setup.start();

@@ -18,11 +18,55 @@ pub enum BlockFormat {
     /// 32 elements: one binary16 scale, then 32 signed bytes; 34 bytes (ggml's `block_q8_0`).
     #[allow(non_camel_case_types)]
     Q8_0,
+    /// 32 elements: a binary16 scale, then 4-bit quants with an offset of 8; 18 bytes.
+    #[allow(non_camel_case_types)]
+    Q4_0,
+    /// 32 elements: a binary16 scale and minimum, then 4-bit quants; 20 bytes.
+    #[allow(non_camel_case_types)]
+    Q4_1,
+    /// 32 elements: a binary16 scale, the fifth bits, then the lower four; offset 16; 22 bytes.
+    #[allow(non_camel_case_types)]
+    Q5_0,
+    /// 32 elements: a binary16 scale and minimum, the fifth bits, then the lower four; 24 bytes.
+    #[allow(non_camel_case_types)]
+    Q5_1,
+    /// 256 elements in 16 sub-blocks of 2-bit quants, with 4-bit scales and minima; 84 bytes.
+    #[allow(non_camel_case_types)]
+    Q2_K,
+    /// 256 elements in 16 sub-blocks of 3-bit quants, with 6-bit scales; 110 bytes.
+    #[allow(non_camel_case_types)]
+    Q3_K,
+    /// 256 elements in 8 sub-blocks of 4-bit quants, with 6-bit scales and minima; 144 bytes.
+    #[allow(non_camel_case_types)]
+    Q4_K,
+    /// 256 elements in 8 sub-blocks of 5-bit quants, with 6-bit scales and minima; 176 bytes.
+    #[allow(non_camel_case_types)]
+    Q5_K,
+    /// 256 elements in 16 sub-blocks of 6-bit quants, with 8-bit scales; 210 bytes.
+    #[allow(non_camel_case_types)]
+    Q6_K,
+    /// 32 elements: an 8-bit exponent, then 4-bit floats (E2M1); 17 bytes. ggml's nibble order.
+    MXFP4,
 }
 
 impl BlockFormat {
     /// Every format, in the order of declaration.
-    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0];
+    pub const ALL: [Self; 14] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q2_K,
+        Self::Q3_K,
+        Self::Q4_K,
+        Self::Q5_K,
+        Self::Q6_K,
+        Self::MXFP4,
+    ];
 
     /// Its name in manifests, headers and messages.
     pub const fn name(self) -> &'static str {
@@ -31,6 +75,16 @@ impl BlockFormat {
             Self::F16 => "F16",
             Self::BF16 => "BF16",
             Self::Q8_0 => "Q8_0",
+            Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q2_K => "Q2_K",
+            Self::Q3_K => "Q3_K",
+            Self::Q4_K => "Q4_K",
+            Self::Q5_K => "Q5_K",
+            Self::Q6_K => "Q6_K",
+            Self::MXFP4 => "MXFP4",
         }
     }
 
@@ -48,7 +102,8 @@ impl BlockFormat {
     pub const fn block_elements(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 => 32,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::MXFP4 => 32,
+            Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
         }
     }
 
@@ -58,6 +113,16 @@ impl BlockFormat {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
             Self::Q8_0 => 34,
+            Self::Q4_0 => 18,
+            Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q2_K => 84,
+            Self::Q3_K => 110,
+            Self::Q4_K => 144,
+            Self::Q5_K => 176,
+            Self::Q6_K => 210,
+            Self::MXFP4 => 17,
         }
     }
 

@@ -54,7 +54,7 @@ pub fn expert_tensors(config: &ModelConfig) -> [(ExpertRole, [u64; 2]); 3] {
     ExpertRole::ALL.map(|role| {
         (
             role,
-            role.shape(config.hidden_size, config.moe.moe_intermediate_size),
+            role.shape(config.hidden_size, config.moe_intermediate_size()),
         )
     })
 }
@@ -112,7 +112,7 @@ fn qwen3_moe_layer(config: &ModelConfig, layer: u32) -> Vec<(LayerTensor, Vec<u6
         (T::PostAttentionNorm, vec![hidden]),
     ];
     if config.is_sparse(layer) {
-        tensors.push((T::Router, vec![u64::from(config.moe.num_experts), hidden]));
+        tensors.push((T::Router, vec![u64::from(config.num_experts()), hidden]));
     } else {
         let width = u64::from(config.intermediate_size);
         tensors.push((T::GateProj, vec![width, hidden]));

@@ -7,6 +7,7 @@
 pub mod block;
 pub mod checksum;
 pub mod expected;
+pub mod gguf;
 pub mod ids;
 pub mod manifest;
 pub mod model_config;

@@ -29,8 +29,20 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// Width of a dense MLP layer; 0 where every layer is sparse.
     pub intermediate_size: u32,
-    /// The mixture-of-experts part.
-    pub moe: MoeConfig,
+    /// Whether the query, key and value projections have biases.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub attention_bias: bool,
+    /// What each pair's rotary frequency is divided by, [D / 2]; empty where nothing is. Linear scaling divides all by
+    /// its factor, Llama 3's divides the slow ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rope_frequency_divisors: Vec<f32>,
+    /// The mixture-of-experts part; absent in a dense model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moe: Option<MoeConfig>,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// The mixture-of-experts part of a model's configuration.
@@ -46,6 +58,13 @@ pub struct MoeConfig {
     pub norm_topk_prob: bool,
     /// Layers with a dense MLP in place of experts, ascending.
     pub dense_layers: Vec<u32>,
+    /// Width of the shared expert that every token passes through; 0 without one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub shared_expert_intermediate_size: u32,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// The most layers that a configuration may claim.
@@ -90,6 +109,14 @@ pub enum ConfigError {
     /// Rotary embedding turns pairs of elements.
     #[error("head_dim is {0}, an odd number; rotary embedding turns pairs")]
     OddHeadDim(u32),
+    /// One divisor a pair, or none at all.
+    #[error("rope_frequency_divisors has {found} numbers; there are {pairs} rotary pairs")]
+    RopeDivisors {
+        /// How many there are.
+        found: usize,
+        /// Half the head's width.
+        pairs: u32,
+    },
     /// The router cannot choose more experts than there are.
     #[error("num_experts_per_tok is {chosen} but there are {experts} experts")]
     TopK {
@@ -125,17 +152,43 @@ pub enum ConfigError {
 impl ModelConfig {
     /// Whether a layer routes to experts.
     pub fn is_sparse(&self, layer: u32) -> bool {
-        self.moe.dense_layers.binary_search(&layer).is_err()
+        let moe = self.moe.as_ref();
+        moe.is_some_and(|moe| moe.dense_layers.binary_search(&layer).is_err())
+    }
+
+    /// Routed experts a layer; 0 in a dense model.
+    pub fn num_experts(&self) -> u32 {
+        self.moe.as_ref().map_or(0, |moe| moe.num_experts)
+    }
+
+    /// Experts that a token is sent to in a sparse layer; 0 in a dense model.
+    pub fn num_experts_per_tok(&self) -> u32 {
+        self.moe.as_ref().map_or(0, |moe| moe.num_experts_per_tok)
+    }
+
+    /// Width of one expert's intermediate state; 0 in a dense model.
+    pub fn moe_intermediate_size(&self) -> u32 {
+        self.moe.as_ref().map_or(0, |moe| moe.moe_intermediate_size)
+    }
+
+    /// Width of the shared expert; 0 without one.
+    pub fn shared_expert_intermediate_size(&self) -> u32 {
+        let moe = self.moe.as_ref();
+        moe.map_or(0, |moe| moe.shared_expert_intermediate_size)
     }
 
     /// Layers that route to experts. Only of a configuration that passed [`Self::check`].
     pub fn sparse_layers(&self) -> u32 {
-        self.num_hidden_layers - self.moe.dense_layers.len() as u32
+        let moe = self.moe.as_ref();
+        moe.map_or(0, |moe| {
+            self.num_hidden_layers
+                .saturating_sub(moe.dense_layers.len() as u32)
+        })
     }
 
     /// Routed experts of all layers. Only of a configuration that passed [`Self::check`].
     pub fn routed_experts(&self) -> u64 {
-        u64::from(self.sparse_layers()) * u64::from(self.moe.num_experts)
+        u64::from(self.sparse_layers()) * u64::from(self.num_experts())
     }
 
     /// Whether such a model can be. What passes has no size of 0, no product of two sizes that overflows 64 bits,
@@ -172,17 +225,6 @@ impl ModelConfig {
                 self.max_position_embeddings,
                 1 << 30,
             ),
-            ("num_experts", self.moe.num_experts, MAX_EXPERTS_PER_LAYER),
-            (
-                "num_experts_per_tok",
-                self.moe.num_experts_per_tok,
-                MAX_EXPERTS_PER_LAYER,
-            ),
-            (
-                "moe_intermediate_size",
-                self.moe.moe_intermediate_size,
-                MAX_WIDTH,
-            ),
         ];
         for (field, found, limit) in sizes {
             check_size(field, found.into(), limit.into())?;
@@ -193,7 +235,10 @@ impl ModelConfig {
             all_heads,
             MAX_WIDTH.into(),
         )?;
-        if !self.moe.dense_layers.is_empty() {
+        if let Some(moe) = &self.moe {
+            check_moe_sizes(moe)?;
+        }
+        if self.sparse_layers() < self.num_hidden_layers {
             let width = self.intermediate_size.into();
             check_size("intermediate_size", width, MAX_WIDTH.into())?;
         }
@@ -205,7 +250,9 @@ impl ModelConfig {
             ("rms_norm_eps", f64::from(self.rms_norm_eps)),
             ("rope_theta", self.rope_theta),
         ];
-        for (field, found) in numbers {
+        let divisors = self.rope_frequency_divisors.iter();
+        let divisors = divisors.map(|divisor| ("rope_frequency_divisors", f64::from(*divisor)));
+        for (field, found) in numbers.into_iter().chain(divisors) {
             if !(found.is_finite() && found > 0.0) {
                 return Err(ConfigError::NotPositive { field, found });
             }
@@ -224,7 +271,14 @@ impl ModelConfig {
         if !self.head_dim.is_multiple_of(2) {
             return Err(ConfigError::OddHeadDim(self.head_dim));
         }
-        let (chosen, experts) = (self.moe.num_experts_per_tok, self.moe.num_experts);
+        let divisors = self.rope_frequency_divisors.len();
+        if divisors != 0 && divisors != self.head_dim as usize / 2 {
+            return Err(ConfigError::RopeDivisors {
+                found: divisors,
+                pairs: self.head_dim / 2,
+            });
+        }
+        let (chosen, experts) = (self.num_experts_per_tok(), self.num_experts());
         if chosen > experts {
             return Err(ConfigError::TopK { chosen, experts });
         }
@@ -234,7 +288,8 @@ impl ModelConfig {
     fn check_dense_layers(&self) -> Result<(), ConfigError> {
         let layers = self.num_hidden_layers;
         let mut least = 0;
-        for &found in &self.moe.dense_layers {
+        let Some(moe) = &self.moe else { return Ok(()) };
+        for &found in &moe.dense_layers {
             if found < least || found >= layers {
                 return Err(ConfigError::DenseLayers { found, layers });
             }
@@ -244,6 +299,33 @@ impl ModelConfig {
             return Err(ConfigError::NoSparseLayer);
         }
         Ok(())
+    }
+}
+
+fn check_moe_sizes(moe: &MoeConfig) -> Result<(), ConfigError> {
+    let sizes = [
+        ("num_experts", moe.num_experts, MAX_EXPERTS_PER_LAYER),
+        (
+            "num_experts_per_tok",
+            moe.num_experts_per_tok,
+            MAX_EXPERTS_PER_LAYER,
+        ),
+        (
+            "moe_intermediate_size",
+            moe.moe_intermediate_size,
+            MAX_WIDTH,
+        ),
+    ];
+    for (field, found, limit) in sizes {
+        check_size(field, found.into(), limit.into())?;
+    }
+    match moe.shared_expert_intermediate_size {
+        0 => Ok(()),
+        shared => check_size(
+            "shared_expert_intermediate_size",
+            shared.into(),
+            MAX_WIDTH.into(),
+        ),
     }
 }
 
@@ -277,14 +359,21 @@ pub(crate) mod tests {
             max_position_embeddings: 128,
             tie_word_embeddings: false,
             intermediate_size: 0,
-            moe: MoeConfig {
+            attention_bias: false,
+            rope_frequency_divisors: Vec::new(),
+            moe: Some(MoeConfig {
                 num_experts: 3,
                 num_experts_per_tok: 2,
                 moe_intermediate_size: 32,
                 norm_topk_prob: true,
                 dense_layers: Vec::new(),
-            },
+                shared_expert_intermediate_size: 0,
+            }),
         }
+    }
+
+    fn moe(config: &mut ModelConfig) -> &mut MoeConfig {
+        config.moe.as_mut().expect("a sparse model")
     }
 
     #[track_caller]
@@ -305,7 +394,7 @@ pub(crate) mod tests {
             },
         );
         check(
-            |c| c.moe.num_experts_per_tok = 0,
+            |c| moe(c).num_experts_per_tok = 0,
             E::Zero {
                 field: "num_experts_per_tok",
             },
@@ -335,7 +424,7 @@ pub(crate) mod tests {
         );
         check(|c| c.head_dim = 15, E::OddHeadDim(15));
         check(
-            |c| c.moe.num_experts_per_tok = 4,
+            |c| moe(c).num_experts_per_tok = 4,
             E::TopK {
                 chosen: 4,
                 experts: 3,
@@ -367,7 +456,7 @@ pub(crate) mod tests {
         let dense = |layers: &'static [u32]| {
             move |c: &mut ModelConfig| {
                 c.intermediate_size = 8;
-                c.moe.dense_layers = layers.to_vec();
+                moe(c).dense_layers = layers.to_vec();
             }
         };
         check(
@@ -393,7 +482,7 @@ pub(crate) mod tests {
         );
         check(dense(&[0, 1]), E::NoSparseLayer);
         check(
-            |c| c.moe.dense_layers = vec![1],
+            |c| moe(c).dense_layers = vec![1],
             E::Zero {
                 field: "intermediate_size",
             },

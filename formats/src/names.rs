@@ -10,7 +10,7 @@ pub const NORM: &str = "norm";
 pub const LM_HEAD: &str = "lm_head";
 
 /// A resident tensor of one layer. Letters: H hidden, Q query heads, G key/value heads, D head width, E experts,
-/// I width of the dense MLP.
+/// I width of the dense MLP, S width of the shared expert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum LayerTensor {
@@ -26,9 +26,15 @@ pub enum LayerTensor {
     VProj,
     /// Output projection, [H, Q * D].
     OProj,
-    /// Norm of each query head, [D].
+    /// Bias of the query projection, [Q * D]; where [`crate::model_config::ModelConfig::attention_bias`].
+    QBias,
+    /// Bias of the key projection, [G * D]; as [`Self::QBias`].
+    KBias,
+    /// Bias of the value projection, [G * D]; as [`Self::QBias`].
+    VBias,
+    /// Norm of each query head, [D]; of all query heads together, [Q * D], in `olmoe`.
     QNorm,
-    /// Norm of each key head, [D].
+    /// Norm of each key head, [D]; of all key heads together, [G * D], in `olmoe`.
     KNorm,
     /// Router, [E, H]; sparse layers only.
     Router,
@@ -38,6 +44,14 @@ pub enum LayerTensor {
     UpProj,
     /// Down projection of a dense MLP, [H, I]; dense layers only.
     DownProj,
+    /// Gate projection of the shared expert, [S, H]; sparse layers of families that have one.
+    SharedGateProj,
+    /// Up projection of the shared expert, [S, H].
+    SharedUpProj,
+    /// Down projection of the shared expert, [H, S].
+    SharedDownProj,
+    /// The sigmoid gate on the shared expert's output, [1, H].
+    SharedExpertGate,
 }
 
 impl LayerTensor {
@@ -50,12 +64,19 @@ impl LayerTensor {
             Self::KProj => "k_proj",
             Self::VProj => "v_proj",
             Self::OProj => "o_proj",
+            Self::QBias => "q_bias",
+            Self::KBias => "k_bias",
+            Self::VBias => "v_bias",
             Self::QNorm => "q_norm",
             Self::KNorm => "k_norm",
             Self::Router => "router",
             Self::GateProj => "gate_proj",
             Self::UpProj => "up_proj",
             Self::DownProj => "down_proj",
+            Self::SharedGateProj => "shared_gate_proj",
+            Self::SharedUpProj => "shared_up_proj",
+            Self::SharedDownProj => "shared_down_proj",
+            Self::SharedExpertGate => "shared_expert_gate",
         }
     }
 

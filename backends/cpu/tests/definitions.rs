@@ -158,7 +158,10 @@ fn norm_rope_turns_halves_by_the_angle_of_the_position() {
     let x = numbers.take(2 * 3 * 8);
     let into = bench.put(&x);
     let positions = [4u32, 31];
-    let rope = Rope { theta: 10_000.0 };
+    let rope = Rope {
+        theta: 10_000.0,
+        divisors: None,
+    };
     bench.run(Op::NormRope {
         into: into.clone(),
         norm: None,

@@ -24,11 +24,13 @@ pub struct Weight {
 }
 
 /// Rotary position embedding, "half" (NeoX) pairing: element i turns with element i + D/2 by the angle
-/// `position * theta^(-2i/D)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// `position * theta^(-2i/D) / divisors[i]`.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
     /// The base of the angles.
     pub theta: f64,
+    /// [D / 2], or None for ones.
+    pub divisors: Option<Arc<[f32]>>,
 }
 
 /// How router logits become weights.
@@ -202,6 +204,28 @@ pub enum Op {
         /// How many.
         elements: usize,
     },
+    /// into[t] += bias, row by row.
+    AddBias {
+        /// [1, width], F32.
+        bias: Weight,
+        /// [rows, width].
+        into: Buffer,
+        /// How many rows.
+        rows: usize,
+    },
+    /// into[t] += sigmoid(gate[t]) * x[t], row by row: the output of a gated shared expert.
+    AddGated {
+        /// [rows, 1], before the sigmoid.
+        gate: Buffer,
+        /// [rows, width].
+        x: Buffer,
+        /// [rows, width].
+        into: Buffer,
+        /// How many rows.
+        rows: usize,
+        /// Elements of a row.
+        width: usize,
+    },
     /// out = silu(gate) * up, element by element. `out` may be `gate`.
     SiluMul {
         /// [elements].
@@ -288,6 +312,8 @@ impl Op {
             Self::KvAppend { .. } => "kv_append",
             Self::PagedAttention { .. } => "paged_attention",
             Self::AddInPlace { .. } => "add_in_place",
+            Self::AddBias { .. } => "add_bias",
+            Self::AddGated { .. } => "add_gated",
             Self::SiluMul { .. } => "silu_mul",
             Self::Route { .. } => "route",
             Self::ExpertFfn { .. } => "expert_ffn",
@@ -315,6 +341,8 @@ impl Op {
             Self::KvAppend { k, v, .. } => vec![(k, Read), (v, Read)],
             Self::PagedAttention { q, out, .. } => vec![(q, Read), (out, Write)],
             Self::AddInPlace { x, into, .. } => vec![(x, Read), (into, Write)],
+            Self::AddBias { bias, into, .. } => vec![(&bias.buffer, Read), (into, Write)],
+            Self::AddGated { gate, x, into, .. } => vec![(gate, Read), (x, Read), (into, Write)],
             Self::SiluMul { gate, up, out, .. } => vec![(gate, Read), (up, Read), (out, Write)],
             Self::Route { x, weight, out, .. } => {
                 vec![(x, Read), (&weight.buffer, Read), (out, Write)]

@@ -193,7 +193,7 @@ impl<'a> TensorIndex<'a> {
                 TensorId::Expert(ExpertKey { layer, index, .. }, _) => {
                     layer.0 < config.num_hidden_layers
                         && config.is_sparse(layer.0)
-                        && index.0 < config.moe.num_experts
+                        && index.0 < config.num_experts()
                 }
             };
             if !known {
@@ -216,7 +216,7 @@ fn expert_keys(source: &dyn ModelSource) -> impl Iterator<Item = ExpertKey> {
     let config = &source.metadata().config;
     let sparse = (0..config.num_hidden_layers).filter(|layer| config.is_sparse(*layer));
     sparse.flat_map(|layer| {
-        (0..config.moe.num_experts).map(move |index| ExpertKey::routed(layer, index))
+        (0..config.num_experts()).map(move |index| ExpertKey::routed(layer, index))
     })
 }
 

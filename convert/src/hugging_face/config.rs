@@ -97,13 +97,16 @@ fn qwen3_moe(fields: &Fields) -> Result<ModelConfig, SourceError> {
             true => fields.u32_or("intermediate_size", 0)?,
             false => fields.u32("intermediate_size")?,
         },
-        moe: MoeConfig {
+        attention_bias: false,
+        rope_frequency_divisors: Vec::new(),
+        moe: Some(MoeConfig {
             num_experts: fields.u32("num_experts")?,
             num_experts_per_tok: fields.u32("num_experts_per_tok")?,
             moe_intermediate_size: fields.u32("moe_intermediate_size")?,
             norm_topk_prob: fields.bool_or("norm_topk_prob", false)?,
             dense_layers,
-        },
+            shared_expert_intermediate_size: 0,
+        }),
     })
 }
 

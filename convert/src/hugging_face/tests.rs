@@ -182,6 +182,7 @@ fn defaults_and_newer_spellings_are_those_of_transformers() {
     assert!(
         !config_with(json!({"norm_topk_prob": null}))
             .moe
+            .expect("a sparse model")
             .norm_topk_prob
     );
     assert_eq!(config_with(json!({"rope_theta": 1e6})).rope_theta, 1e6);
@@ -197,7 +198,7 @@ fn defaults_and_newer_spellings_are_those_of_transformers() {
     let step = config_with(
         json!({"num_hidden_layers": 4, "decoder_sparse_step": 2, "mlp_only_layers": [3]}),
     );
-    assert_eq!(step.moe.dense_layers, [0, 2, 3]);
+    assert_eq!(step.moe.expect("a sparse model").dense_layers, [0, 2, 3]);
 }
 
 #[test]

@@ -219,7 +219,7 @@ fn tensor_id(name: &str, config: &ModelConfig) -> Option<TensorId> {
         let role = ExpertRole::ALL
             .into_iter()
             .find(|known| known.name() == role)?;
-        let index = plain_number(index, config.moe.num_experts)?;
+        let index = plain_number(index, config.num_experts())?;
         let key = ExpertKey::routed(layer, index);
         return Some(TensorId::Expert(key, role));
     }

@@ -64,7 +64,7 @@ fn tensors(model: &RandomModel) -> Vec<TensorSpec> {
 
 fn experts(config: &ModelConfig) -> impl Iterator<Item = (u32, u32)> {
     let sparse = (0..config.num_hidden_layers).filter(|layer| config.is_sparse(*layer));
-    sparse.flat_map(|layer| (0..config.moe.num_experts).map(move |index| (layer, index)))
+    sparse.flat_map(|layer| (0..config.num_experts()).map(move |index| (layer, index)))
 }
 
 /// What a Qwen3-MoE checkpoint calls a resident tensor.

@@ -41,7 +41,7 @@ impl ScratchShape {
             query: config.num_attention_heads as usize * head_dim,
             key_value: config.num_key_value_heads as usize * head_dim,
             dense: config.intermediate_size as usize,
-            top_k: config.moe.num_experts_per_tok as usize,
+            top_k: config.num_experts_per_tok() as usize,
             predict_top,
             vocab: config.vocab_size as usize,
         }

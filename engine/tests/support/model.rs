@@ -60,13 +60,16 @@ pub fn small_config() -> ModelConfig {
         max_position_embeddings: 2048,
         tie_word_embeddings: false,
         intermediate_size: 160,
-        moe: MoeConfig {
+        attention_bias: false,
+        rope_frequency_divisors: Vec::new(),
+        moe: Some(MoeConfig {
             num_experts: 12,
             num_experts_per_tok: 3,
             moe_intermediate_size: 64,
             norm_topk_prob: true,
             dense_layers: vec![1],
-        },
+            shared_expert_intermediate_size: 0,
+        }),
     }
 }
 
@@ -81,13 +84,16 @@ pub fn wide_config() -> ModelConfig {
         vocab_size: 67,
         tie_word_embeddings: true,
         intermediate_size: 0,
-        moe: MoeConfig {
+        attention_bias: false,
+        rope_frequency_divisors: Vec::new(),
+        moe: Some(MoeConfig {
             num_experts: 6,
             num_experts_per_tok: 2,
             moe_intermediate_size: 32,
             norm_topk_prob: false,
             dense_layers: vec![],
-        },
+            shared_expert_intermediate_size: 0,
+        }),
         ..small_config()
     }
 }
@@ -124,10 +130,9 @@ pub fn random_model(config: ModelConfig, format: BlockFormat, seed: u64) -> Test
         });
     let resident = resident.collect();
     let mut experts = Vec::new();
-    let sparse =
-        (0..config.num_hidden_layers).filter(|layer| !config.moe.dense_layers.contains(layer));
+    let sparse = (0..config.num_hidden_layers).filter(|layer| config.is_sparse(*layer));
     let keys = sparse
-        .flat_map(|layer| (0..config.moe.num_experts).map(move |e| ExpertKey::routed(layer, e)));
+        .flat_map(|layer| (0..config.num_experts()).map(move |e| ExpertKey::routed(layer, e)));
     let objects = keys
         .map(|key| random_expert(&mut random, &config, format, key, &mut experts))
         .collect();

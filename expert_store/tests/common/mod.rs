@@ -75,13 +75,16 @@ fn config() -> ModelConfig {
         max_position_embeddings: 1,
         tie_word_embeddings: true,
         intermediate_size: 0,
-        moe: MoeConfig {
+        attention_bias: false,
+        rope_frequency_divisors: Vec::new(),
+        moe: Some(MoeConfig {
             num_experts: 8,
             num_experts_per_tok: 1,
             moe_intermediate_size: 1,
             norm_topk_prob: true,
             dense_layers: Vec::new(),
-        },
+            shared_expert_intermediate_size: 0,
+        }),
     }
 }
 

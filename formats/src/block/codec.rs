@@ -23,6 +23,7 @@ impl BlockFormat {
                     decode_q8_0(block, elements);
                 }
             }
+            other => panic!("{other} has no decoder"),
         }
     }
 
@@ -42,6 +43,7 @@ impl BlockFormat {
                     encode_q8_0(elements, block);
                 }
             }
+            other => panic!("{other} has no encoder"),
         }
     }
 

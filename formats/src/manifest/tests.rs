@@ -289,7 +289,7 @@ fn duplicate_keys_are_refused() {
 fn a_hostile_count_is_refused_without_the_work() {
     let layers = |m: &mut Manifest| {
         m.config.num_hidden_layers = 1024;
-        m.config.moe.num_experts = 65_536;
+        m.config.moe.as_mut().expect("a sparse model").num_experts = 65_536;
     };
     refused(layers, "tensor layers.0.router: shape");
 }

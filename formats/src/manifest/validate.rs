@@ -176,7 +176,7 @@ fn check_objects(manifest: &Manifest) -> Result<(), ManifestError> {
         let known = key.space == Space::RoutedExpert
             && key.layer.0 < config.num_hidden_layers
             && config.is_sparse(key.layer.0)
-            && key.index.0 < config.moe.num_experts;
+            && key.index.0 < config.num_experts();
         if !known {
             return Err(ManifestError::UnexpectedObject(key));
         }

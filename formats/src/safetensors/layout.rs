@@ -209,7 +209,7 @@ fn header_json(
             BlockFormat::F32 | BlockFormat::F16 | BlockFormat::BF16 => {
                 (tensor.format.name(), tensor.shape.clone())
             }
-            BlockFormat::Q8_0 => ("U8", vec![range.end - range.start]),
+            _ => ("U8", vec![range.end - range.start]),
         };
         entries.push((range.start, entry_json(&tensor.name, dtype, &shape, range)));
     }

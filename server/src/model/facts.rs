@@ -86,10 +86,10 @@ impl ModelFacts {
                 ..empty_tensor()
             },
         };
-        let moe = &manifest.config.moe;
+        let config = &manifest.config;
         let chosen = |all: u64| {
-            let all = u128::from(all) * u128::from(moe.num_experts_per_tok);
-            (all / u128::from(moe.num_experts.max(1))) as u64
+            let all = u128::from(all) * u128::from(config.num_experts_per_tok());
+            (all / u128::from(config.num_experts().max(1))) as u64
         };
         Self {
             parameters: resident.elements + experts.elements,

@@ -80,13 +80,16 @@ mod tests {
             max_position_embeddings: 1000,
             tie_word_embeddings: false,
             intermediate_size: 0,
-            moe: MoeConfig {
+            attention_bias: false,
+            rope_frequency_divisors: Vec::new(),
+            moe: Some(MoeConfig {
                 num_experts: 4,
                 num_experts_per_tok: 2,
                 moe_intermediate_size: 32,
                 norm_topk_prob: true,
                 dense_layers: vec![],
-            },
+                shared_expert_intermediate_size: 0,
+            }),
         }
     }
 

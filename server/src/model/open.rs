@@ -338,7 +338,7 @@ pub fn divide(
 
 fn engine_config(settings: &Settings, manifest: &Manifest, kv_blocks: usize) -> EngineConfig {
     let model = &manifest.config;
-    let top_k = model.moe.num_experts_per_tok as usize;
+    let top_k = model.num_experts_per_tok() as usize;
     EngineConfig {
         max_running: settings.max_running,
         max_waiting: settings.max_queue,

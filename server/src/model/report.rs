@@ -31,8 +31,8 @@ pub fn describe(model: &PreparedModel) -> String {
         human_count(facts.parameters),
         human_count(facts.active_parameters),
         config.num_hidden_layers,
-        config.moe.num_experts,
-        config.moe.num_experts_per_tok,
+        config.num_experts(),
+        config.num_experts_per_tok(),
     );
     let capabilities = model.backend.capabilities();
     let _ = writeln!(

@@ -108,7 +108,10 @@ fn norm_rope(heads: usize, head_dim: usize, tokens: usize, with_norm: bool) -> C
             }
         };
         let positions = tokens.iter().map(|&token| position(token)).collect();
-        let rope = Rope { theta: 1_000_000.0 };
+        let rope = Rope {
+            theta: 1_000_000.0,
+            divisors: None,
+        };
         scene.run(Op::NormRope {
             into: into.clone(),
             norm,

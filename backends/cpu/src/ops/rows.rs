@@ -60,7 +60,7 @@ impl Executor {
         else {
             unreachable!("called for this op only")
         };
-        let (rope, heads, head_dim) = (*rope, *heads, *head_dim);
+        let (heads, head_dim) = (*heads, *head_dim);
         assert!(
             head_dim % 2 == 0,
             "rotary embedding turns pairs, but heads are {head_dim} wide"

@@ -88,7 +88,8 @@ pub(super) fn build(
 impl Layer {
     fn load(mut loader: LayerLoader<'_, '_>) -> Result<Self, StartError> {
         let attention = Attention::load(&mut loader, true)?;
-        let renormalise = loader.config.moe.norm_topk_prob;
+        let moe = loader.config.moe.as_ref();
+        let renormalise = moe.is_some_and(|moe| moe.norm_topk_prob);
         let mlp = if loader.config.is_sparse(loader.layer) {
             Mlp::Sparse(RoutedLayer::load(
                 &mut loader,

@@ -4,6 +4,7 @@ use super::{LayerLoader, RmsNorm};
 use crate::api::StartError;
 use crate::model::Step;
 use odmoe_backend::{BackendError, Buffer, Op, Rope, Weight};
+use odmoe_formats::model_config::ModelConfig;
 use odmoe_formats::names::LayerTensor;
 
 /// Heads of an attention layer.
@@ -61,9 +62,7 @@ impl Attention {
             o: loader.matrix(LayerTensor::OProj, hidden, query)?,
             q_norm: head_norm(loader, LayerTensor::QNorm)?,
             k_norm: head_norm(loader, LayerTensor::KNorm)?,
-            rope: Rope {
-                theta: config.rope_theta,
-            },
+            rope: rope(config),
             heads,
         })
     }
@@ -125,11 +124,19 @@ impl Attention {
             norm: norm
                 .as_ref()
                 .map(|norm| (norm.weight.clone(), norm.epsilon)),
-            rope: self.rope,
+            rope: self.rope.clone(),
             heads,
             head_dim: self.heads.head_dim,
             positions: step.pass.positions.clone(),
         })
+    }
+}
+
+fn rope(config: &ModelConfig) -> Rope {
+    let divisors = &config.rope_frequency_divisors;
+    Rope {
+        theta: config.rope_theta,
+        divisors: (!divisors.is_empty()).then(|| divisors.as_slice().into()),
     }
 }
 

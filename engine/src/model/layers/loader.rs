@@ -35,7 +35,7 @@ impl LayerLoader<'_, '_> {
 
     /// The router [E, H].
     pub fn router(&mut self) -> Result<Weight, StartError> {
-        let experts = self.config.moe.num_experts as usize;
+        let experts = self.config.num_experts() as usize;
         let name = self.name(LayerTensor::Router);
         self.weights.router(&name, experts, self.hidden())
     }

@@ -27,7 +27,7 @@ impl RoutedLayer {
         Ok(Self {
             norm: loader.norm(LayerTensor::PostAttentionNorm, loader.hidden())?,
             router: loader.router()?,
-            top_k: loader.config.moe.num_experts_per_tok as usize,
+            top_k: loader.config.num_experts_per_tok() as usize,
             scoring,
         })
     }

@@ -203,5 +203,5 @@ fn sizes_are_checked() {
             format!("\"{format}\"")
         );
     }
-    assert_eq!(BlockFormat::from_name("Q4_K"), None);
+    assert_eq!(BlockFormat::from_name("Q9_K"), None);
 }
