@@ -9,11 +9,13 @@ mod error;
 mod reader;
 mod types;
 mod value;
+mod writer;
 
 pub use error::GgufError;
 pub use reader::{Gguf, TensorInfo};
 pub use types::GgmlType;
 pub use value::{Array, Metadata, Value, ValueError};
+pub use writer::{GgufLayout, GgufLayoutError};
 
 /// The first four bytes of a file.
 pub const MAGIC: [u8; 4] = *b"GGUF";
