@@ -5,8 +5,10 @@
 //! with the elements of a row first; here they are rows first, as everywhere else.
 
 mod value;
+mod writer;
 
 pub use value::{Array, Metadata, Value, ValueError};
+pub use writer::{GgufLayout, GgufLayoutError};
 
 /// The first four bytes of a file.
 pub const MAGIC: [u8; 4] = *b"GGUF";
