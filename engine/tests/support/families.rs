@@ -61,7 +61,7 @@ fn mixtral() -> ModelConfig {
 fn qwen2moe() -> ModelConfig {
     let config = sparse("qwen2moe", |moe| {
         moe.norm_topk_prob = false;
-        moe.dense_layers = vec![1];
+        moe.dense_layers = vec![0];
         moe.shared_expert_intermediate_size = 192;
     });
     ModelConfig {
