@@ -107,8 +107,8 @@ pub fn random_model(config: ModelConfig, format: BlockFormat, seed: u64) -> Test
         .into_iter()
         .map(|tensor| {
             let format = match tensor.tensor_use {
-                TensorUse::Norm => BlockFormat::F32,
-                TensorUse::Router => BlockFormat::BF16,
+                TensorUse::Norm | TensorUse::Bias => BlockFormat::F32,
+                TensorUse::Router | TensorUse::SharedGate => BlockFormat::BF16,
                 TensorUse::Matrix => format,
             };
             let bytes = random_tensor(&mut random, &tensor.shape, format);
