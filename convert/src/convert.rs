@@ -9,7 +9,7 @@ mod write;
 use crate::progress::{Cancelled, Progress, Tracker};
 use crate::source::{ModelSource, SourceError};
 use destination::Destination;
-use odmoe_formats::expected::QWEN3_MOE;
+use odmoe_formats::architecture;
 use odmoe_formats::manifest::{Manifest, ManifestError};
 use odmoe_formats::safetensors::LayoutError;
 use odmoe_formats::{BlockFormat, ByteCount};
@@ -87,7 +87,10 @@ pub enum ConvertError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// An architecture that the store format has no tensor names for.
-    #[error("architecture {found:?} is not supported; supported: {QWEN3_MOE}")]
+    #[error(
+        "architecture {found:?} is not supported; supported: {}",
+        architecture::supported()
+    )]
     Architecture {
         /// What the source says.
         found: String,

@@ -257,8 +257,8 @@ impl Planner<'_> {
 
     fn resident_format(&mut self, tensor_use: TensorUse, source: usize) -> BlockFormat {
         match tensor_use {
-            TensorUse::Norm => BlockFormat::F32,
-            TensorUse::Router => self.source.tensors()[source].format,
+            TensorUse::Norm | TensorUse::Bias => BlockFormat::F32,
+            TensorUse::Router | TensorUse::SharedGate => self.source.tensors()[source].format,
             TensorUse::Matrix => self.matrix_format(source),
         }
     }
