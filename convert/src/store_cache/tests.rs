@@ -1,4 +1,5 @@
 use super::*;
+use crate::WeightFormat;
 use crate::progress::{NoProgress, ProgressReport};
 use crate::random_model::RandomModel;
 use crate::test_support::{Fixture, StopAtStep, fixture};
