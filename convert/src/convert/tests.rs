@@ -1,4 +1,5 @@
 mod refusals;
+mod resume;
 
 use super::*;
 use crate::progress::{Level, NoProgress, ProgressReport};
