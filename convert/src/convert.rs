@@ -24,7 +24,7 @@ use destination::{Destination, Taken};
 use disk::{Disk, SystemDisk};
 use journal::{Heading, Records};
 use odmoe_formats::ByteCount;
-use odmoe_formats::expected::QWEN3_MOE;
+use odmoe_formats::architecture;
 use odmoe_formats::manifest::{Manifest, ManifestError};
 use odmoe_formats::safetensors::LayoutError;
 use pipeline::{Begun, Outcome};
@@ -126,7 +126,10 @@ pub enum ConvertError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// An architecture that the store format has no tensor names for.
-    #[error("architecture {found:?} is not supported; supported: {QWEN3_MOE}")]
+    #[error(
+        "architecture {found:?} is not supported; supported: {}",
+        architecture::supported()
+    )]
     Architecture {
         /// What the source says.
         found: String,

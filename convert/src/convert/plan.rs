@@ -264,11 +264,11 @@ impl Planner<'_> {
         let format = self.source.tensors()[source].format;
         match tensor_use {
             TensorUse::Matrix => self.matrix_format(source),
-            // Exact from every float.
-            TensorUse::Norm => BlockFormat::F32,
-            TensorUse::Router if format.is_float() => format,
-            // Stores have no routers in blocks; decoding is exact.
-            TensorUse::Router => BlockFormat::F32,
+            // Exact from every format.
+            TensorUse::Norm | TensorUse::Bias => BlockFormat::F32,
+            TensorUse::Router | TensorUse::SharedGate if format.is_float() => format,
+            // Stores have none of these in blocks.
+            TensorUse::Router | TensorUse::SharedGate => BlockFormat::F32,
         }
     }
 

@@ -22,6 +22,24 @@ impl Kernel for AddInPlace<'_> {
     }
 }
 
+/// Adds one row, weighted by its gate.
+pub struct AddGatedRow<'a> {
+    /// Before the sigmoid.
+    pub gate: f32,
+    /// Read.
+    pub x: &'a [f32],
+    /// Of the same length.
+    pub into: &'a mut [f32],
+}
+
+impl Kernel for AddGatedRow<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, _simd: S) {
+        reference::add_gated_row(self.gate, self.x, self.into);
+    }
+}
+
 /// gate = silu(gate) * up.
 pub struct SiluMul<'a> {
     /// Becomes the result.

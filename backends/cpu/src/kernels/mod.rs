@@ -16,7 +16,7 @@ mod transpose;
 
 pub use attention::AttentionTile;
 pub use elementwise::{
-    AddInPlace, Choose, CombineRow, Quantise, RmsNormRows, RotateHeads, SiluMul,
+    AddGatedRow, AddInPlace, Choose, CombineRow, Quantise, RmsNormRows, RotateHeads, SiluMul,
 };
 pub use product::{Activations, OutRows, PANEL_ROWS, Product};
 use q8::BlockOperand;

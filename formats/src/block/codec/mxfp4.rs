@@ -1,0 +1,29 @@
+//! `MXFP4`: 32 elements of four bits (E2M1) under one power of two (E8M0), in ggml's order of nibbles.
+//!
+//! Byte 0 is the exponent e, byte 1 + j holds element j below element j + 16. An element is `VALUES`\[q\] * 2^(e - 128):
+//! twice the E2M1 value times half the scale, so that both factors are exact. Two things differ from the OCP
+//! specification: e = 255 is a power of two like the others rather than NaN, and negative zero decodes to zero.
+
+use super::fields::field;
+
+const ELEMENTS: usize = 32;
+
+/// Twice the value of each E2M1 code.
+const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+pub(super) fn decode(block: &[u8; 17], elements: &mut [f32; ELEMENTS]) {
+    let scale = half_scale(block[0]);
+    for (index, out) in elements.iter_mut().enumerate() {
+        let code = field::<4, 16>(&block[1..], index);
+        *out = scale * f32::from(VALUES[usize::from(code)]);
+    }
+}
+
+/// 2^(exponent - 128). The two smallest are subnormal.
+fn half_scale(exponent: u8) -> f32 {
+    const SMALLEST_NORMAL: u32 = 1 << 23;
+    f32::from_bits(match exponent {
+        0 | 1 => SMALLEST_NORMAL >> (2 - exponent),
+        _ => u32::from(exponent - 1) << 23,
+    })
+}
