@@ -7,7 +7,7 @@ mod text;
 mod weights;
 
 use odmoe_formats::BlockFormat;
-use odmoe_formats::expected::QWEN3_MOE;
+use odmoe_formats::architecture::QWEN3_MOE;
 use odmoe_formats::model_config::{ConfigError, ModelConfig, MoeConfig};
 use odmoe_formats::safetensors::LayoutError;
 use serde_json::{Value, json};

@@ -1,19 +1,23 @@
 //! Which tensors a model of a given configuration has, by canonical name and shape.
 
 use crate::BlockFormat;
+use crate::architecture::{self, Architecture, QueryKeyNorm};
 use crate::model_config::ModelConfig;
 use crate::names::{self, ExpertRole, LayerTensor};
 
-/// The architecture of Qwen3-MoE, as GGUF spells it.
-pub const QWEN3_MOE: &str = "qwen3moe";
+pub use crate::architecture::QWEN3_MOE;
 
 /// What a tensor is used for; decides how it may be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TensorUse {
     /// Weight of a norm: F32, which is exact from every float format.
     Norm,
+    /// Bias of a projection: F32, as norms are.
+    Bias,
     /// Router: a float format, never quantised.
     Router,
+    /// Gate of the shared expert, one row: a float format, never quantised.
+    SharedGate,
     /// A matrix of a product, or the embedding table: any format.
     Matrix,
 }
@@ -22,8 +26,8 @@ impl TensorUse {
     /// Whether a store may hold such a tensor in `format`.
     pub fn allows(self, format: BlockFormat) -> bool {
         match self {
-            Self::Norm => format == BlockFormat::F32,
-            Self::Router => format.is_float(),
+            Self::Norm | Self::Bias => format == BlockFormat::F32,
+            Self::Router | Self::SharedGate => format.is_float(),
             Self::Matrix => true,
         }
     }
@@ -43,13 +47,11 @@ pub struct ExpectedTensor {
 /// Every resident tensor of a model, in the order of a forward pass; None for an architecture that this build does
 /// not know. The configuration must have passed [`ModelConfig::check`], which bounds the answer.
 pub fn resident_tensors(config: &ModelConfig) -> Option<Vec<ExpectedTensor>> {
-    match config.architecture.as_str() {
-        QWEN3_MOE => Some(qwen3_moe(config)),
-        _ => None,
-    }
+    let architecture = architecture::find(&config.architecture)?;
+    Some(all_tensors(architecture, config))
 }
 
-/// The tensors of each routed expert, in the order in which an object holds them.
+/// The tensors of each routed expert of a model that has some, in the order in which an object holds them.
 pub fn expert_tensors(config: &ModelConfig) -> [(ExpertRole, [u64; 2]); 3] {
     ExpertRole::ALL.map(|role| {
         (
@@ -59,7 +61,7 @@ pub fn expert_tensors(config: &ModelConfig) -> [(ExpertRole, [u64; 2]); 3] {
     })
 }
 
-fn qwen3_moe(config: &ModelConfig) -> Vec<ExpectedTensor> {
+fn all_tensors(architecture: &Architecture, config: &ModelConfig) -> Vec<ExpectedTensor> {
     let hidden = u64::from(config.hidden_size);
     let vocab = u64::from(config.vocab_size);
     let top = |name: &str, shape, tensor_use| ExpectedTensor {
@@ -74,18 +76,17 @@ fn qwen3_moe(config: &ModelConfig) -> Vec<ExpectedTensor> {
         TensorUse::Matrix,
     )];
     for layer in 0..config.num_hidden_layers {
-        for (tensor, shape) in qwen3_moe_layer(config, layer) {
-            let tensor_use = match tensor {
-                LayerTensor::Router => TensorUse::Router,
-                norm if norm.is_norm() => TensorUse::Norm,
-                _ => TensorUse::Matrix,
-            };
-            all.push(ExpectedTensor {
-                name: names::in_layer(layer, tensor),
-                shape,
-                tensor_use,
-            });
+        let mut tensors = attention_tensors(architecture, config);
+        tensors.push((LayerTensor::PostAttentionNorm, vec![hidden]));
+        match config.is_sparse(layer) {
+            true => tensors.extend(sparse_tensors(architecture, config)),
+            false => tensors.extend(dense_tensors(config)),
         }
+        all.extend(tensors.into_iter().map(|(tensor, shape)| ExpectedTensor {
+            name: names::in_layer(layer, tensor),
+            shape,
+            tensor_use: use_of(tensor),
+        }));
     }
     all.push(top(names::NORM, vec![hidden], TensorUse::Norm));
     if !config.tie_word_embeddings {
@@ -94,7 +95,9 @@ fn qwen3_moe(config: &ModelConfig) -> Vec<ExpectedTensor> {
     all
 }
 
-fn qwen3_moe_layer(config: &ModelConfig, layer: u32) -> Vec<(LayerTensor, Vec<u64>)> {
+type LayerTensors = Vec<(LayerTensor, Vec<u64>)>;
+
+fn attention_tensors(architecture: &Architecture, config: &ModelConfig) -> LayerTensors {
     use LayerTensor as T;
     let hidden = u64::from(config.hidden_size);
     let head_dim = u64::from(config.head_dim);
@@ -106,18 +109,60 @@ fn qwen3_moe_layer(config: &ModelConfig, layer: u32) -> Vec<(LayerTensor, Vec<u6
         (T::QProj, vec![queries, hidden]),
         (T::KProj, vec![keys, hidden]),
         (T::VProj, vec![keys, hidden]),
-        (T::QNorm, vec![head_dim]),
-        (T::KNorm, vec![head_dim]),
-        (T::OProj, vec![hidden, queries]),
-        (T::PostAttentionNorm, vec![hidden]),
     ];
-    if config.is_sparse(layer) {
-        tensors.push((T::Router, vec![u64::from(config.num_experts()), hidden]));
-    } else {
-        let width = u64::from(config.intermediate_size);
-        tensors.push((T::GateProj, vec![width, hidden]));
-        tensors.push((T::UpProj, vec![width, hidden]));
-        tensors.push((T::DownProj, vec![hidden, width]));
+    if config.attention_bias {
+        tensors.push((T::QBias, vec![queries]));
+        tensors.push((T::KBias, vec![keys]));
+        tensors.push((T::VBias, vec![keys]));
+    }
+    let normed = match architecture.query_key_norm {
+        QueryKeyNorm::Absent => None,
+        QueryKeyNorm::EachHead => Some((head_dim, head_dim)),
+        QueryKeyNorm::AllHeads => Some((queries, keys)),
+    };
+    if let Some((queries, keys)) = normed {
+        tensors.push((T::QNorm, vec![queries]));
+        tensors.push((T::KNorm, vec![keys]));
+    }
+    tensors.push((T::OProj, vec![hidden, queries]));
+    tensors
+}
+
+fn sparse_tensors(architecture: &Architecture, config: &ModelConfig) -> LayerTensors {
+    use LayerTensor as T;
+    let hidden = u64::from(config.hidden_size);
+    let mut tensors = vec![(T::Router, vec![u64::from(config.num_experts()), hidden])];
+    if architecture.shared_expert {
+        let width = u64::from(config.shared_expert_intermediate_size());
+        tensors.push((T::SharedGateProj, vec![width, hidden]));
+        tensors.push((T::SharedUpProj, vec![width, hidden]));
+        tensors.push((T::SharedDownProj, vec![hidden, width]));
+        tensors.push((T::SharedExpertGate, vec![1, hidden]));
     }
     tensors
 }
+
+fn dense_tensors(config: &ModelConfig) -> LayerTensors {
+    use LayerTensor as T;
+    let hidden = u64::from(config.hidden_size);
+    let width = u64::from(config.intermediate_size);
+    vec![
+        (T::GateProj, vec![width, hidden]),
+        (T::UpProj, vec![width, hidden]),
+        (T::DownProj, vec![hidden, width]),
+    ]
+}
+
+const fn use_of(tensor: LayerTensor) -> TensorUse {
+    use LayerTensor as T;
+    match tensor {
+        T::Router => TensorUse::Router,
+        T::SharedExpertGate => TensorUse::SharedGate,
+        T::QBias | T::KBias | T::VBias => TensorUse::Bias,
+        norm if norm.is_norm() => TensorUse::Norm,
+        _ => TensorUse::Matrix,
+    }
+}
+
+#[cfg(test)]
+mod tests;

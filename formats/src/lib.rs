@@ -4,6 +4,7 @@
 //! named error and never panics, and never allocates more than a small multiple of the bytes it was given.
 #![forbid(unsafe_code)]
 
+pub mod architecture;
 pub mod block;
 pub mod checksum;
 pub mod expected;

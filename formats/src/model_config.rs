@@ -1,11 +1,12 @@
 //! The architecture and hyper-parameters of a model, as the manifest carries them.
 
+use crate::architecture::{self, Experts};
 use serde::{Deserialize, Serialize};
 
 /// What a model family's forward pass needs to know. Names follow Hugging Face's `config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
-    /// The family's name as GGUF spells it: `qwen3moe`.
+    /// The family's name as GGUF spells it: `qwen3moe` (see [`crate::architecture`]).
     pub architecture: String,
     /// Transformer layers.
     pub num_hidden_layers: u32,
@@ -141,9 +142,25 @@ pub enum ConfigError {
         /// How many layers there are.
         layers: u32,
     },
-    /// Nothing to page: not a mixture-of-experts model.
-    #[error("every layer is dense; a mixture-of-experts model has at least one sparse layer")]
+    /// Experts that no layer routes to.
+    #[error("every layer is dense but experts are described; leave them out of a dense model")]
     NoSparseLayer,
+    /// Experts in an architecture without, or none in one with.
+    #[error("{architecture} models {}", if *experts { "have no routed experts, but experts are described" } else { "have routed experts, but none are described" })]
+    Experts {
+        /// The architecture.
+        architecture: &'static str,
+        /// Whether experts are described.
+        experts: bool,
+    },
+    /// A shared expert in an architecture without, or none in one with.
+    #[error("shared_expert_intermediate_size is {found}; {architecture} models have {} shared expert", if *found == 0 { "a" } else { "no" })]
+    SharedExpert {
+        /// The architecture.
+        architecture: &'static str,
+        /// Width of the shared expert.
+        found: u32,
+    },
     /// An architecture name that cannot be one.
     #[error("architecture {0:?} is not a name of 1 to 64 letters, digits, '-', '_' or '.'")]
     ArchitectureName(String),
@@ -198,7 +215,8 @@ impl ModelConfig {
         self.check_sizes()?;
         self.check_numbers()?;
         self.check_relations()?;
-        self.check_dense_layers()
+        self.check_dense_layers()?;
+        self.check_architecture()
     }
 
     fn check_name(&self) -> Result<(), ConfigError> {
@@ -300,6 +318,31 @@ impl ModelConfig {
         }
         Ok(())
     }
+
+    /// What the architecture, if it is a known one, says about experts.
+    fn check_architecture(&self) -> Result<(), ConfigError> {
+        let Some(known) = architecture::find(&self.architecture) else {
+            return Ok(());
+        };
+        let (architecture, experts) = (known.name, self.moe.is_some());
+        match (known.experts, experts) {
+            (Experts::Never, true) | (Experts::Always, false) => {
+                return Err(ConfigError::Experts {
+                    architecture,
+                    experts,
+                });
+            }
+            _ => {}
+        }
+        let found = self.shared_expert_intermediate_size();
+        if known.shared_expert != (found > 0) {
+            return Err(ConfigError::SharedExpert {
+                architecture,
+                found,
+            });
+        }
+        Ok(())
+    }
 }
 
 fn check_moe_sizes(moe: &MoeConfig) -> Result<(), ConfigError> {
@@ -342,156 +385,4 @@ fn check_size(field: &'static str, found: u64, limit: u64) -> Result<(), ConfigE
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    pub(crate) fn small() -> ModelConfig {
-        ModelConfig {
-            architecture: "qwen3moe".into(),
-            num_hidden_layers: 2,
-            hidden_size: 64,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            head_dim: 16,
-            vocab_size: 40,
-            rms_norm_eps: 1e-6,
-            rope_theta: 10_000.0,
-            max_position_embeddings: 128,
-            tie_word_embeddings: false,
-            intermediate_size: 0,
-            attention_bias: false,
-            rope_frequency_divisors: Vec::new(),
-            moe: Some(MoeConfig {
-                num_experts: 3,
-                num_experts_per_tok: 2,
-                moe_intermediate_size: 32,
-                norm_topk_prob: true,
-                dense_layers: Vec::new(),
-                shared_expert_intermediate_size: 0,
-            }),
-        }
-    }
-
-    fn moe(config: &mut ModelConfig) -> &mut MoeConfig {
-        config.moe.as_mut().expect("a sparse model")
-    }
-
-    #[track_caller]
-    fn check(change: impl FnOnce(&mut ModelConfig), expected: ConfigError) {
-        let mut config = small();
-        assert_eq!(config.check(), Ok(()));
-        change(&mut config);
-        assert_eq!(config.check(), Err(expected));
-    }
-
-    #[test]
-    fn each_implausible_value_has_its_error() {
-        use ConfigError as E;
-        check(
-            |c| c.hidden_size = 0,
-            E::Zero {
-                field: "hidden_size",
-            },
-        );
-        check(
-            |c| moe(c).num_experts_per_tok = 0,
-            E::Zero {
-                field: "num_experts_per_tok",
-            },
-        );
-        check(
-            |c| c.num_hidden_layers = u32::MAX,
-            E::TooLarge {
-                field: "num_hidden_layers",
-                found: u32::MAX.into(),
-                limit: 1024,
-            },
-        );
-        check(
-            |c| (c.num_attention_heads, c.head_dim) = (1 << 20, 64),
-            E::TooLarge {
-                field: "num_attention_heads * head_dim",
-                found: 1 << 26,
-                limit: 1 << 24,
-            },
-        );
-        check(
-            |c| c.num_key_value_heads = 3,
-            E::HeadGroups {
-                attention: 4,
-                key_value: 3,
-            },
-        );
-        check(|c| c.head_dim = 15, E::OddHeadDim(15));
-        check(
-            |c| moe(c).num_experts_per_tok = 4,
-            E::TopK {
-                chosen: 4,
-                experts: 3,
-            },
-        );
-        check(
-            |c| c.rope_theta = -1.0,
-            E::NotPositive {
-                field: "rope_theta",
-                found: -1.0,
-            },
-        );
-        check(
-            |c| c.rms_norm_eps = f32::INFINITY,
-            E::NotPositive {
-                field: "rms_norm_eps",
-                found: f64::INFINITY,
-            },
-        );
-        check(
-            |c| c.architecture = "a b".into(),
-            E::ArchitectureName("a b".into()),
-        );
-    }
-
-    #[test]
-    fn dense_layers_are_ascending_and_not_all() {
-        use ConfigError as E;
-        let dense = |layers: &'static [u32]| {
-            move |c: &mut ModelConfig| {
-                c.intermediate_size = 8;
-                moe(c).dense_layers = layers.to_vec();
-            }
-        };
-        check(
-            dense(&[2]),
-            E::DenseLayers {
-                found: 2,
-                layers: 2,
-            },
-        );
-        check(
-            dense(&[0, 0]),
-            E::DenseLayers {
-                found: 0,
-                layers: 2,
-            },
-        );
-        check(
-            dense(&[1, 0]),
-            E::DenseLayers {
-                found: 0,
-                layers: 2,
-            },
-        );
-        check(dense(&[0, 1]), E::NoSparseLayer);
-        check(
-            |c| moe(c).dense_layers = vec![1],
-            E::Zero {
-                field: "intermediate_size",
-            },
-        );
-
-        let mut config = small();
-        dense(&[1])(&mut config);
-        assert_eq!(config.check(), Ok(()));
-        assert!(config.is_sparse(0) && !config.is_sparse(1));
-        assert_eq!((config.sparse_layers(), config.routed_experts()), (1, 3));
-    }
-}
+pub(crate) mod tests;

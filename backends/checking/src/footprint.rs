@@ -46,6 +46,16 @@ pub fn touches(op: &Op) -> Vec<Touch<'_>> {
             into,
             elements: n,
         } => vec![read(x, *n), read(into, *n), write(into, *n)],
+        Op::AddGated {
+            gate,
+            x,
+            into,
+            rows,
+            width,
+        } => {
+            let n = rows * width;
+            vec![read(gate, *rows), read(x, n), read(into, n), write(into, n)]
+        }
         Op::SiluMul {
             gate,
             up,
@@ -92,6 +102,10 @@ fn with_weight(op: &Op) -> Vec<Touch<'_>> {
         } => {
             let x = read(x, tokens * weight.columns);
             vec![x, whole(weight), write(out, tokens * weight.rows)]
+        }
+        Op::AddBias { bias, into, rows } => {
+            let elements = rows * bias.columns;
+            vec![read(into, elements), whole(bias), write(into, elements)]
         }
         Op::NormRope {
             into,

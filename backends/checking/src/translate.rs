@@ -66,6 +66,11 @@ pub fn translate(mut op: Op) -> Op {
             [q, out].into_iter().for_each(inner);
         }
         Op::AddInPlace { x, into, .. } => [x, into].into_iter().for_each(inner),
+        Op::AddBias { bias, into, .. } => {
+            *bias = weight(bias);
+            inner(into);
+        }
+        Op::AddGated { gate, x, into, .. } => [gate, x, into].into_iter().for_each(inner),
         Op::SiluMul { gate, up, out, .. } => [gate, up, out].into_iter().for_each(inner),
         Op::ExpertFfn { x, groups, out } => {
             groups.iter_mut().for_each(|g| *g = group(g));

@@ -316,6 +316,35 @@ fn experts_and_their_sum() {
 }
 
 #[test]
+fn a_bias_and_a_gated_row_are_added() {
+    let (bench, mut numbers) = (Bench::new(), Numbers(7));
+    let (rows, width) = (3, 5);
+    let (start, x) = (numbers.take(rows * width), numbers.take(rows * width));
+    let (bias, gate) = (numbers.take(width), [-30.0f32, 0.25, 40.0]);
+    let into = bench.put(&start);
+    bench.run(Op::AddBias {
+        bias: bench.weight(&bias, 1),
+        into: into.clone(),
+        rows,
+    });
+    bench.run(Op::AddGated {
+        gate: bench.put(&gate),
+        x: bench.put(&x),
+        into: into.clone(),
+        rows,
+        width,
+    });
+    let sigmoid = |x: f32| 1.0 / (1.0 + f64::from(-x).exp());
+    let expected: Vec<f64> = (0..rows * width)
+        .map(|i| {
+            let biased = f64::from(start[i]) + f64::from(bias[i % width]);
+            biased + sigmoid(gate[i / width]) * f64::from(x[i])
+        })
+        .collect();
+    assert_close(&bench.get(&into), &expected);
+}
+
+#[test]
 fn route_embed_gather_add_silu() {
     let (bench, mut numbers) = (Bench::new(), Numbers(6));
     let table = numbers.take(7 * 4);

@@ -3,7 +3,7 @@
 use super::files::SourceFolder;
 use crate::source::SourceError;
 use odmoe_formats::ByteCount;
-use odmoe_formats::expected::QWEN3_MOE;
+use odmoe_formats::architecture::QWEN3_MOE;
 use odmoe_formats::model_config::{MAX_LAYERS, ModelConfig, MoeConfig};
 use serde_json::{Map, Value};
 use std::collections::HashSet;

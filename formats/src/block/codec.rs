@@ -1,14 +1,17 @@
 //! The reference decoder and encoder of each format: the plainest code that is right, one element after another.
 //! Kernels are checked against it.
 
+mod fields;
+mod k_quants;
+mod mxfp4;
+mod one_scale;
+
 use super::BlockFormat;
 use half::{bf16, f16};
 
-/// Elements that share a scale in [`BlockFormat::Q8_0`].
-const Q8_0_ELEMENTS: usize = BlockFormat::Q8_0.block_elements();
-
 impl BlockFormat {
-    /// Decodes whole blocks to F32. Exact for every format.
+    /// Decodes whole blocks to F32. Floats are exact; of the others every operation rounds to binary32 in the order
+    /// that the format's module gives, which is ggml's.
     ///
     /// Panics where `encoded` is not the bytes of exactly `decoded.len()` elements.
     pub fn decode_row(self, encoded: &[u8], decoded: &mut [f32]) {
@@ -17,18 +20,23 @@ impl BlockFormat {
             Self::F32 => decode_each(encoded, decoded, f32::from_le_bytes),
             Self::F16 => decode_each(encoded, decoded, |b| f16::from_le_bytes(b).to_f32()),
             Self::BF16 => decode_each(encoded, decoded, |b| bf16::from_le_bytes(b).to_f32()),
-            Self::Q8_0 => {
-                let blocks = encoded.chunks_exact(self.block_bytes());
-                for (block, elements) in blocks.zip(decoded.chunks_exact_mut(Q8_0_ELEMENTS)) {
-                    decode_q8_0(block, elements);
-                }
-            }
-            other => panic!("{other} has no decoder"),
+            Self::Q8_0 => decode_blocks(encoded, decoded, one_scale::decode_q8_0),
+            Self::Q4_0 => decode_blocks(encoded, decoded, one_scale::decode_q4_0),
+            Self::Q4_1 => decode_blocks(encoded, decoded, one_scale::decode_q4_1),
+            Self::Q5_0 => decode_blocks(encoded, decoded, one_scale::decode_q5_0),
+            Self::Q5_1 => decode_blocks(encoded, decoded, one_scale::decode_q5_1),
+            Self::Q2_K => decode_blocks(encoded, decoded, k_quants::decode_q2_k),
+            Self::Q3_K => decode_blocks(encoded, decoded, k_quants::decode_q3_k),
+            Self::Q4_K => decode_blocks(encoded, decoded, k_quants::decode_q4_k),
+            Self::Q5_K => decode_blocks(encoded, decoded, k_quants::decode_q5_k),
+            Self::Q6_K => decode_blocks(encoded, decoded, k_quants::decode_q6_k),
+            Self::MXFP4 => decode_blocks(encoded, decoded, mxfp4::decode),
         }
     }
 
-    /// Encodes F32 as whole blocks. Floats round to nearest even and keep NaN as NaN. `Q8_0` follows ggml's reference
-    /// quantiser; what it makes of a block with a value that is not finite is unspecified, but never a panic.
+    /// Encodes F32 as whole blocks. Floats round to nearest even and keep NaN as NaN. The others follow ggml's reference
+    /// quantisers (without an importance matrix), byte for byte; what they make of a block with a value that is not
+    /// finite, or beyond what the format can hold, is unspecified, but never a panic.
     ///
     /// Panics where `encoded` is not the bytes of exactly `decoded.len()` elements.
     pub fn encode_row(self, decoded: &[f32], encoded: &mut [u8]) {
@@ -37,13 +45,17 @@ impl BlockFormat {
             Self::F32 => encode_each(decoded, encoded, f32::to_le_bytes),
             Self::F16 => encode_each(decoded, encoded, |x| f16::from_f32(x).to_le_bytes()),
             Self::BF16 => encode_each(decoded, encoded, |x| bf16::from_f32(x).to_le_bytes()),
-            Self::Q8_0 => {
-                let blocks = encoded.chunks_exact_mut(self.block_bytes());
-                for (elements, block) in decoded.chunks_exact(Q8_0_ELEMENTS).zip(blocks) {
-                    encode_q8_0(elements, block);
-                }
-            }
-            other => panic!("{other} has no encoder"),
+            Self::Q8_0 => encode_blocks(decoded, encoded, one_scale::encode_q8_0),
+            Self::Q4_0 => encode_blocks(decoded, encoded, one_scale::encode_q4_0),
+            Self::Q4_1 => encode_blocks(decoded, encoded, one_scale::encode_q4_1),
+            Self::Q5_0 => encode_blocks(decoded, encoded, one_scale::encode_q5_0),
+            Self::Q5_1 => encode_blocks(decoded, encoded, one_scale::encode_q5_1),
+            Self::Q2_K => encode_blocks(decoded, encoded, k_quants::encode_q2_k),
+            Self::Q3_K => encode_blocks(decoded, encoded, k_quants::encode_q3_k),
+            Self::Q4_K => encode_blocks(decoded, encoded, k_quants::encode_q4_k),
+            Self::Q5_K => encode_blocks(decoded, encoded, k_quants::encode_q5_k),
+            Self::Q6_K => encode_blocks(decoded, encoded, k_quants::encode_q6_k),
+            Self::MXFP4 => encode_blocks(decoded, encoded, mxfp4::encode),
         }
     }
 
@@ -80,24 +92,39 @@ fn encode_each<const BYTES: usize>(
     }
 }
 
-fn decode_q8_0(block: &[u8], elements: &mut [f32]) {
-    let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
-    for (out, quant) in elements.iter_mut().zip(&block[2..]) {
-        *out = scale * f32::from(*quant as i8);
+fn decode_blocks<const BYTES: usize, const ELEMENTS: usize>(
+    encoded: &[u8],
+    decoded: &mut [f32],
+    decode: impl Fn(&[u8; BYTES], &mut [f32; ELEMENTS]),
+) {
+    let (blocks, _) = encoded.as_chunks::<BYTES>();
+    let (elements, _) = decoded.as_chunks_mut::<ELEMENTS>();
+    assert_eq!(blocks.len(), elements.len());
+    for (block, elements) in blocks.iter().zip(elements) {
+        decode(block, elements);
     }
 }
 
-/// d = max |x| / 127; q = x * (1 / d), halves away from zero, with d still in F32; then d is stored as binary16.
-fn encode_q8_0(elements: &[f32], block: &mut [u8]) {
-    let largest = elements
-        .iter()
-        .fold(0.0f32, |largest, x| largest.max(x.abs()));
-    let scale = largest / 127.0;
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    block[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
-    for (quant, x) in block[2..].iter_mut().zip(elements) {
-        *quant = (x * inverse).round() as i8 as u8;
+fn encode_blocks<const BYTES: usize, const ELEMENTS: usize>(
+    decoded: &[f32],
+    encoded: &mut [u8],
+    encode: impl Fn(&[f32; ELEMENTS], &mut [u8; BYTES]),
+) {
+    let (elements, _) = decoded.as_chunks::<ELEMENTS>();
+    let (blocks, _) = encoded.as_chunks_mut::<BYTES>();
+    assert_eq!(blocks.len(), elements.len());
+    for (elements, block) in elements.iter().zip(blocks) {
+        encode(elements, block);
     }
+}
+
+/// The binary16 at byte `at`.
+fn read_f16(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+fn put_f16(block: &mut [u8], at: usize, value: f32) {
+    block[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
 }
 
 #[cfg(test)]

@@ -311,3 +311,53 @@ fn mutated_manifests_never_panic() {
         }
     }
 }
+
+/// The same model with its experts replaced by a dense MLP.
+fn dense() -> Manifest {
+    let mut manifest = valid();
+    manifest.config.architecture = "llama".into();
+    (manifest.config.moe, manifest.config.intermediate_size) = (None, 8);
+    manifest.objects.clear();
+    manifest.files.truncate(1);
+    let donor = manifest.resident["lm_head"].clone();
+    manifest.resident.clear();
+    manifest.files[0].bytes = 0;
+    for tensor in expected::resident_tensors(&manifest.config).unwrap() {
+        let offset = manifest.files[0].bytes;
+        let bytes = BlockFormat::F32.tensor_bytes(&tensor.shape).unwrap();
+        manifest.files[0].bytes = offset + bytes;
+        let placed = ResidentTensor {
+            offset,
+            bytes,
+            shape: tensor.shape,
+            ..donor.clone()
+        };
+        manifest.resident.insert(tensor.name, placed);
+    }
+    manifest
+}
+
+#[test]
+fn a_model_without_experts_is_valid_without_objects() {
+    let manifest = dense();
+    let json = manifest.to_json();
+    assert_eq!(Manifest::from_json(&json), Ok(manifest.clone()));
+    assert_eq!(manifest.object_bytes(), ByteCount(0));
+
+    let mut paged = dense();
+    paged.objects = valid().objects[..1].to_vec();
+    let error = paged.validate().unwrap_err();
+    assert!(
+        matches!(error, ManifestError::UnexpectedObject(_)),
+        "{error}"
+    );
+
+    let mut without = valid();
+    without.config.moe = None;
+    without.config.intermediate_size = 8;
+    let error = without.validate().unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "configuration: qwen3moe models have routed experts, but none are described"
+    );
+}

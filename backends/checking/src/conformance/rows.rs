@@ -1,14 +1,15 @@
 //! Embedding, norms, rotation, sums, copies.
 
 use super::Case;
-use super::scene::{FORMATS, Scene};
+use super::scene::Scene;
 use odmoe_backend::{Choice, Op, Rope};
 use odmoe_formats::BlockFormat;
 
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for format in FORMATS {
-        all.push(embed(format, 23, 96, 17));
+    for format in BlockFormat::ALL {
+        let hidden = 3 * format.block_elements().max(32);
+        all.push(embed(format, 23, hidden, 17));
     }
     for (width, tokens) in [
         (1, 3),
@@ -31,13 +32,15 @@ pub fn cases() -> Vec<Case> {
         (5, 80, 2),
         (8, 128, 9),
     ] {
-        for with_norm in [false, true] {
-            all.push(norm_rope(heads, head_dim, tokens, with_norm));
+        for (with_norm, divided) in [(false, false), (true, false), (false, true), (true, true)] {
+            all.push(norm_rope(heads, head_dim, tokens, with_norm, divided));
         }
     }
     for (width, tokens) in [(1, 1), (13, 3), (16, 2), (47, 17), (300, 5)] {
         all.extend([
             add_in_place(width, tokens),
+            add_bias(width, tokens),
+            add_gated(width, tokens),
             silu_mul(width, tokens, false),
             silu_mul(width, tokens, true),
         ]);
@@ -51,7 +54,7 @@ pub fn cases() -> Vec<Case> {
 
 fn embed(format: BlockFormat, vocabulary: usize, hidden: usize, tokens: usize) -> Case {
     Case::floats(
-        format!("embed {format:?} [{vocabulary}, {hidden}]"),
+        format!("embed {format} [{vocabulary}, {hidden}]"),
         tokens,
         move |scene, tokens| {
             let ids = tokens
@@ -93,8 +96,9 @@ fn rms_norm(width: usize, tokens: usize, in_place: bool) -> Case {
     )
 }
 
-fn norm_rope(heads: usize, head_dim: usize, tokens: usize, with_norm: bool) -> Case {
-    let name = format!("norm_rope {heads} heads of {head_dim}, norm {with_norm}");
+fn norm_rope(heads: usize, head_dim: usize, tokens: usize, with_norm: bool, divided: bool) -> Case {
+    let name =
+        format!("norm_rope {heads} heads of {head_dim}, norm {with_norm}, divided {divided}");
     Case::floats(name, tokens, move |scene, tokens| {
         let width = heads * head_dim;
         let into = scene.put(&scene.token_rows(1, tokens, width));
@@ -108,9 +112,11 @@ fn norm_rope(heads: usize, head_dim: usize, tokens: usize, with_norm: bool) -> C
             }
         };
         let positions = tokens.iter().map(|&token| position(token)).collect();
+        // From 1 to 9, in no order.
+        let divisor = |i: usize| 1.0 + (i * 7 % 33) as f32 * 0.25;
         let rope = Rope {
             theta: 1_000_000.0,
-            divisors: None,
+            divisors: divided.then(|| (0..head_dim / 2).map(divisor).collect()),
         };
         scene.run(Op::NormRope {
             into: into.clone(),
@@ -135,6 +141,47 @@ fn add_in_place(width: usize, tokens: usize) -> Case {
                 x,
                 into: into.clone(),
                 elements: tokens.len() * width,
+            });
+            scene.rows(&into, tokens.len(), width * 4)
+        },
+    )
+}
+
+fn add_bias(width: usize, tokens: usize) -> Case {
+    Case::floats(
+        format!("add_bias width {width}"),
+        tokens,
+        move |scene, tokens| {
+            let into = scene.put(&scene.token_rows(1, tokens, width));
+            scene.run(Op::AddBias {
+                bias: scene.weight(2, BlockFormat::F32, 1, width),
+                into: into.clone(),
+                rows: tokens.len(),
+            });
+            scene.rows(&into, tokens.len(), width * 4)
+        },
+    )
+}
+
+fn add_gated(width: usize, tokens: usize) -> Case {
+    Case::floats(
+        format!("add_gated width {width}"),
+        tokens,
+        move |scene, tokens| {
+            // Up to 200 in magnitude: gates that are all but shut or open, and some between.
+            let gate: Vec<f32> = scene
+                .token_rows(1, tokens, 1)
+                .iter()
+                .zip(tokens)
+                .map(|(x, token)| if token % 2 == 0 { x * 100.0 } else { *x })
+                .collect();
+            let into = scene.put(&scene.token_rows(3, tokens, width));
+            scene.run(Op::AddGated {
+                gate: scene.put(&gate),
+                x: scene.put(&scene.token_rows(2, tokens, width)),
+                into: into.clone(),
+                rows: tokens.len(),
+                width,
             });
             scene.rows(&into, tokens.len(), width * 4)
         },

@@ -73,6 +73,14 @@ impl Executor {
             Op::KvAppend { .. } => self.kv_append(op),
             Op::PagedAttention { .. } => self.paged_attention(op),
             Op::AddInPlace { x, into, elements } => self.add_in_place(x, into, *elements),
+            Op::AddBias { bias, into, rows } => self.add_bias(bias, into, *rows),
+            Op::AddGated {
+                gate,
+                x,
+                into,
+                rows,
+                width,
+            } => self.add_gated(gate, x, into, *rows, *width),
             Op::SiluMul {
                 gate,
                 up,

@@ -2,7 +2,7 @@
 
 use super::Executor;
 use super::operands::{floats, floats_mut, read, weight_view, write};
-use crate::kernels::{AddInPlace, CombineRow, RmsNormRows, RotateHeads, SiluMul};
+use crate::kernels::{AddGatedRow, AddInPlace, CombineRow, RmsNormRows, RotateHeads, SiluMul};
 use crate::reference;
 use odmoe_backend::{Buffer, Choice, Op, Weight};
 
@@ -101,6 +101,38 @@ impl Executor {
         self.machine.run(AddInPlace {
             x: floats(&x, elements),
             into: floats_mut(&mut into, elements),
+        });
+    }
+
+    /// into [rows, width] += bias [width], each row.
+    pub(super) fn add_bias(&mut self, bias: &Weight, into: &Buffer, rows: usize) {
+        let bias_bytes = read(&bias.buffer);
+        let bias = weight_view(bias, &bias_bytes).as_f32();
+        let mut into = write(into);
+        let into = floats_mut(&mut into, rows * bias.len());
+        self.machine.parallel_rows(into, bias.len(), |_, into| {
+            self.machine.run(AddInPlace { x: &bias, into });
+        });
+    }
+
+    /// into [rows, width] += sigmoid(gate [rows]) * x [rows, width].
+    pub(super) fn add_gated(
+        &mut self,
+        gate: &Buffer,
+        x: &Buffer,
+        into: &Buffer,
+        rows: usize,
+        width: usize,
+    ) {
+        let (gate, x, mut into) = (read(gate), read(x), write(into));
+        let (gate, x) = (floats(&gate, rows), floats(&x, rows * width));
+        let into = floats_mut(&mut into, rows * width);
+        self.machine.parallel_rows(into, width, |row, into| {
+            self.machine.run(AddGatedRow {
+                gate: gate[row],
+                x: &x[row * width..][..width],
+                into,
+            });
         });
     }
 

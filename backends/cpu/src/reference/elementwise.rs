@@ -1,7 +1,7 @@
 //! Norms and element-wise ops. Plain loops in a form that vectorises; every kernel set compiles this same source.
 
 use crate::reference::dot::{LANES, reduce};
-use crate::reference::exp::silu;
+use crate::reference::exp::{sigmoid, silu};
 
 /// x = x / sqrt(mean(x^2) + epsilon) * weight, in place on one row.
 #[inline(always)]
@@ -35,6 +35,16 @@ pub fn add_in_place(x: &[f32], into: &mut [f32]) {
     assert_eq!(x.len(), into.len());
     for (into, x) in into.iter_mut().zip(x) {
         *into += x;
+    }
+}
+
+/// into += sigmoid(gate) * x: one factor for the row, and one rounding an element.
+#[inline(always)]
+pub fn add_gated_row(gate: f32, x: &[f32], into: &mut [f32]) {
+    assert_eq!(x.len(), into.len());
+    let factor = sigmoid(gate);
+    for (into, x) in into.iter_mut().zip(x) {
+        *into = factor.mul_add(*x, *into);
     }
 }
 

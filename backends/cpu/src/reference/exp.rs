@@ -44,6 +44,12 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits((n.wrapping_add(127) as u32) << 23)
 }
 
+/// 1 / (1 + e^-x).
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
 /// x / (1 + e^-x).
 #[inline(always)]
 pub fn silu(x: f32) -> f32 {
@@ -87,6 +93,15 @@ mod tests {
         assert!(exp(88.7).is_finite() && exp(88.7) > 3.0e38);
         assert!(exp(-100.0) > 0.0 && exp(-100.0).is_subnormal());
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn sigmoid_is_safe_at_extremes() {
+        assert_eq!(sigmoid(f32::NEG_INFINITY), 0.0);
+        assert_eq!(sigmoid(f32::INFINITY), 1.0);
+        assert_eq!(sigmoid(0.0), 0.5);
+        assert!((sigmoid(-1.0) - 0.268_941_43).abs() < 1e-6);
+        assert!(sigmoid(f32::NAN).is_nan());
     }
 
     #[test]

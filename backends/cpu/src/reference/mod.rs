@@ -11,12 +11,15 @@ mod elementwise;
 mod exp;
 mod expert_ffn;
 mod quantise;
+mod quantised;
 mod rope;
 mod router;
 
 pub use attention::{Merged, SPLIT, attend};
 pub use dot::{LANES, decode_row, linear, maximum, reduce};
-pub use elementwise::{add_in_place, combine_row, rms_norm_row, rotate_head, silu_mul};
+pub use elementwise::{
+    add_gated_row, add_in_place, combine_row, rms_norm_row, rotate_head, silu_mul,
+};
 pub use expert_ffn::{ExpertView, expert_ffn_row};
 pub use quantise::quantise_block;
 pub use rope::rope_row;

@@ -218,7 +218,7 @@ fn a_model_whose_tensors_are_not_those_of_its_configuration_is_refused() {
     let family = refuse(&|source| source.metadata.config.architecture = "other".into());
     assert_eq!(
         family,
-        "architecture \"other\" is not supported; supported: qwen3moe"
+        "architecture \"other\" is not supported; supported: llama, olmoe, qwen2moe, qwen3, qwen3moe"
     );
     let name = refuse(&|source| source.metadata.suggested_name = "a\nb".into());
     assert!(name.contains("control characters"), "{name}");
