@@ -258,7 +258,14 @@ impl Planner<'_> {
     fn resident_format(&mut self, tensor_use: TensorUse, source: usize) -> BlockFormat {
         match tensor_use {
             TensorUse::Norm | TensorUse::Bias => BlockFormat::F32,
-            TensorUse::Router | TensorUse::SharedGate => self.source.tensors()[source].format,
+            TensorUse::Router | TensorUse::SharedGate => {
+                let found = self.source.tensors()[source].format;
+                if found.is_float() {
+                    found
+                } else {
+                    BlockFormat::F32
+                }
+            }
             TensorUse::Matrix => self.matrix_format(source),
         }
     }
