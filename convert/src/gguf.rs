@@ -9,7 +9,9 @@ mod tensors;
 mod variations;
 
 use crate::fingerprint::{Fingerprint, FingerprintBuilder};
-use crate::source::{ModelMetadata, ModelSource, SourceError, SourceFileInfo, SourceTensor};
+use crate::source::{
+    Advice, ModelMetadata, ModelSource, SourceError, SourceFileInfo, SourceTensor,
+};
 use crate::source_folder::SourceFolder;
 use odmoe_formats::gguf::{MAGIC, Metadata};
 use parts::Parts;
@@ -97,6 +99,14 @@ impl ModelSource for GgufModel {
 
     fn read_file(&self, index: usize, offset: u64, into: &mut [u8]) -> Result<(), SourceError> {
         self.folder.read_at(index, offset, into)
+    }
+
+    fn tensor_start(&self, index: usize) -> Option<(usize, u64)> {
+        Some(self.places[index].start())
+    }
+
+    fn advise(&self, index: usize, offset: u64, bytes: u64, advice: Advice) {
+        self.folder.advise(index, offset, bytes, advice);
     }
 
     fn fingerprint(&self) -> Fingerprint {

@@ -48,7 +48,7 @@ fn largest_op(model: &ModelConfig, shapes: &[ScratchShape; 2]) -> OpShape {
     let [prefill, decode] = shapes;
     OpShape {
         rows: prefill.rows.max(decode.rows),
-        width: prefill.hidden.max(prefill.query).max(prefill.dense),
+        width: prefill.hidden.max(prefill.query).max(prefill.mlp),
         expert_state: prefill.top_k * model.moe_intermediate_size() as usize,
         small: model.num_experts() as usize + model.head_dim as usize,
     }

@@ -1,5 +1,6 @@
-//! The forward pass against one that is written down from the paper in double precision, without blocks, lanes, caches
-//! or experts that page: norm, grouped-query attention with normed and turned heads, softmax routing, SwiGLU.
+//! The forward pass against one that is written down from the papers in double precision, without blocks, lanes, caches
+//! or experts that page: norm, grouped-query attention with biases and normed, turned heads, softmax routing, SwiGLU,
+//! shared experts.
 
 mod support;
 
@@ -8,6 +9,7 @@ use odmoe_formats::manifest::FileIndex;
 use odmoe_formats::model_config::ModelConfig;
 use odmoe_formats::{BlockFormat, ExpertKey};
 use support::engine::{Setup, greedy, setups};
+use support::families::families;
 use support::model::{Random, TestModel, random_model, small_config};
 
 const SEED: u64 = 5;
@@ -117,16 +119,40 @@ impl Reference<'_> {
             .collect()
     }
 
-    /// Heads of a projection, normed and turned by `position`.
-    fn heads(&self, projected: &[f64], norm: &Matrix, position: usize) -> Vec<Vec<f64>> {
+    /// A projection of a layer with its bias, by the letter of its name.
+    fn project(&self, layer: u32, letter: &str, x: &[f64]) -> Vec<f64> {
+        let mut projected = self.layer(layer, &format!("{letter}_proj")).times(x);
+        if self.config.attention_bias {
+            let bias = self.layer(layer, &format!("{letter}_bias"));
+            add(&mut projected, &bias.0[0], 1.0);
+        }
+        projected
+    }
+
+    /// Heads of a projection, normed as the architecture does and turned by `position`.
+    fn heads(&self, layer: u32, letter: &str, x: &[f64], position: usize) -> Vec<Vec<f64>> {
         let (dim, half) = (
             self.config.head_dim as usize,
             self.config.head_dim as usize / 2,
         );
+        let norm = || self.layer(layer, &format!("{letter}_norm"));
+        let mut projected = self.project(layer, letter, x);
+        let each = match self.config.architecture.as_str() {
+            "qwen3" | "qwen3moe" => Some(norm()),
+            "olmoe" => {
+                projected = self.norm(&projected, &norm());
+                None
+            }
+            _ => None,
+        };
         let turn = |head: &[f64]| {
-            let head = self.norm(head, norm);
+            let head = each
+                .as_ref()
+                .map_or(head.to_vec(), |norm| self.norm(head, norm));
             let angle = |i: usize| {
-                position as f64 * self.config.rope_theta.powf(-2.0 * i as f64 / dim as f64)
+                let frequency = self.config.rope_theta.powf(-2.0 * i as f64 / dim as f64);
+                let divisor = self.config.rope_frequency_divisors.get(i);
+                position as f64 * frequency / divisor.map_or(1.0, |d| f64::from(*d))
             };
             let low = (0..half).map(|i| head[i] * angle(i).cos() - head[i + half] * angle(i).sin());
             let high =
@@ -137,32 +163,19 @@ impl Reference<'_> {
     }
 
     fn attention(&self, layer: u32, hidden: &mut [Vec<f64>]) {
-        let [norm, q, k, v, o, q_norm, k_norm] = [
-            "input_norm",
-            "q_proj",
-            "k_proj",
-            "v_proj",
-            "o_proj",
-            "q_norm",
-            "k_norm",
-        ]
-        .map(|name| self.layer(layer, name));
+        let [norm, o] = ["input_norm", "o_proj"].map(|name| self.layer(layer, name));
         let dim = self.config.head_dim as usize;
         let group = (self.config.num_attention_heads / self.config.num_key_value_heads) as usize;
         let normed: Vec<_> = hidden.iter().map(|x| self.norm(x, &norm)).collect();
         let keys: Vec<_> = normed
             .iter()
             .enumerate()
-            .map(|(p, x)| self.heads(&k.times(x), &k_norm, p))
+            .map(|(p, x)| self.heads(layer, "k", x, p))
             .collect();
-        let values: Vec<_> = normed.iter().map(|x| v.times(x)).collect();
+        let values: Vec<_> = normed.iter().map(|x| self.project(layer, "v", x)).collect();
         for (position, x) in normed.iter().enumerate() {
             let mut attended = Vec::new();
-            for (head, query) in self
-                .heads(&q.times(x), &q_norm, position)
-                .iter()
-                .enumerate()
-            {
+            for (head, query) in self.heads(layer, "q", x, position).iter().enumerate() {
                 let kv = head / group;
                 let score = |p: usize| dot(query, &keys[p][kv]) / (dim as f64).sqrt();
                 let weights = softmax(&(0..=position).map(score).collect::<Vec<_>>());
@@ -190,8 +203,7 @@ impl Reference<'_> {
     fn feed_forward(&self, layer: u32, hidden: &mut [Vec<f64>]) {
         const ROLES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
         let norm = self.layer(layer, "post_attention_norm");
-        let moe = self.config.moe.as_ref().expect("a sparse model");
-        if moe.dense_layers.contains(&layer) {
+        if !self.config.is_sparse(layer) {
             let mlp = ROLES.map(|role| self.layer(layer, role));
             for hidden in hidden {
                 let x = self.norm(hidden, &norm);
@@ -199,7 +211,12 @@ impl Reference<'_> {
             }
             return;
         }
+        let moe = self.config.moe.as_ref().expect("a sparse model");
         let router = self.layer(layer, "router");
+        let shared = (moe.shared_expert_intermediate_size > 0).then(|| {
+            let mlp = ROLES.map(|role| self.layer(layer, &format!("shared_{role}")));
+            (mlp, self.layer(layer, "shared_expert_gate"))
+        });
         for hidden in hidden {
             let x = self.norm(hidden, &norm);
             let scores = softmax(&router.times(&x));
@@ -212,6 +229,10 @@ impl Reference<'_> {
                 let weights =
                     ROLES.map(|role| self.expert(ExpertKey::routed(layer, expert as u32), role));
                 add(hidden, &self.swiglu(&weights, &x), scores[expert] / sum);
+            }
+            if let Some((mlp, gate)) = &shared {
+                let gate = 1.0 / (1.0 + (-gate.times(&x)[0]).exp());
+                add(hidden, &self.swiglu(mlp, &x), gate);
             }
         }
     }
@@ -278,6 +299,14 @@ fn check_on(mut setup: Setup, model: &TestModel) {
 #[test]
 fn a_model_with_dense_and_sparse_layers_computes_what_the_paper_says() {
     check(small_config());
+}
+
+#[test]
+fn every_family_computes_what_its_paper_says() {
+    for (name, config) in families() {
+        println!("{name}");
+        check(config);
+    }
 }
 
 #[test]

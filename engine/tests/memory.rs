@@ -9,6 +9,7 @@ use odmoe_formats::{BlockFormat, ByteCount};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use support::engine::{Setup, backends, greedy};
+use support::families::families;
 use support::model::{Random, TestModel, random_model, small_config, wide_config};
 use support::recorder::HookedBackend;
 
@@ -16,10 +17,13 @@ const SEED: u64 = 3;
 
 #[test]
 fn what_is_allocated_is_what_was_planned() {
-    for (config, format) in [
+    let families = families().into_iter();
+    let families = families.map(|(_, config)| (config, BlockFormat::Q8_0));
+    let fixed = [
         (small_config(), BlockFormat::Q8_0),
         (wide_config(), BlockFormat::BF16),
-    ] {
+    ];
+    for (config, format) in fixed.into_iter().chain(families) {
         let model = random_model(config, format, SEED);
         let catalog = Catalog::new(&model.manifest);
         let budgets = [

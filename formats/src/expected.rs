@@ -5,6 +5,8 @@ use crate::architecture::{self, Architecture, QueryKeyNorm};
 use crate::model_config::ModelConfig;
 use crate::names::{self, ExpertRole, LayerTensor};
 
+pub use crate::architecture::QWEN3_MOE;
+
 /// What a tensor is used for; decides how it may be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TensorUse {

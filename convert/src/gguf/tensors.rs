@@ -202,6 +202,11 @@ fn is_one_of(id: &TensorId, tensors: &[LayerTensor]) -> bool {
 }
 
 impl Place {
+    /// Index of the file among the folder's, and the first byte in it.
+    pub fn start(&self) -> (usize, u64) {
+        (self.file, self.start)
+    }
+
     /// Fills `into` from `offset` within the tensor, in the order of the store. Panics outside of the tensor.
     pub fn read(
         &self,

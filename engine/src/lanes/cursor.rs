@@ -132,7 +132,8 @@ impl Cursor<'_> {
         self.model.queue.read_back(from, 0..bytes)
     }
 
-    /// Turns the router's choices into demand, and the prediction into a hint.
+    /// Turns the router's choices into demand, and the prediction into a hint; then, while experts are read, the
+    /// shared expert runs.
     fn take_routing(&mut self) -> Result<Progress, BackendError> {
         let Phase::AwaitRouting(pending) = &mut self.running.phase else {
             unreachable!("checked by advance")
@@ -148,6 +149,7 @@ impl Cursor<'_> {
         let ticket = self.store.acquire(demand.keys(), phase, Instant::now());
         self.running.phase = Phase::AwaitExperts(ExpertWork::new(ticket, demand));
         self.hint(layer as u32 + 1, predicted);
+        self.model.routed(layer).shared(self.step())?;
         Ok(Progress::Moved)
     }
 

@@ -20,8 +20,10 @@ pub struct ScratchShape {
     pub query: usize,
     /// G * D.
     pub key_value: usize,
-    /// Width of a dense MLP, 0 without one.
-    pub dense: usize,
+    /// The widest inner state of a dense MLP or shared expert, 0 without either.
+    pub mlp: usize,
+    /// 1 with shared experts, 0 without: the width of their gate's output.
+    pub shared_gate: usize,
     /// K.
     pub top_k: usize,
     /// P, 0 without prediction.
@@ -34,13 +36,21 @@ impl ScratchShape {
     /// For `rows` rows of a model, of which `sampled_rows` are sampled.
     pub fn new(config: &ModelConfig, rows: usize, sampled_rows: usize, predict_top: usize) -> Self {
         let head_dim = config.head_dim as usize;
+        let has_dense = config.sparse_layers() < config.num_hidden_layers;
+        let dense = if has_dense {
+            config.intermediate_size
+        } else {
+            0
+        };
+        let shared = config.shared_expert_intermediate_size();
         Self {
             rows,
             sampled_rows,
             hidden: config.hidden_size as usize,
             query: config.num_attention_heads as usize * head_dim,
             key_value: config.num_key_value_heads as usize * head_dim,
-            dense: config.intermediate_size as usize,
+            mlp: dense.max(shared) as usize,
+            shared_gate: usize::from(shared > 0),
             top_k: config.num_experts_per_tok() as usize,
             predict_top,
             vocab: config.vocab_size as usize,
@@ -63,7 +73,7 @@ impl ScratchShape {
     }
 
     /// Bytes of each buffer, in the order of [`Scratch`]'s fields.
-    fn buffer_bytes(&self) -> [usize; 14] {
+    fn buffer_bytes(&self) -> [usize; 15] {
         let f32_rows = |width: usize| self.rows * width * F32_BYTES;
         let choices = |count: usize| self.rows * count * Choice::BYTES;
         [
@@ -74,8 +84,9 @@ impl ScratchShape {
             f32_rows(self.key_value),
             f32_rows(self.key_value),
             f32_rows(self.query),
-            f32_rows(self.dense),
-            f32_rows(self.dense),
+            f32_rows(self.mlp),
+            f32_rows(self.mlp),
+            f32_rows(self.shared_gate),
             choices(self.top_k),
             choices(self.predict_top),
             f32_rows(self.top_k * self.hidden),
@@ -103,10 +114,12 @@ pub struct Scratch {
     pub v: Buffer,
     /// Attention's output, [T, Q, D].
     pub attended: Buffer,
-    /// A dense MLP's gate, [T, F].
-    pub dense_gate: Buffer,
-    /// A dense MLP's other half, [T, F].
-    pub dense_up: Buffer,
+    /// The gate of a dense MLP or shared expert, [T, F].
+    pub mlp_gate: Buffer,
+    /// Its other half, [T, F].
+    pub mlp_up: Buffer,
+    /// What the shared expert's output is gated with, [T, 1].
+    pub shared_gate: Buffer,
     /// The router's choices, [T, K].
     pub choices: Buffer,
     /// The next layer's likely choices, [T, P].
@@ -132,8 +145,9 @@ impl Scratch {
             k: next()?,
             v: next()?,
             attended: next()?,
-            dense_gate: next()?,
-            dense_up: next()?,
+            mlp_gate: next()?,
+            mlp_up: next()?,
+            shared_gate: next()?,
             choices: next()?,
             predicted: next()?,
             expert_out: next()?,

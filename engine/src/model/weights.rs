@@ -63,8 +63,8 @@ impl<'a> WeightLoader<'a> {
         self.weight(name, tensor, rows, columns)
     }
 
-    /// A router [rows, columns]: a float format, for a rounded router chooses other experts.
-    pub fn router(
+    /// A router or gate [rows, columns]: a float format, for a rounded router chooses other experts.
+    pub fn float_matrix(
         &mut self,
         name: &str,
         rows: usize,

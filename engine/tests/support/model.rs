@@ -7,6 +7,7 @@ use odmoe_formats::manifest::{
     PageableObject, Provenance, ResidentTensor, StoreFile, TENSOR_ALIGNMENT_BYTES, TextFiles,
 };
 use odmoe_formats::model_config::{ModelConfig, MoeConfig};
+use odmoe_formats::names::ExpertRole;
 use odmoe_formats::{BlockFormat, ExpertKey};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub struct TestModel {
     pub files: Arc<Vec<Vec<u8>>>,
 }
 
-/// Three layers, the middle one dense; widths that are not powers of two.
+/// Four layers, the second one dense; widths that are not powers of two.
 pub fn small_config() -> ModelConfig {
     ModelConfig {
         architecture: "qwen3moe".into(),
@@ -98,8 +99,25 @@ pub fn wide_config() -> ModelConfig {
     }
 }
 
+/// A matrix whose format is to be chosen.
+#[derive(Clone, Copy, Debug)]
+pub enum Matrix<'a> {
+    /// By canonical name.
+    Resident(&'a str),
+    Expert(ExpertKey, ExpertRole),
+}
+
 /// A random model, its matrices stored in `format`.
 pub fn random_model(config: ModelConfig, format: BlockFormat, seed: u64) -> TestModel {
+    mixed_model(config, |_| format, seed)
+}
+
+/// A random model, each of its matrices in a format of its own.
+pub fn mixed_model(
+    config: ModelConfig,
+    format: impl Fn(Matrix<'_>) -> BlockFormat,
+    seed: u64,
+) -> TestModel {
     let mut random = Random(seed);
     let mut base = Vec::new();
     let resident = expected::resident_tensors(&config)
@@ -109,9 +127,14 @@ pub fn random_model(config: ModelConfig, format: BlockFormat, seed: u64) -> Test
             let format = match tensor.tensor_use {
                 TensorUse::Norm | TensorUse::Bias => BlockFormat::F32,
                 TensorUse::Router | TensorUse::SharedGate => BlockFormat::BF16,
-                TensorUse::Matrix => format,
+                TensorUse::Matrix => format(Matrix::Resident(&tensor.name)),
             };
-            let bytes = random_tensor(&mut random, &tensor.shape, format);
+            let centre = if tensor.tensor_use == TensorUse::Norm {
+                1.0
+            } else {
+                0.0
+            };
+            let bytes = random_tensor(&mut random, &tensor.shape, format, centre);
             let offset = base.len() as u64;
             base.extend_from_slice(&bytes);
             let (bytes, xxh3_128) = (bytes.len() as u64, xxh3_128_hex(&bytes));
@@ -134,7 +157,7 @@ pub fn random_model(config: ModelConfig, format: BlockFormat, seed: u64) -> Test
     let keys = sparse
         .flat_map(|layer| (0..config.num_experts()).map(move |e| ExpertKey::routed(layer, e)));
     let objects = keys
-        .map(|key| random_expert(&mut random, &config, format, key, &mut experts))
+        .map(|key| random_expert(&mut random, &config, &format, key, &mut experts))
         .collect();
     let files = vec![base, experts];
     let names = ["base.safetensors", "experts.safetensors"];
@@ -165,14 +188,15 @@ pub fn random_model(config: ModelConfig, format: BlockFormat, seed: u64) -> Test
 fn random_expert(
     random: &mut Random,
     config: &ModelConfig,
-    format: BlockFormat,
+    format: &impl Fn(Matrix<'_>) -> BlockFormat,
     key: ExpertKey,
     file: &mut Vec<u8>,
 ) -> PageableObject {
     let mut object = Vec::new();
     let mut tensors = BTreeMap::new();
     for (role, shape) in expected::expert_tensors(config) {
-        let bytes = random_tensor(random, &shape, format);
+        let format = format(Matrix::Expert(key, role));
+        let bytes = random_tensor(random, &shape, format, 0.0);
         object.resize(
             object
                 .len()
@@ -208,15 +232,16 @@ fn random_expert(
     }
 }
 
-/// Values that keep activations near one: a product of `columns` of them has a variance of about one.
-fn random_tensor(random: &mut Random, shape: &[u64], format: BlockFormat) -> Vec<u8> {
+/// Values that keep activations near one: a product of `columns` of them has a variance of about one, and a vector's lie
+/// around `centre`.
+fn random_tensor(random: &mut Random, shape: &[u64], format: BlockFormat, centre: f32) -> Vec<u8> {
     let columns = *shape.last().expect("a shape") as usize;
     let rows = shape.iter().product::<u64>() as usize / columns;
     let row_bytes = format.row_bytes(columns as u64).expect("whole blocks") as usize;
     let mut encoded = vec![0; rows * row_bytes];
     for row in encoded.chunks_exact_mut(row_bytes) {
         let value = |random: &mut Random| match shape.len() {
-            1 => 1.0 + 0.2 * random.signed_unit(),
+            1 => centre + 0.2 * random.signed_unit(),
             _ => random.signed_unit() * (3.0 / columns as f32).sqrt(),
         };
         let decoded: Vec<f32> = (0..columns).map(|_| value(random)).collect();

@@ -4,66 +4,82 @@ use super::{LayerLoader, RmsNorm};
 use crate::api::StartError;
 use crate::model::Step;
 use odmoe_backend::{BackendError, Buffer, Op, Rope, Weight};
+use odmoe_formats::architecture::QueryKeyNorm;
 use odmoe_formats::model_config::ModelConfig;
 use odmoe_formats::names::LayerTensor;
-
-/// Heads of an attention layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct HeadShape {
-    /// Q.
-    pub query_heads: usize,
-    /// G.
-    pub kv_heads: usize,
-    /// D.
-    pub head_dim: usize,
-}
 
 /// hidden += o(attention(q, k, v)) where q, k, v are projections of norm(hidden).
 pub struct Attention {
     /// Of the layer's input.
     pub input_norm: RmsNorm,
-    /// [Q * D, H].
-    pub q: Weight,
-    /// [G * D, H].
-    pub k: Weight,
-    /// [G * D, H].
-    pub v: Weight,
+    /// Queries: Q heads.
+    pub q: Heads,
+    /// Keys: G heads.
+    pub k: Heads,
+    /// Values, [T, G * D].
+    pub v: Projection,
     /// [H, Q * D].
     pub o: Weight,
-    /// Per-head norm of q, [1, D], where the family has one.
-    pub q_norm: Option<RmsNorm>,
-    /// Per-head norm of k, [1, D], where the family has one.
-    pub k_norm: Option<RmsNorm>,
     /// The rotation of q and k.
     pub rope: Rope,
-    heads: HeadShape,
+    /// D.
+    pub head_dim: usize,
+}
+
+/// A projection whose output is heads that are normed, where the family has a norm, and turned.
+pub struct Heads {
+    /// [heads * D, H].
+    pub projection: Projection,
+    /// Before they are turned.
+    pub norm: Option<HeadNorm>,
+    /// How many.
+    pub count: usize,
+}
+
+/// A norm of queries or keys.
+pub enum HeadNorm {
+    /// Of each head by itself, [1, D].
+    Each(RmsNorm),
+    /// Of all heads of a token together, [1, heads * D].
+    All(RmsNorm),
+}
+
+/// x * weight^T + bias.
+pub struct Projection {
+    /// [N, H].
+    pub weight: Weight,
+    /// [1, N], where the model has biases.
+    pub bias: Option<Weight>,
 }
 
 impl Attention {
-    /// From the canonical tensors of a layer, q and k normed by head where `normed_heads` says so.
-    pub fn load(loader: &mut LayerLoader<'_, '_>, normed_heads: bool) -> Result<Self, StartError> {
+    /// From the canonical tensors of a layer; with biases where the configuration says so.
+    pub fn load(loader: &mut LayerLoader<'_, '_>, norm: QueryKeyNorm) -> Result<Self, StartError> {
+        use LayerTensor as T;
         let (config, hidden) = (loader.config, loader.hidden());
-        let heads = HeadShape {
-            query_heads: config.num_attention_heads as usize,
-            kv_heads: config.num_key_value_heads as usize,
-            head_dim: config.head_dim as usize,
-        };
-        let query = heads.query_heads * heads.head_dim;
-        let key_value = heads.kv_heads * heads.head_dim;
-        let head_norm = |loader: &mut LayerLoader<'_, '_>, tensor| {
-            let norm = normed_heads.then(|| loader.norm(tensor, heads.head_dim));
-            norm.transpose()
-        };
+        let head_dim = config.head_dim as usize;
+        let query_heads = config.num_attention_heads as usize;
+        let kv_heads = config.num_key_value_heads as usize;
+        let input_norm = loader.norm(T::InputNorm, hidden)?;
+        let q = Projection::load(loader, T::QProj, T::QBias, query_heads * head_dim)?;
+        let k = Projection::load(loader, T::KProj, T::KBias, kv_heads * head_dim)?;
+        let v = Projection::load(loader, T::VProj, T::VBias, kv_heads * head_dim)?;
         Ok(Self {
-            input_norm: loader.norm(LayerTensor::InputNorm, hidden)?,
-            q: loader.matrix(LayerTensor::QProj, query, hidden)?,
-            k: loader.matrix(LayerTensor::KProj, key_value, hidden)?,
-            v: loader.matrix(LayerTensor::VProj, key_value, hidden)?,
-            o: loader.matrix(LayerTensor::OProj, hidden, query)?,
-            q_norm: head_norm(loader, LayerTensor::QNorm)?,
-            k_norm: head_norm(loader, LayerTensor::KNorm)?,
+            input_norm,
+            q: Heads {
+                projection: q,
+                norm: HeadNorm::load(loader, norm, T::QNorm, query_heads)?,
+                count: query_heads,
+            },
+            k: Heads {
+                projection: k,
+                norm: HeadNorm::load(loader, norm, T::KNorm, kv_heads)?,
+                count: kv_heads,
+            },
+            v,
+            o: loader.matrix(T::OProj, hidden, query_heads * head_dim)?,
             rope: rope(config),
-            heads,
+            head_dim,
         })
     }
 
@@ -76,18 +92,11 @@ impl Attention {
             scratch,
             kv,
         } = step;
-        let HeadShape {
-            query_heads,
-            kv_heads,
-            head_dim,
-        } = self.heads;
         self.input_norm
             .enqueue(queue, &scratch.hidden, &scratch.normed, pass.tokens)?;
-        project(step, &self.q, &scratch.normed, &scratch.q)?;
-        project(step, &self.k, &scratch.normed, &scratch.k)?;
-        project(step, &self.v, &scratch.normed, &scratch.v)?;
-        self.norm_rope(step, &self.q_norm, &scratch.q, query_heads)?;
-        self.norm_rope(step, &self.k_norm, &scratch.k, kv_heads)?;
+        self.heads(step, &self.q, &scratch.q)?;
+        self.heads(step, &self.k, &scratch.k)?;
+        self.v.enqueue(step, &scratch.normed, &scratch.v)?;
         queue.push(Op::KvAppend {
             cache: kv.clone(),
             layer,
@@ -100,8 +109,8 @@ impl Attention {
             cache: kv.clone(),
             layer,
             spans: pass.attention.clone(),
-            query_heads,
-            scale: 1.0 / (head_dim as f32).sqrt(),
+            query_heads: self.q.count,
+            scale: 1.0 / (self.head_dim as f32).sqrt(),
             out: scratch.attended.clone(),
         })?;
         project(step, &self.o, &scratch.attended, &scratch.projected)?;
@@ -112,23 +121,68 @@ impl Attention {
         })
     }
 
-    fn norm_rope(
-        &self,
-        step: Step<'_>,
-        norm: &Option<RmsNorm>,
-        into: &Buffer,
-        heads: usize,
-    ) -> Result<(), BackendError> {
-        step.queue.push(Op::NormRope {
-            into: into.clone(),
-            norm: norm
-                .as_ref()
-                .map(|norm| (norm.weight.clone(), norm.epsilon)),
+    /// out [T, heads, D] = the heads of the normed input, normed and turned.
+    fn heads(&self, step: Step<'_>, heads: &Heads, out: &Buffer) -> Result<(), BackendError> {
+        let (queue, pass) = (step.queue, step.pass);
+        heads.projection.enqueue(step, &step.scratch.normed, out)?;
+        let each = match &heads.norm {
+            None => None,
+            Some(HeadNorm::Each(norm)) => Some((norm.weight.clone(), norm.epsilon)),
+            Some(HeadNorm::All(norm)) => {
+                norm.enqueue(queue, out, out, pass.tokens)?;
+                None
+            }
+        };
+        queue.push(Op::NormRope {
+            into: out.clone(),
+            norm: each,
             rope: self.rope.clone(),
-            heads,
-            head_dim: self.heads.head_dim,
-            positions: step.pass.positions.clone(),
+            heads: heads.count,
+            head_dim: self.head_dim,
+            positions: pass.positions.clone(),
         })
+    }
+}
+
+impl HeadNorm {
+    fn load(
+        loader: &mut LayerLoader<'_, '_>,
+        norm: QueryKeyNorm,
+        tensor: LayerTensor,
+        heads: usize,
+    ) -> Result<Option<Self>, StartError> {
+        let head_dim = loader.config.head_dim as usize;
+        Ok(match norm {
+            QueryKeyNorm::Absent => None,
+            QueryKeyNorm::EachHead => Some(Self::Each(loader.norm(tensor, head_dim)?)),
+            QueryKeyNorm::AllHeads => Some(Self::All(loader.norm(tensor, heads * head_dim)?)),
+        })
+    }
+}
+
+impl Projection {
+    fn load(
+        loader: &mut LayerLoader<'_, '_>,
+        weight: LayerTensor,
+        bias: LayerTensor,
+        width: usize,
+    ) -> Result<Self, StartError> {
+        let weight = loader.matrix(weight, width, loader.hidden())?;
+        let has_bias = loader.config.attention_bias;
+        let bias = has_bias.then(|| loader.vector(bias, width)).transpose()?;
+        Ok(Self { weight, bias })
+    }
+
+    fn enqueue(&self, step: Step<'_>, x: &Buffer, out: &Buffer) -> Result<(), BackendError> {
+        project(step, &self.weight, x, out)?;
+        match &self.bias {
+            None => Ok(()),
+            Some(bias) => step.queue.push(Op::AddBias {
+                bias: bias.clone(),
+                into: out.clone(),
+                rows: step.pass.tokens,
+            }),
+        }
     }
 }
 

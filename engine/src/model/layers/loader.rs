@@ -18,6 +18,11 @@ pub struct LayerLoader<'a, 'w> {
 }
 
 impl LayerLoader<'_, '_> {
+    /// Whether the layer routes to experts.
+    pub fn is_sparse(&self) -> bool {
+        self.config.is_sparse(self.layer)
+    }
+
     /// H.
     pub fn hidden(&self) -> usize {
         self.config.hidden_size as usize
@@ -33,18 +38,25 @@ impl LayerLoader<'_, '_> {
         self.weights.matrix(&self.name(tensor), rows, columns)
     }
 
-    /// The router [E, H].
-    pub fn router(&mut self) -> Result<Weight, StartError> {
-        let experts = self.config.num_experts() as usize;
-        let name = self.name(LayerTensor::Router);
-        self.weights.router(&name, experts, self.hidden())
+    /// A matrix [rows, columns] that is never quantised.
+    pub fn float_matrix(
+        &mut self,
+        tensor: LayerTensor,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Weight, StartError> {
+        self.weights.float_matrix(&self.name(tensor), rows, columns)
+    }
+
+    /// A vector [width].
+    pub fn vector(&mut self, tensor: LayerTensor, width: usize) -> Result<Weight, StartError> {
+        self.weights.vector(&self.name(tensor), width)
     }
 
     /// A norm over `width` elements.
     pub fn norm(&mut self, tensor: LayerTensor, width: usize) -> Result<RmsNorm, StartError> {
-        let weight = self.weights.vector(&self.name(tensor), width)?;
         Ok(RmsNorm {
-            weight,
+            weight: self.vector(tensor, width)?,
             epsilon: self.config.rms_norm_eps,
         })
     }

@@ -1,20 +1,23 @@
-//! The routed experts of a sparse layer: the resident part, around the experts that are paged.
+//! The second half of a sparse layer: its resident part, around the routed experts that are paged.
 
-use super::{LayerLoader, RmsNorm};
+use super::{LayerLoader, RmsNorm, SharedExpert};
 use crate::api::StartError;
 use crate::model::Step;
 use odmoe_backend::{BackendError, Buffer, ChoiceOrder, ExpertGroup, Op, Scoring, Weight};
 use odmoe_formats::names::LayerTensor;
 
-/// hidden += sum of the chosen experts' outputs over norm(hidden), weighted by the router.
+/// hidden += sum of the chosen experts' outputs over norm(hidden), weighted by the router, and the shared expert's
+/// where there is one.
 ///
-/// The lane calls [`route`](Self::route), fetches the chosen experts, calls [`experts`](Self::experts) for each set
-/// that has landed, and [`combine`](Self::combine) once none is missing.
+/// The lane calls [`route`](Self::route), asks for the chosen experts, calls [`shared`](Self::shared) while they are
+/// read, [`experts`](Self::experts) for each set that has landed, and [`combine`](Self::combine) once none is missing.
 pub struct RoutedLayer {
     /// After attention.
     pub norm: RmsNorm,
     /// [E, H], a float format.
     pub router: Weight,
+    /// What every token passes through, where the family has it.
+    pub shared: Option<SharedExpert>,
     /// K.
     pub top_k: usize,
     /// How router logits become weights.
@@ -22,11 +25,13 @@ pub struct RoutedLayer {
 }
 
 impl RoutedLayer {
-    /// From the canonical tensors of a layer.
+    /// From the canonical tensors of a layer, without a shared expert.
     pub fn load(loader: &mut LayerLoader<'_, '_>, scoring: Scoring) -> Result<Self, StartError> {
+        let (experts, hidden) = (loader.config.num_experts() as usize, loader.hidden());
         Ok(Self {
-            norm: loader.norm(LayerTensor::PostAttentionNorm, loader.hidden())?,
-            router: loader.router()?,
+            norm: loader.norm(LayerTensor::PostAttentionNorm, hidden)?,
+            router: loader.float_matrix(LayerTensor::Router, experts, hidden)?,
+            shared: None,
             top_k: loader.config.num_experts_per_tok() as usize,
             scoring,
         })
@@ -45,6 +50,15 @@ impl RoutedLayer {
         // The projection's buffer is free between attention and the next half layer.
         let target = (&step.scratch.projected, &step.scratch.predicted);
         self.score(step, target, predict_top, ChoiceOrder::ByScore)
+    }
+
+    /// hidden += the shared expert's output, where there is one. Comes before [`combine`](Self::combine), always: the
+    /// order of the two sums is part of the result.
+    pub fn shared(&self, step: Step<'_>) -> Result<(), BackendError> {
+        match &self.shared {
+            Some(shared) => shared.enqueue(step),
+            None => Ok(()),
+        }
     }
 
     /// expert_out of the rows of `groups`, whose weights must stay in place until an event recorded after this.
