@@ -83,7 +83,10 @@ impl Golden {
         for (step, position) in found.iter().enumerate() {
             let same = position.top[0].token == continuation[step];
             let name = &self.name;
-            assert!(same || margins[step] < tolerance, "{name}: greedy step {step}");
+            assert!(
+                same || margins[step] < tolerance,
+                "{name}: greedy step {step}"
+            );
         }
     }
 }

@@ -89,7 +89,9 @@ fn check_quantised(name: &str) {
     assert!(found.reference.largest <= LARGEST_OVER_RMS * own, "{name}");
     assert!(found.peer.root_mean_square() <= both, "{name}");
     assert!(found.peer.largest <= LARGEST_OVER_RMS * both, "{name}");
-    found.golden.compare_greedy(&found.engine, LARGEST_OVER_RMS * both);
+    found
+        .golden
+        .compare_greedy(&found.engine, LARGEST_OVER_RMS * both);
 }
 
 #[test]

@@ -43,14 +43,24 @@ fn together(golden: &Golden, engine: &TestEngine) -> Vec<Vec<PositionLogprobs>> 
 fn check(name: &str) {
     let golden = Golden::gguf(name);
     let expected = alone(&golden, &start(&golden, 1.0));
-    assert!(expected.iter().all(|r| r.len() == GENERATED_TOKENS as usize));
+    assert!(
+        expected
+            .iter()
+            .all(|r| r.len() == GENERATED_TOKENS as usize)
+    );
     // A share of nothing is the least budget: two experts.
     for share in [0.0, 0.25, 0.5] {
         let engine = start(&golden, share);
         assert!(alone(&golden, &engine) == expected, "{name}, {share}");
-        assert!(together(&golden, &engine) == expected, "{name}, {share}, in a batch");
+        assert!(
+            together(&golden, &engine) == expected,
+            "{name}, {share}, in a batch"
+        );
     }
-    assert!(together(&golden, &start(&golden, 1.0)) == expected, "{name}, in a batch");
+    assert!(
+        together(&golden, &start(&golden, 1.0)) == expected,
+        "{name}, in a batch"
+    );
 }
 
 #[test]

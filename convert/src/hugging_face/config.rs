@@ -4,8 +4,8 @@ mod family;
 mod fields;
 mod rope;
 
-use super::files::SourceFolder;
 use crate::source::SourceError;
+use crate::source_folder::SourceFolder;
 use family::{Bias, Experts, FAMILIES, Family, SUPPORTED, Window};
 use fields::Fields;
 use odmoe_formats::ByteCount;

@@ -3,9 +3,9 @@
 mod names;
 
 use super::config::parse_object;
-use super::files::SourceFolder;
 use crate::fingerprint::{Fingerprint, FingerprintBuilder};
 use crate::source::{SourceError, SourceTensor, TensorId};
+use crate::source_folder::SourceFolder;
 use names::{Meaning, Stack, is_derived, meaning};
 use odmoe_formats::ByteCount;
 use odmoe_formats::model_config::ModelConfig;
