@@ -28,11 +28,49 @@ pub trait ModelSource: Send + Sync {
     /// Fills `into` with the bytes of file `index` of [`Self::files`] from `offset`.
     fn read_file(&self, index: usize, offset: u64, into: &mut [u8]) -> Result<(), SourceError>;
 
+    /// Where the first of a tensor's bytes lies: the index of its file, and the offset in it. None where the source
+    /// cannot say; converting then reads more than once what it could have read only once.
+    fn tensor_start(&self, index: usize) -> Option<(usize, u64)> {
+        let _ = index;
+        None
+    }
+
+    /// Tells the system what will become of bytes of file `index`. Changes no result; a range that is not in the file
+    /// does no harm.
+    fn advise(&self, index: usize, offset: u64, bytes: u64, advice: Advice) {
+        let _ = (index, offset, bytes, advice);
+    }
+
     /// Tells this model from every other, as it was when it was opened, without reading its weights.
     fn fingerprint(&self) -> Fingerprint;
 
     /// Whether the files are still those that were opened, by the same signs as the fingerprint.
     fn check_unchanged(&self) -> Result<(), SourceError>;
+}
+
+/// What will become of bytes that a source has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// They will be read soon.
+    NeededSoon,
+    /// They will not be read again, and need not stay in memory.
+    DoneWith,
+}
+
+/// Gives advice about a range of a file, where the system takes any.
+pub(crate) fn advise_file(file: &std::fs::File, offset: u64, bytes: u64, advice: Advice) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Some(bytes) = std::num::NonZeroU64::new(bytes) {
+        let advice = match advice {
+            Advice::NeededSoon => rustix::fs::Advice::WillNeed,
+            // Of pages that are not on disk yet it begins the writing.
+            Advice::DoneWith => rustix::fs::Advice::DontNeed,
+        };
+        // A file system that takes no advice does without.
+        let _ = rustix::fs::fadvise(file, offset, Some(bytes), advice);
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (file, offset, bytes, advice);
 }
 
 /// Everything about a model but its weights.

@@ -11,8 +11,8 @@ use crate::state::{LoadingProgress, ServedModel, Stage};
 use odmoe_backend::Backend;
 use odmoe_backend_cpu::{CpuBackend, CpuBackendError, CpuConfig};
 use odmoe_convert::{
-    ConvertError, ConvertOptions, Level, OpenStoreError, Preflight, Progress, ProgressReport,
-    SourceError, check_store_files, open_source, open_store, store_cache,
+    ConvertError, ConvertOptions, Earlier, Level, OpenStoreError, Preflight, Progress,
+    ProgressReport, SourceError, check_store_files, open_source, open_store, store_cache,
 };
 use odmoe_engine::{
     EngineConfig, EngineHandle, EngineObserver, EngineParts, MemoryPlan, StartError,
@@ -269,6 +269,10 @@ impl Progress for ConversionProgress<'_> {
         );
         (self.whole)(LoadingProgress::stage(Stage::Converting, 0.0, detail));
         self.detail.planned(preflight);
+    }
+
+    fn earlier(&self, earlier: &Earlier) {
+        self.detail.earlier(earlier);
     }
 
     fn report(&self, report: &ProgressReport<'_>) -> ControlFlow<()> {
