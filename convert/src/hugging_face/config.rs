@@ -1,7 +1,7 @@
 //! `config.json`, field by field: what is understood, and what would change results if it were ignored.
 
-use super::files::SourceFolder;
 use crate::source::SourceError;
+use crate::source_folder::SourceFolder;
 use odmoe_formats::ByteCount;
 use odmoe_formats::architecture::QWEN3_MOE;
 use odmoe_formats::model_config::{MAX_LAYERS, ModelConfig, MoeConfig};

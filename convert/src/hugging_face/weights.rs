@@ -1,9 +1,9 @@
 //! The tensors of a folder: which file holds each, and what each is.
 
 use super::config::parse_object;
-use super::files::SourceFolder;
 use crate::fingerprint::{Fingerprint, FingerprintBuilder};
 use crate::source::{SourceError, SourceTensor, TensorId};
+use crate::source_folder::SourceFolder;
 use odmoe_formats::model_config::ModelConfig;
 use odmoe_formats::names::{self, ExpertRole, LayerTensor};
 use odmoe_formats::safetensors::{PREFIX_BYTES, SafetensorsHeader, TensorEntry, header_length};
