@@ -7,6 +7,7 @@
 
 mod convert;
 mod fingerprint;
+pub mod gguf;
 pub mod hugging_face;
 mod progress;
 pub mod random_model;
