@@ -6,6 +6,7 @@ mod names;
 mod parts;
 mod rotary;
 mod tensors;
+pub mod tokenizer;
 mod variations;
 
 use crate::fingerprint::{Fingerprint, FingerprintBuilder};
