@@ -6,6 +6,7 @@ pub mod gguf;
 pub mod manifest;
 pub mod mutate;
 pub mod safetensors;
+pub mod tokenizer_import;
 
 use std::fmt::Debug;
 
@@ -44,7 +45,7 @@ pub struct Target {
 }
 
 /// Every parser under test.
-pub const TARGETS: [Target; 3] = [
+pub const TARGETS: [Target; 4] = [
     Target {
         name: "gguf",
         check: gguf::check,
@@ -68,6 +69,15 @@ pub const TARGETS: [Target; 3] = [
         // A configuration of a few bytes may have a thousand layers, whose tensors are listed to compare with.
         memory_base: 4 << 20,
         memory_factor: 16,
+        repair: |_| {},
+    },
+    Target {
+        name: "tokenizer_import",
+        check: tokenizer_import::check,
+        parse: tokenizer_import::parse,
+        // A token of one byte becomes some ten of JSON, beside tables of all tokens; the base is for fixed parts.
+        memory_base: 64 << 10,
+        memory_factor: 64,
         repair: |_| {},
     },
 ];

@@ -4,6 +4,7 @@
 mod gguf;
 mod manifest;
 mod safetensors;
+mod tokenizer_import;
 
 use crate::workspace::root;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub fn seeds(target: &str) -> Vec<Seed> {
         "gguf" => gguf::seeds(),
         "safetensors" => safetensors::seeds(),
         "manifest" => manifest::seeds(),
+        "tokenizer_import" => tokenizer_import::seeds(),
         other => panic!("no target {other}"),
     }
 }
