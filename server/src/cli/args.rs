@@ -29,9 +29,9 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Continue one prompt, or each prompt of a file.
     Generate(Box<GenerateArgs>),
-    /// Convert a Hugging Face folder to a store that can be paged from.
+    /// Convert a GGUF file or a Hugging Face folder to a store that can be paged from.
     Convert(ConvertArgs),
-    /// Say what is in a model: a store or a Hugging Face folder.
+    /// Say what is in a model: a store, a GGUF file or a Hugging Face folder.
     Inspect(InspectArgs),
     /// Measure a model on this machine.
     Bench(Box<BenchArgs>),
@@ -61,7 +61,7 @@ impl Command {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model and memory")]
 pub struct ModelArgs {
-    /// A store made by `odmoe convert`, or a Hugging Face folder, which is converted once into the cache folder.
+    /// A store made by `odmoe convert`, or a GGUF file or Hugging Face folder, which is converted once into the cache folder.
     /// Without it, the small embedded model.
     #[arg(long, env = "ODMOE_MODEL", value_name = "PATH")]
     pub model: Option<PathBuf>,
@@ -298,7 +298,7 @@ pub struct SamplingArgs {
 /// `odmoe convert`.
 #[derive(Args, Clone, Debug)]
 pub struct ConvertArgs {
-    /// A Hugging Face folder with config.json, safetensors and tokenizer.
+    /// A GGUF file (any one of a set), or a Hugging Face folder with config.json, safetensors and tokenizer.
     pub input: PathBuf,
 
     /// The store to make; must not exist, or be empty, unless --overwrite is given.
@@ -340,7 +340,7 @@ impl Weights {
 /// `odmoe inspect`.
 #[derive(Args, Clone, Debug)]
 pub struct InspectArgs {
-    /// A store or a Hugging Face folder. Without it, the embedded model.
+    /// A store, a GGUF file or a Hugging Face folder. Without it, the embedded model.
     pub input: Option<PathBuf>,
 
     /// Print one JSON object.

@@ -6,7 +6,7 @@ use super::{
     ActivationSuperblock, BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, SUMS, Simd,
     SmallPanel, superblocks,
 };
-use crate::blocks::{BLOCK, Q8Block};
+use crate::blocks::{BLOCK, Q8Block, SUB_BLOCKS};
 use crate::reference::LANES;
 use std::arch::x86_64::*;
 
@@ -201,6 +201,11 @@ impl Simd for Avx2 {
             }
             sums
         }
+    }
+
+    #[inline(always)]
+    fn spread_bytes(self, bytes: u64, to: &mut [i16; SUB_BLOCKS]) {
+        unsafe { integers::spread_bytes(bytes, to) }
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use super::superblocks::Panel;
 use super::transpose::sum_rows8;
 use super::{ActivationBlock, ActivationSuperblock, SUMS};
-use crate::blocks::{BLOCK, HalfBytes};
+use crate::blocks::{BLOCK, HalfBytes, SUB_BLOCKS};
 use std::arch::x86_64::*;
 
 /// Integer sums of eight rows with one token.
@@ -21,6 +21,19 @@ pub struct Dots {
 pub fn widen_halves(halves: &[HalfBytes; SUMS]) -> __m256 {
     // SAFETY: the array has 16 bytes.
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(halves.as_ptr().cast()) })
+}
+
+/// Each of eight bytes as two 16-bit integers.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn spread_bytes(bytes: u64, to: &mut [i16; SUB_BLOCKS]) {
+    let wide = _mm_cvtepu8_epi16(_mm_cvtsi64_si128(bytes as i64));
+    let (low, high) = (
+        _mm_unpacklo_epi16(wide, wide),
+        _mm_unpackhi_epi16(wide, wide),
+    );
+    // SAFETY: the array has 32 bytes.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm256_set_m128i(high, low)) }
 }
 
 /// Lane r = dot of quants\[r\] with x. Quants below 64 keep the sums of two products within 16 bits.

@@ -7,7 +7,7 @@ use super::{
     ActivationSuperblock, BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, SUMS, Simd,
     SmallPanel, avx2_integers, superblocks,
 };
-use crate::blocks::{BLOCK, Q8Block};
+use crate::blocks::{BLOCK, Q8Block, SUB_BLOCKS};
 use crate::reference::LANES;
 use std::arch::x86_64::*;
 
@@ -191,6 +191,11 @@ impl Simd for Avx512 {
             }
             sums
         }
+    }
+
+    #[inline(always)]
+    fn spread_bytes(self, bytes: u64, to: &mut [i16; SUB_BLOCKS]) {
+        unsafe { avx2_integers::spread_bytes(bytes, to) }
     }
 
     #[inline(always)]

@@ -11,6 +11,7 @@ mod avx2_integers;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_integers;
+mod bytes;
 mod elementwise;
 mod float;
 mod packed;
@@ -32,7 +33,7 @@ pub use elementwise::{
 };
 pub use product::{ActivationForm, Activations, OutRows, PANEL_ROWS, Product};
 
-use crate::blocks::{BLOCK, Q8Block};
+use crate::blocks::{BLOCK, Q8Block, SUB_BLOCKS};
 use crate::kernel_set::KernelSet;
 use crate::reference::LANES;
 use activations::{ActivationBlock, ActivationSuperblock, BlockOperand};
@@ -131,6 +132,14 @@ pub trait Simd: Copy + Send + Sync {
         x: [&ActivationSuperblock; T],
         sums: [Self::Sums8; T],
     ) -> [Self::Sums8; T];
+
+    /// Each of eight bytes as two 16-bit integers.
+    #[inline(always)]
+    fn spread_bytes(self, bytes: u64, to: &mut [i16; SUB_BLOCKS]) {
+        for (pair, byte) in to.chunks_exact_mut(2).zip(bytes.to_le_bytes()) {
+            pair.fill(i16::from(byte));
+        }
+    }
 
     /// Rearranges one block of sixteen rows.
     fn pack(self, blocks: [&Q8Block; PACKED_ROWS], to: &mut Self::Packed);

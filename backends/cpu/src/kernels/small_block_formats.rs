@@ -1,6 +1,7 @@
-//! Blocks of 32 of each format as rows of a panel. Plain loops of fixed length, which compilers vectorise.
+//! Blocks of 32 of each format as rows of a panel.
 
 use super::Simd;
+use super::bytes::{at_least, each, put, spread_bits, word};
 use super::small_blocks::SmallBlockFormat;
 use crate::blocks::{BLOCK, HalfBytes, Mxfp4Block, Q4Block, Q4MinBlock, Q5Block, Q5MinBlock};
 use crate::reference::LANES;
@@ -107,16 +108,19 @@ impl SmallBlockFormat for Mxfp4 {
     #[inline(always)]
     fn quants(block: &Mxfp4Block) -> [u8; BLOCK] {
         let mut quants = halves(&block.quants);
-        for quant in &mut quants {
-            // Magnitudes 0, 1, 2, 3, 4, 6, 8, 12 of codes 0 to 7.
-            let code = *quant & 7;
-            let above = |least: u8| u8::from(code >= least);
-            let magnitude = code + above(5) + above(6) + 3 * above(7);
-            *quant = if *quant < 8 {
-                12 + magnitude
-            } else {
-                12 - magnitude
-            };
+        for index in 0..BLOCK / 8 {
+            let codes = word(&quants, index);
+            let (magnitude, negative) = (codes & each(7), codes >> 3 & each(1));
+            // Codes 0 to 7 are 0, 1, 2, 3, 4, 6, 8, 12.
+            let above = at_least(magnitude, 5) + at_least(magnitude, 6);
+            let magnitude = magnitude + above + 3 * at_least(magnitude, 7);
+            // 12 + m, or 12 - m as (15 - m) + 12 - 15.
+            let fifteen = 15 * negative;
+            put(
+                &mut quants,
+                index,
+                (magnitude ^ fifteen) + each(12) - fifteen,
+            );
         }
         quants
     }
@@ -141,9 +145,10 @@ impl SmallBlockFormat for Mxfp4 {
 #[inline(always)]
 fn halves(packed: &[u8; BLOCK / 2]) -> [u8; BLOCK] {
     let mut quants = [0; BLOCK];
-    for (i, byte) in packed.iter().enumerate() {
-        quants[i] = byte & 15;
-        quants[BLOCK / 2 + i] = byte >> 4;
+    for index in 0..2 {
+        let bytes = word(packed, index);
+        put(&mut quants, index, bytes & each(15));
+        put(&mut quants, 2 + index, bytes >> 4 & each(15));
     }
     quants
 }
@@ -151,8 +156,9 @@ fn halves(packed: &[u8; BLOCK / 2]) -> [u8; BLOCK] {
 /// Bit i of the word becomes bit 4 of element i.
 #[inline(always)]
 fn with_fifth_bits(fifth: [u8; 4], mut quants: [u8; BLOCK]) -> [u8; BLOCK] {
-    for (i, quant) in quants.iter_mut().enumerate() {
-        *quant |= (fifth[i / 8] >> (i % 8) & 1) << 4;
+    for (index, bits) in fifth.into_iter().enumerate() {
+        let quants_of_bits = word(&quants, index);
+        put(&mut quants, index, quants_of_bits | spread_bits(bits) << 4);
     }
     quants
 }

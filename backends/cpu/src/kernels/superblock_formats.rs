@@ -1,5 +1,7 @@
-//! Superblocks of each format as rows of a panel. Plain loops of fixed length, which compilers vectorise.
+//! Superblocks of each format as rows of a panel.
 
+use super::Simd;
+use super::bytes::{each, put, word};
 use super::superblocks::{Panel, SuperblockFormat};
 use crate::blocks::{Q2KBlock, Q3KBlock, Q4KBlock, Q5KBlock, Q6KBlock, SUB_BLOCKS, SUPERBLOCK};
 
@@ -19,7 +21,7 @@ impl SuperblockFormat for Q2K {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    fn unpack(block: &Q2KBlock, panel: &mut Panel, row: usize) {
+    fn unpack<S: Simd>(_simd: S, block: &Q2KBlock, panel: &mut Panel, row: usize) {
         pairs(&block.quants, &mut panel.quants[row]);
         for s in 0..SUB_BLOCKS {
             panel.scales[row][s] = i16::from(block.scales[s] & 15);
@@ -35,15 +37,23 @@ impl SuperblockFormat for Q3K {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    fn unpack(block: &Q3KBlock, panel: &mut Panel, row: usize) {
+    fn unpack<S: Simd>(_simd: S, block: &Q3KBlock, panel: &mut Panel, row: usize) {
         let quants = &mut panel.quants[row];
         pairs(&block.quants, quants);
         or_bit_planes::<2>(&block.third, quants);
         let packed = &block.scales;
+        let [first, second, upper] = words(packed);
+        let low = |word: u32, shift: u32| word >> shift & 0x0f0f_0f0f;
+        let high = |shift: u32| (upper >> shift & 0x0303_0303) << 4;
+        let scales = [
+            low(first, 0) | high(0),
+            low(second, 0) | high(2),
+            low(first, 4) | high(4),
+            low(second, 4) | high(6),
+        ];
+        let scales: [u8; SUB_BLOCKS] = bytemuck::cast(scales.map(u32::to_le_bytes));
         for s in 0..SUB_BLOCKS {
-            let low = packed[s % 8] >> (s / 8 * 4) & 15;
-            let high = packed[8 + s % 4] >> (s / 4 * 2) & 3;
-            let scale = i16::from(low | high << 4) - 32;
+            let scale = i16::from(scales[s]) - 32;
             panel.scales[row][s] = scale;
             panel.corrections[row][s] = -4 * scale;
         }
@@ -56,9 +66,9 @@ impl SuperblockFormat for Q4K {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    fn unpack(block: &Q4KBlock, panel: &mut Panel, row: usize) {
+    fn unpack<S: Simd>(simd: S, block: &Q4KBlock, panel: &mut Panel, row: usize) {
         halves(&block.quants, &mut panel.quants[row]);
-        scales_and_minima(&block.scales, panel, row);
+        scales_and_minima(simd, &block.scales, panel, row);
         panel.scale[row] = block.scale;
         panel.minimum[row] = block.minimum;
     }
@@ -69,11 +79,11 @@ impl SuperblockFormat for Q5K {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    fn unpack(block: &Q5KBlock, panel: &mut Panel, row: usize) {
+    fn unpack<S: Simd>(simd: S, block: &Q5KBlock, panel: &mut Panel, row: usize) {
         let quants = &mut panel.quants[row];
         halves(&block.quants, quants);
         or_bit_planes::<4>(&block.fifth, quants);
-        scales_and_minima(&block.scales, panel, row);
+        scales_and_minima(simd, &block.scales, panel, row);
         panel.scale[row] = block.scale;
         panel.minimum[row] = block.minimum;
     }
@@ -84,7 +94,8 @@ impl SuperblockFormat for Q6K {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    fn unpack(block: &Q6KBlock, panel: &mut Panel, row: usize) {
+    fn unpack<S: Simd>(_simd: S, block: &Q6KBlock, panel: &mut Panel, row: usize) {
+        // Byte by byte: here the loop is long enough that compilers keep it and vectorise it.
         let quants = panel.quants[row].as_chunks_mut::<128>().0;
         let (low, high) = (
             block.low.as_chunks::<64>().0,
@@ -111,53 +122,53 @@ impl SuperblockFormat for Q6K {
 /// Two bits an element, 128 elements in 32 bytes.
 #[inline(always)]
 fn pairs(packed: &[u8; 64], to: &mut [u8; SUPERBLOCK]) {
-    let parts = packed.as_chunks::<32>().0.iter();
-    for (packed, to) in parts.zip(to.as_chunks_mut::<128>().0) {
-        for l in 0..32 {
-            to[l] = packed[l] & 3;
-            to[32 + l] = packed[l] >> 2 & 3;
-            to[64 + l] = packed[l] >> 4 & 3;
-            to[96 + l] = packed[l] >> 6;
-        }
+    for index in 0..8 {
+        let (bytes, at) = (word(packed, index), index / 4 * 16 + index % 4);
+        put(to, at, bytes & each(3));
+        put(to, at + 4, bytes >> 2 & each(3));
+        put(to, at + 8, bytes >> 4 & each(3));
+        put(to, at + 12, bytes >> 6 & each(3));
     }
 }
 
 /// Four bits an element, 64 elements in 32 bytes.
 #[inline(always)]
 fn halves(packed: &[u8; 128], to: &mut [u8; SUPERBLOCK]) {
-    let parts = packed.as_chunks::<32>().0.iter();
-    for (packed, to) in parts.zip(to.as_chunks_mut::<64>().0) {
-        for l in 0..32 {
-            to[l] = packed[l] & 15;
-            to[32 + l] = packed[l] >> 4;
-        }
+    for index in 0..16 {
+        let (bytes, at) = (word(packed, index), index / 4 * 8 + index % 4);
+        put(to, at, bytes & each(15));
+        put(to, at + 4, bytes >> 4 & each(15));
     }
 }
 
 /// Bit j of byte l becomes bit `TO` of element 32 j + l.
 #[inline(always)]
 fn or_bit_planes<const TO: u32>(planes: &[u8; 32], to: &mut [u8; SUPERBLOCK]) {
-    for (j, to) in to.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        for l in 0..32 {
-            to[l] |= (planes[l] >> j & 1) << TO;
+    for j in 0..8 {
+        for w in 0..4 {
+            let bits = (word(planes, w) >> j & each(1)) << TO;
+            let quants = word(to, 4 * j + w);
+            put(to, 4 * j + w, quants | bits);
         }
     }
 }
 
+#[inline(always)]
+fn words(packed: &[u8; 12]) -> [u32; 3] {
+    bytemuck::cast::<_, [[u8; 4]; 3]>(*packed).map(u32::from_le_bytes)
+}
+
 /// The 6-bit scales and minima of Q4_K and Q5_K, four at a time in the bytes of a word.
 #[inline(always)]
-fn scales_and_minima(packed: &[u8; 12], panel: &mut Panel, row: usize) {
-    let [first, second, third] = [0, 4, 8]
-        .map(|at| u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]]));
+fn scales_and_minima<S: Simd>(simd: S, packed: &[u8; 12], panel: &mut Panel, row: usize) {
+    let [first, second, third] = words(packed);
     let upper = |word: u32| (word >> 6 & 0x0303_0303) << 4;
-    let words = |low: u32, high: u32| (u64::from(high) << 32 | u64::from(low)).to_le_bytes();
-    let scales = words(first & 0x3f3f_3f3f, third & 0x0f0f_0f0f | upper(first));
-    let minima = words(
+    let both = |low: u32, high: u32| u64::from(high) << 32 | u64::from(low);
+    let scales = both(first & 0x3f3f_3f3f, third & 0x0f0f_0f0f | upper(first));
+    let minima = both(
         second & 0x3f3f_3f3f,
         third >> 4 & 0x0f0f_0f0f | upper(second),
     );
-    for s in 0..SUB_BLOCKS {
-        panel.scales[row][s] = i16::from(scales[s / 2]);
-        panel.corrections[row][s] = i16::from(minima[s / 2]);
-    }
+    simd.spread_bytes(scales, &mut panel.scales[row]);
+    simd.spread_bytes(minima, &mut panel.corrections[row]);
 }

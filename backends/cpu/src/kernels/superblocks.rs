@@ -15,7 +15,7 @@ pub trait SuperblockFormat {
     /// Whether sub-blocks have minima.
     const MINIMUM: bool;
     /// Writes one superblock as row `row` of a panel.
-    fn unpack(block: &Self::Block, panel: &mut Panel, row: usize);
+    fn unpack<S: Simd>(simd: S, block: &Self::Block, panel: &mut Panel, row: usize);
 }
 
 /// One superblock of eight rows: element i of row r is `scale[r] * scales[r][i / 16] * quants[r][i]`, less
@@ -71,7 +71,7 @@ pub fn products<'a, S: Simd, F: SuperblockFormat>(
         }
         panels.resize(group[0].len(), Panel::EMPTY);
         for (block, panel) in panels.iter_mut().enumerate() {
-            unpack::<F>(blocks_at(&group, block), panel);
+            unpack::<S, F>(simd, blocks_at(&group, block), panel);
         }
         panel_products::<S, F>(simd, &panels, x, tokens, |token, sums| {
             emit(token, row, &sums[..height])
@@ -80,9 +80,9 @@ pub fn products<'a, S: Simd, F: SuperblockFormat>(
 }
 
 #[inline(always)]
-fn unpack<F: SuperblockFormat>(blocks: [&F::Block; SUMS], panel: &mut Panel) {
+fn unpack<S: Simd, F: SuperblockFormat>(simd: S, blocks: [&F::Block; SUMS], panel: &mut Panel) {
     for (row, block) in blocks.into_iter().enumerate() {
-        F::unpack(block, panel, row);
+        F::unpack(simd, block, panel, row);
     }
 }
 
@@ -97,7 +97,7 @@ fn product<S: Simd, F: SuperblockFormat>(
     let mut sums = [simd.sums8_zero()];
     for (block, x) in x.iter().enumerate() {
         prefetch_next(simd, &rows, block);
-        unpack::<F>(blocks_at(&rows, block), &mut panel);
+        unpack::<S, F>(simd, blocks_at(&rows, block), &mut panel);
         sums = superblock_step::<S, F, 1>(simd, &panel, [x], sums);
     }
     simd.sums8_store(sums[0])

@@ -167,3 +167,148 @@ fn q4_k_scales(packed: &[u8], s: usize) -> (i32, i32) {
     let minimum = bits(own, 4, 4) | bits(packed[s], 6, 2) << 4;
     (scale, minimum)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::quantise::quantise_row;
+
+    /// A seeded stream of bits (xorshift).
+    struct Bits(u64);
+
+    impl Bits {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        }
+
+        /// About normal, of variance one: the sum of twelve uniforms.
+        fn normal(&mut self) -> f32 {
+            let uniform = |bits: u64| (bits >> 40) as f32 / (1u64 << 24) as f32;
+            (0..12).map(|_| uniform(self.next())).sum::<f32>() - 6.0
+        }
+    }
+
+    fn quantised() -> impl Iterator<Item = BlockFormat> {
+        BlockFormat::ALL.into_iter().filter(|f| !f.is_float())
+    }
+
+    fn integers_at(format: BlockFormat, block: &[u8], i: usize) -> f32 {
+        let all = Integers::read(format, block);
+        let product = all.scale * all.quants[i] as f32;
+        match all.minimum {
+            Some(minimum) => product + minimum * all.minima[i] as f32,
+            None => product,
+        }
+    }
+
+    /// Both products of an element are exact, so that the decoder's own order of products gives the same bits.
+    #[test]
+    fn integers_are_what_the_decoder_of_each_format_decodes() {
+        let seed = 0x0dd5_eed5;
+        let mut bits = Bits(seed);
+        for format in quantised() {
+            for round in 0..200 {
+                let mut block = vec![0u8; format.block_bytes()];
+                match round {
+                    0 => block.fill(0xff),
+                    1 => block.fill(0x7f),
+                    2 => block.fill(0x80),
+                    _ => block.iter_mut().for_each(|byte| *byte = bits.next() as u8),
+                }
+                let mut decoded = vec![0.0f32; format.block_elements()];
+                format.decode_row(&block, &mut decoded);
+                for (i, &decoded) in decoded.iter().enumerate() {
+                    let own = integers_at(format, &block, i);
+                    assert!(
+                        own == decoded || (own.is_nan() && decoded.is_nan()),
+                        "{format}, seed {seed:#x}, round {round}, element {i}: {own} and {decoded}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Against the product of the decoded weights in double precision. Rounding an activation to 127 steps moves it by
+    /// at most half a step; the conversions, products and fused additions of a block round by 2^-24 each, of terms that
+    /// the sum of magnitudes bounds.
+    #[test]
+    fn products_are_those_of_the_decoded_weights_up_to_the_rounding_of_activations() {
+        let seed = 0x5eed;
+        let mut bits = Bits(seed);
+        for format in quantised() {
+            let (columns, mut used) = (1024, 0.0f64);
+            for _ in 0..20 {
+                let original: Vec<f32> = (0..columns).map(|_| 0.02 * bits.normal()).collect();
+                let x: Vec<f32> = (0..columns).map(|_| bits.normal()).collect();
+                let mut row = vec![0; format.row_bytes(columns as u64).unwrap() as usize];
+                format.encode_row(&original, &mut row);
+                let mut weight = vec![0.0f32; columns];
+                format.decode_row(&row, &mut weight);
+
+                let blocks = columns / format.block_elements();
+                let (mut quants, mut scales) = (vec![0; columns], vec![0.0; blocks]);
+                quantise_row(&x, &mut quants, &mut scales);
+                let quantised = QuantisedRow {
+                    quants: &quants,
+                    scales: &scales,
+                };
+                let actual = f64::from(dot_quantised(format, &row, &quantised));
+                let (mut exact, mut bound) = (0.0, 0.0);
+                for (i, (&w, &x)) in weight.iter().zip(&x).enumerate() {
+                    let (w, x) = (f64::from(w), f64::from(x));
+                    let half_step = f64::from(scales[i / format.block_elements()]) / 2.0;
+                    exact += w * x;
+                    bound += w.abs() * half_step;
+                }
+                let terms = magnitude(format, &row, &quantised);
+                bound = bound * 1.001 + terms * (2 * blocks + 4) as f64 * 2f64.powi(-24);
+                let error = (actual - exact).abs();
+                used = used.max(error / bound);
+                assert!(
+                    error <= bound,
+                    "{format}, seed {seed:#x}: off by {error}, at most {bound}"
+                );
+            }
+            // The bound means something: errors are random, and still some part of it.
+            assert!(used > 0.005, "{format}: at most {used} of the bound");
+        }
+    }
+
+    /// Sum of the magnitudes of what is added, minima apart from products.
+    fn magnitude(format: BlockFormat, row: &[u8], x: &QuantisedRow<'_>) -> f64 {
+        let elements = format.block_elements();
+        let blocks = row.chunks_exact(format.block_bytes());
+        let mut sum = 0.0;
+        for (block, (quants, &scale)) in blocks.zip(x.quants.chunks_exact(elements).zip(x.scales)) {
+            let weight = Integers::read(format, block);
+            let dot = |integers: &[i32]| -> f64 {
+                let products = integers.iter().zip(quants);
+                products
+                    .map(|(&w, &x)| f64::from(w) * f64::from(x))
+                    .sum::<f64>()
+                    .abs()
+            };
+            let minimum = f64::from(weight.minimum.unwrap_or(0.0)).abs() * dot(&weight.minima);
+            sum +=
+                f64::from(scale) * (f64::from(weight.scale).abs() * dot(&weight.quants) + minimum);
+        }
+        sum
+    }
+
+    #[test]
+    fn a_block_worked_by_hand() {
+        // Scale 2, minimum -1 (both binary16), quants 0 to 15 twice, against activations 1 (127 steps) everywhere.
+        let mut block = vec![0x00, 0x40, 0x00, 0xbc];
+        block.extend((0..16).map(|i: u8| i | i << 4));
+        let x = QuantisedRow {
+            quants: &[127; 32],
+            scales: &[1.0 / 127.0],
+        };
+        // 2 * 240 - 32, up to the rounding of 1 / 127.
+        let dot = dot_quantised(BlockFormat::Q4_1, &block, &x);
+        assert!((dot - 448.0).abs() < 1e-4, "{dot}");
+    }
+}
