@@ -43,10 +43,15 @@ impl GgufModel {
             .part("files", parts.folder.signs().as_bytes())
             .part("headers", parts.header_digest.to_string().as_bytes())
             .finish();
+        let text = tokenizer::import(&parts.metadata);
+        let text = text.map_err(|source| SourceError::GgufTokenizer {
+            path: parts.path.clone(),
+            source,
+        })?;
         let metadata = ModelMetadata {
             suggested_name: suggested_name(&parts.metadata, &parts.name),
             config,
-            text: Default::default(),
+            text,
         };
         Ok(Self {
             metadata,

@@ -149,12 +149,13 @@ const DEEPSEEK_LETTERS: &str = concat!(
     r"\u{FF41}-\u{FF5A}\u{10400}-\u{1044F}\u{104B0}-\u{104D3}\u{104D8}-\u{104FB}\u{10C80}-\u{10CB2}",
     r"\u{10CC0}-\u{10CF2}\u{118A0}-\u{118DF}\u{1E900}-\u{1E943}]+"
 );
+/// Without the ideographic space, which llama.cpp takes for white space before it looks for punctuation.
 const DEEPSEEK_PUNCTUATION: &str = concat!(
     r"\s?[!-/:-~\u{FF01}-\u{FF0F}\u{FF1A}-\u{FF5E}",
-    r"\u{2018}-\u{201F}\u{3000}-\u{3002}]+"
+    r"\u{2018}-\u{201F}\u{3001}-\u{3002}]+"
 );
-/// Han, Hangul, and what lies between the Samaritan block and them.
-const DEEPSEEK_EAST_ASIAN: &str = r"[\u{4E00}-\u{9FA5}\u{800}-\u{4E00}\u{AC00}-\u{D7FF}]+";
+/// Han, Hangul, and what lies between the Samaritan block and them but white space.
+const DEEPSEEK_EAST_ASIAN: &str = r"[\u{4E00}-\u{9FA5}\u{800}-\u{4E00}\u{AC00}-\u{D7FF}&&[^\s]]+";
 /// Han, Hiragana, Katakana.
 const HAN_AND_KANA: &str = r"[\u{4E00}-\u{9FA5}\u{3040}-\u{309F}\u{30A0}-\u{30FF}]+";
 /// Words by what they are not: white space and the punctuation of many scripts.
