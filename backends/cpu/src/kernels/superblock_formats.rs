@@ -52,8 +52,8 @@ impl SuperblockFormat for Q3K {
             low(second, 4) | high(6),
         ];
         let scales: [u8; SUB_BLOCKS] = bytemuck::cast(scales.map(u32::to_le_bytes));
-        for s in 0..SUB_BLOCKS {
-            let scale = i16::from(scales[s]) - 32;
+        for (s, scale) in scales.into_iter().enumerate() {
+            let scale = i16::from(scale) - 32;
             panel.scales[row][s] = scale;
             panel.corrections[row][s] = -4 * scale;
         }
