@@ -71,7 +71,7 @@ fn place(model: &PreparedModel) -> String {
             )
         }
         (ModelLocation::Store(_), _) => format!("from {folder}"),
-        (ModelLocation::HuggingFace(source), _) => {
+        (ModelLocation::HuggingFace(source) | ModelLocation::Gguf(source), _) => {
             format!("from {}, converted in {folder}", source.display())
         }
     }

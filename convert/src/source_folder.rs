@@ -1,4 +1,4 @@
-//! The files of a source folder: which were used, and the signs by which a change of them is seen.
+//! The files of a model in one folder: which were used, and the signs by which a change of them is seen.
 
 use crate::source::{Advice, SourceError, SourceFileInfo, advise_file};
 use odmoe_formats::ByteCount;
@@ -25,7 +25,7 @@ impl Sign {
     }
 }
 
-pub(super) struct SourceFolder {
+pub(crate) struct SourceFolder {
     path: PathBuf,
     infos: Vec<SourceFileInfo>,
     signs: Vec<Sign>,
