@@ -1,20 +1,43 @@
 //! One conversion, from source to store: plan, check the destination, write, and the manifest last.
 
+mod base_files;
 mod destination;
+mod disk;
 mod encode;
+mod frontier;
+mod journal;
+mod keeper;
+mod old_files;
+mod part_writer;
+mod pipeline;
 mod plan;
 mod provenance;
-mod write;
+mod steps;
+mod store_writer;
+mod text_files;
+mod units;
+mod worker;
 
-use crate::progress::{Cancelled, Progress, Tracker};
+use crate::progress::{Cancelled, Earlier, Progress};
 use crate::source::{ModelSource, SourceError};
-use destination::Destination;
+use destination::{Destination, Taken};
+use disk::{Disk, SystemDisk};
+use journal::{Heading, Records};
+use odmoe_formats::ByteCount;
 use odmoe_formats::architecture;
 use odmoe_formats::manifest::{Manifest, ManifestError};
 use odmoe_formats::safetensors::LayoutError;
-use odmoe_formats::{BlockFormat, ByteCount};
-use plan::Plan;
+use pipeline::{Begun, Outcome};
+use plan::{FileOwner, Plan};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use text_files::TextFile;
+use units::Work;
+
+/// To be raised when conversion gives other bytes for the same source and options.
+pub(crate) const CONVERSION_REVISION: u32 = 1;
+/// As a manifest names it.
+const CONVERTER: &str = concat!("odmoe ", env!("CARGO_PKG_VERSION"));
 
 /// How matrices are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -23,8 +46,19 @@ pub enum WeightFormat {
     #[default]
     Source,
     /// Quantised to Q8_0: the experts', attention's, dense MLPs' and the embedding's and head's. Norms and routers
-    /// never are, nor is a matrix whose rows are not whole blocks.
+    /// never are, nor is a matrix whose rows are not whole blocks, nor one that is in blocks of any kind already:
+    /// quantising twice loses twice.
     Q8_0,
+}
+
+impl WeightFormat {
+    /// Its name in journals and keys.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Q8_0 => "q8_0",
+        }
+    }
 }
 
 /// What a conversion is to do.
@@ -67,8 +101,10 @@ pub struct Preflight {
 pub struct Summary {
     /// Where the store is.
     pub store: PathBuf,
-    /// Bytes of all its files.
+    /// Bytes of its tensor files.
     pub store_bytes: ByteCount,
+    /// Bytes of them that an earlier, stopped conversion had written.
+    pub reused_bytes: ByteCount,
     /// Bytes of tensors that stay in memory.
     pub resident_bytes: ByteCount,
     /// Bytes of all routed experts.
@@ -77,9 +113,12 @@ pub struct Summary {
     pub experts: usize,
     /// Matrices that were to be quantised but stay as they are, for their rows are not whole blocks.
     pub kept_matrices: usize,
+    /// Matrices that were to be quantised but stay as they are, for the source has them in other blocks already.
+    pub quantised_already: usize,
 }
 
-/// A conversion that did not happen. What it left behind does not open as a store, and the next one clears it away.
+/// A conversion that did not happen. What it left behind does not open as a store; the same conversion goes on from
+/// there, any other clears it away.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
@@ -135,6 +174,17 @@ pub enum ConvertError {
         /// Bytes there are.
         free: ByteCount,
     },
+    /// The disk filled up while it was written to.
+    #[error(
+        "{destination}: the disk is full, {missing} more must be free there; make room and convert again: it goes on \
+         where it stopped"
+    )]
+    DiskFull {
+        /// The destination.
+        destination: PathBuf,
+        /// Bytes that are missing, with a margin for the file system.
+        missing: ByteCount,
+    },
     /// Another process converts to the same place.
     #[error("{path}: another conversion is writing there; wait for it or give another destination")]
     Busy {
@@ -184,7 +234,8 @@ pub fn preflight(
     options: &ConvertOptions,
 ) -> Result<Preflight, ConvertError> {
     let plan = Plan::new(source, options)?;
-    let destination = Destination::inspect(destination, options.overwrite)?;
+    let heading = Heading::new(source, options);
+    let destination = Destination::inspect(destination, options.overwrite, &heading)?;
     destination.preflight(plan.needed())
 }
 
@@ -192,64 +243,164 @@ pub fn preflight(
 ///
 /// Everything that can be known is checked before the first byte is written: the source's tensors, the manifest to
 /// be, the destination, the free space. The manifest is written last, after every other file has reached the disk.
+///
+/// What an earlier attempt of the same source with the same options left at the destination is taken up: its finished
+/// parts are read again and compared with the digests that it recorded. Anything else is removed.
 pub fn convert(
     source: &dyn ModelSource,
     destination: &Path,
     options: &ConvertOptions,
     progress: &dyn Progress,
 ) -> Result<Summary, ConvertError> {
-    let plan = Plan::new(source, options)?;
-    let destination = Destination::inspect(destination, options.overwrite)?;
-    let preflight = destination.preflight(plan.needed())?;
-    if preflight.needed > preflight.free {
-        let Preflight {
-            destination,
-            needed,
-            free,
-        } = preflight;
-        return Err(ConvertError::NoSpace {
-            destination,
-            needed,
-            free,
-        });
-    }
-    progress.planned(&preflight);
-
-    let source_bytes: u64 = source.files().iter().map(|file| file.bytes).sum();
-    let mut tracker = Tracker::new(progress, source_bytes + plan.store_bytes());
-    let writer = destination.begin()?;
-    let Plan {
-        mut manifest,
-        files,
-        kept_matrices,
-        ..
-    } = plan;
-    write::text_files(source, &manifest, &writer)?;
-    write::tensor_files(source, &files, &mut manifest, &writer, &mut tracker)?;
-    manifest.provenance.sources = provenance::hash_sources(source, &mut tracker)?;
-    source.check_unchanged()?;
-    let json = manifest.to_json();
-    let store = writer.finish(&json)?;
-    Ok(summary(store, &manifest, kept_matrices))
+    convert_with(source, destination, options, &[], progress)
 }
 
-fn summary(store: PathBuf, manifest: &Manifest, kept_matrices: usize) -> Summary {
-    Summary {
-        store,
-        store_bytes: ByteCount(manifest.files.iter().map(|file| file.bytes).sum()),
-        resident_bytes: manifest.resident_bytes(),
-        expert_bytes: manifest.object_bytes(),
-        experts: manifest.objects.len(),
-        kept_matrices,
+/// [`convert`], with more files beside the manifest.
+pub(crate) fn convert_with(
+    source: &dyn ModelSource,
+    destination: &Path,
+    options: &ConvertOptions,
+    more_files: &[TextFile<'_>],
+    progress: &dyn Progress,
+) -> Result<Summary, ConvertError> {
+    let what = Conversion {
+        source,
+        options,
+        more_files,
+        disk: &SystemDisk,
+    };
+    what.run(destination, progress)
+}
+
+/// What is converted, how, and by which disk.
+struct Conversion<'a> {
+    source: &'a dyn ModelSource,
+    options: &'a ConvertOptions,
+    more_files: &'a [TextFile<'a>],
+    disk: &'a dyn Disk,
+}
+
+impl Conversion<'_> {
+    fn run(&self, destination: &Path, progress: &dyn Progress) -> Result<Summary, ConvertError> {
+        let plan = Plan::new(self.source, self.options)?;
+        let needed = plan.needed();
+        let heading = Heading::new(self.source, self.options);
+        let place = Destination::inspect(destination, self.options.overwrite, &heading)?;
+        let preflight = place.preflight(needed)?;
+        if preflight.needed > preflight.free {
+            let Preflight {
+                destination,
+                needed,
+                free,
+            } = preflight;
+            return Err(ConvertError::NoSpace {
+                destination,
+                needed,
+                free,
+            });
+        }
+        progress.planned(&preflight);
+        let written = self.write(plan, place, progress);
+        written.map_err(|error| explain_full_disk(error, destination, needed))
+    }
+
+    fn write(
+        &self,
+        plan: Plan,
+        place: Destination<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Summary, ConvertError> {
+        let text: Vec<TextFile<'_>> = text_files::text_files(self.source, &plan)
+            .chain(self.more_files.iter().copied())
+            .collect();
+        let tensor_files = plan.manifest.files.iter().map(|file| file.path.as_str());
+        let planned = text.iter().map(|(name, _)| *name).chain(tensor_files);
+        let planned = planned.map(Path::new).collect();
+        let Taken {
+            writer,
+            journal,
+            records,
+            started_over,
+        } = place.begin(&planned, self.disk)?;
+        let work = Work::new(self.source, &plan);
+        tell_of_earlier(progress, &work, &records, started_over);
+        for (name, contents) in text {
+            writer.write_whole(name, contents)?;
+        }
+        let begun = Begun {
+            source: self.source,
+            plan: &plan,
+            work: &work,
+            writer: &writer,
+            records: &records,
+        };
+        let outcome = pipeline::run(&begun, journal, progress)?;
+        self.source.check_unchanged()?;
+        let reused_bytes = ByteCount(outcome.reused_bytes);
+        let manifest = complete_manifest(&plan, &work, outcome);
+        let store = writer.finish(&manifest.to_json())?;
+        Ok(Summary {
+            store,
+            store_bytes: ByteCount(plan.store_bytes()),
+            reused_bytes,
+            resident_bytes: manifest.resident_bytes(),
+            expert_bytes: manifest.object_bytes(),
+            experts: manifest.objects.len(),
+            kept_matrices: plan.kept_matrices,
+            quantised_already: plan.quantised_already,
+        })
     }
 }
 
-/// The format that a matrix of `columns` is stored in.
-fn matrix_format(weights: WeightFormat, source: BlockFormat, columns: u64) -> BlockFormat {
-    let whole = BlockFormat::Q8_0.row_bytes(columns).is_some();
-    match weights {
-        WeightFormat::Q8_0 if source.is_float() && whole => BlockFormat::Q8_0,
-        _ => source,
+fn tell_of_earlier(
+    progress: &dyn Progress,
+    work: &Work,
+    records: &Records,
+    started_over: Option<&'static str>,
+) {
+    let recorded = work.units.iter();
+    let recorded = recorded.filter(|unit| records.parts.contains_key(&unit.name));
+    let already_there = ByteCount(recorded.map(|unit| unit.bytes).sum());
+    if let Some(reason) = started_over {
+        progress.earlier(&Earlier::StartedOver { reason });
+    } else if already_there.0 > 0 {
+        progress.earlier(&Earlier::Resumed { already_there });
+    }
+}
+
+/// The planned manifest with its digests.
+fn complete_manifest(plan: &Plan, work: &Work, outcome: Outcome) -> Manifest {
+    let mut manifest = plan.manifest.clone();
+    for (unit, digest) in work.units.iter().zip(outcome.digests) {
+        let xxh3_128 = digest.to_hex();
+        match plan.files[unit.file].owner {
+            FileOwner::Object(object) => manifest.objects[object].xxh3_128 = xxh3_128,
+            FileOwner::Base => {
+                let resident = manifest.resident.get_mut(&unit.name);
+                resident.expect("planned with the file").xxh3_128 = xxh3_128;
+            }
+        }
+    }
+    manifest.provenance.sources = outcome.sources;
+    manifest
+}
+
+/// An error that says that the disk is full, as one that says how much is missing.
+fn explain_full_disk(error: ConvertError, destination: &Path, needed: ByteCount) -> ConvertError {
+    let ConvertError::Io { path, source } = error else {
+        return error;
+    };
+    let is_full = matches!(
+        source.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    );
+    match Destination::bytes_there_and_free(destination) {
+        Ok(available) if is_full => ConvertError::DiskFull {
+            destination: destination.into(),
+            // The margin is part of what is needed, so this is nothing only where room has been made meanwhile.
+            missing: ByteCount(needed.0.saturating_sub(available)),
+        },
+        _ => ConvertError::Io { path, source },
     }
 }
 

@@ -1,13 +1,14 @@
 //! A Hugging Face folder: `config.json`, safetensors in one file or many, a tokenizer.
 
 mod config;
-mod files;
 mod text;
 mod weights;
 
 use crate::fingerprint::{Fingerprint, FingerprintBuilder};
-use crate::source::{ModelMetadata, ModelSource, SourceError, SourceFileInfo, SourceTensor};
-use files::SourceFolder;
+use crate::source::{
+    Advice, ModelMetadata, ModelSource, SourceError, SourceFileInfo, SourceTensor,
+};
+use crate::source_folder::SourceFolder;
 use std::path::Path;
 use weights::{Weights, WeightsPlace};
 
@@ -75,6 +76,15 @@ impl ModelSource for HuggingFaceFolder {
 
     fn read_file(&self, index: usize, offset: u64, into: &mut [u8]) -> Result<(), SourceError> {
         self.folder.read_at(index, offset, into)
+    }
+
+    fn tensor_start(&self, index: usize) -> Option<(usize, u64)> {
+        let place = &self.places[index];
+        Some((place.file, place.range.start))
+    }
+
+    fn advise(&self, index: usize, offset: u64, bytes: u64, advice: Advice) {
+        self.folder.advise(index, offset, bytes, advice);
     }
 
     fn fingerprint(&self) -> Fingerprint {

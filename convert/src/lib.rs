@@ -7,10 +7,12 @@
 
 mod convert;
 mod fingerprint;
+pub mod gguf;
 pub mod hugging_face;
 mod progress;
 pub mod random_model;
 mod source;
+mod source_folder;
 mod store;
 pub mod store_cache;
 mod verify;
@@ -22,10 +24,10 @@ pub use convert::{
     ConvertError, ConvertOptions, Preflight, Summary, WeightFormat, convert, preflight,
 };
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
-pub use progress::{Level, NoProgress, Progress, ProgressReport};
+pub use progress::{Earlier, Level, NoProgress, Progress, ProgressReport};
 pub use source::{
-    ModelMetadata, ModelSource, SourceError, SourceFileInfo, SourceTensor, TensorId, TextContents,
-    open_source,
+    Advice, ModelMetadata, ModelSource, SourceError, SourceFileInfo, SourceTensor, TensorId,
+    TextContents, open_source,
 };
 pub use store::{OpenStoreError, check_store_files, is_store, open_store};
 pub use verify::{Problem, VerifyError, VerifyReport, verify_store};

@@ -24,12 +24,33 @@ pub struct ProgressReport<'a> {
     pub step_level: Level,
 }
 
+/// What a conversion makes of one that was stopped before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Earlier {
+    /// It is taken up. So many bytes were written already, and are read again to be sure of them.
+    Resumed {
+        /// Bytes of the store.
+        already_there: ByteCount,
+    },
+    /// It cannot be taken up, for this reason, and what it left is removed.
+    StartedOver {
+        /// Why: "it has other options".
+        reason: &'static str,
+    },
+}
+
 /// Receives progress, on the thread that does the work: at the start of each step, then at least once every few
 /// megabytes. Should be quick.
 pub trait Progress: Sync {
     /// Called once before the first byte is written, with what is about to be done.
     fn planned(&self, preflight: &Preflight) {
         let _ = preflight;
+    }
+
+    /// Called once before the first report, where there is something to say about an earlier conversion to the same
+    /// place.
+    fn earlier(&self, earlier: &Earlier) {
+        let _ = earlier;
     }
 
     /// One report. `Break` ends the work with a `Cancelled` error.
@@ -50,7 +71,7 @@ impl Progress for NoProgress {
 pub(crate) struct Cancelled;
 
 /// Between two reports lie at most this many bytes, and one piece of work.
-const REPORT_BYTES: u64 = 1 << 20;
+pub(crate) const REPORT_BYTES: u64 = 1 << 20;
 
 /// Keeps both levels, and reports no more often than is useful.
 pub(crate) struct Tracker<'a> {

@@ -1,6 +1,7 @@
 //! Where a model comes from: the face that every checkpoint format has for the converter.
 
 use crate::fingerprint::Fingerprint;
+use odmoe_formats::gguf::{GgufError, ValueError};
 use odmoe_formats::model_config::{ConfigError, ModelConfig};
 use odmoe_formats::names::ExpertRole;
 use odmoe_formats::safetensors::SafetensorsError;
@@ -28,11 +29,49 @@ pub trait ModelSource: Send + Sync {
     /// Fills `into` with the bytes of file `index` of [`Self::files`] from `offset`.
     fn read_file(&self, index: usize, offset: u64, into: &mut [u8]) -> Result<(), SourceError>;
 
+    /// Where the first of a tensor's bytes lies: the index of its file, and the offset in it. None where the source
+    /// cannot say; converting then reads more than once what it could have read only once.
+    fn tensor_start(&self, index: usize) -> Option<(usize, u64)> {
+        let _ = index;
+        None
+    }
+
+    /// Tells the system what will become of bytes of file `index`. Changes no result; a range that is not in the file
+    /// does no harm.
+    fn advise(&self, index: usize, offset: u64, bytes: u64, advice: Advice) {
+        let _ = (index, offset, bytes, advice);
+    }
+
     /// Tells this model from every other, as it was when it was opened, without reading its weights.
     fn fingerprint(&self) -> Fingerprint;
 
     /// Whether the files are still those that were opened, by the same signs as the fingerprint.
     fn check_unchanged(&self) -> Result<(), SourceError>;
+}
+
+/// What will become of bytes that a source has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// They will be read soon.
+    NeededSoon,
+    /// They will not be read again, and need not stay in memory.
+    DoneWith,
+}
+
+/// Gives advice about a range of a file, where the system takes any.
+pub(crate) fn advise_file(file: &std::fs::File, offset: u64, bytes: u64, advice: Advice) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Some(bytes) = std::num::NonZeroU64::new(bytes) {
+        let advice = match advice {
+            Advice::NeededSoon => rustix::fs::Advice::WillNeed,
+            // Of pages that are not on disk yet it begins the writing.
+            Advice::DoneWith => rustix::fs::Advice::DontNeed,
+        };
+        // A file system that takes no advice does without.
+        let _ = rustix::fs::fadvise(file, offset, Some(bytes), advice);
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (file, offset, bytes, advice);
 }
 
 /// Everything about a model but its weights.
@@ -114,7 +153,8 @@ pub struct SourceFileInfo {
 pub enum SourceError {
     /// Neither a folder nor a file of a known kind.
     #[error(
-        "{path}: not a model that can be converted; give a Hugging Face folder with config.json and safetensors"
+        "{path}: not a model that can be converted; give a GGUF file or a Hugging Face folder with config.json and \
+         safetensors"
     )]
     UnknownKind {
         /// What was given.
@@ -175,6 +215,56 @@ pub enum SourceError {
         found: String,
         /// What there is.
         supported: &'static str,
+    },
+    /// An architecture that this build does not know.
+    #[error("{path}: architecture {found:?} is not supported; supported: {supported}")]
+    Architecture {
+        /// Which file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// What there is.
+        supported: String,
+    },
+    /// A tensor type that this build cannot decode.
+    #[error("{path}: tensor {tensor} is {found}; supported: {supported}")]
+    TensorType {
+        /// Which file.
+        path: PathBuf,
+        /// Which tensor.
+        tensor: String,
+        /// ggml's name of its type.
+        found: &'static str,
+        /// What there is.
+        supported: String,
+    },
+    /// Metadata that is missing or of another type.
+    #[error("{path}: {source}")]
+    Metadata {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ValueError,
+    },
+    /// A broken GGUF file.
+    #[error("{path}: {source}")]
+    Gguf {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: GgufError,
+    },
+    /// A model in several files of which some are not there.
+    #[error(
+        "{folder}: the model is in several files and {count} are missing: {names}; download them"
+    )]
+    MissingParts {
+        /// Where they were looked for.
+        folder: PathBuf,
+        /// How many.
+        count: usize,
+        /// Their names, or the first of them.
+        names: String,
     },
     /// A variation of the architecture that would change results.
     #[error("{path}: {feature} is not supported and would change results")]
@@ -267,5 +357,8 @@ pub fn open_source(path: &Path) -> Result<Box<dyn ModelSource>, SourceError> {
         path: path.into(),
         source,
     })?;
+    if crate::gguf::is_gguf(path) {
+        return Ok(Box::new(crate::gguf::GgufModel::open(path)?));
+    }
     Err(SourceError::UnknownKind { path: path.into() })
 }

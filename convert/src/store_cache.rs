@@ -2,9 +2,9 @@
 //!
 //! A store's folder is named after the model and a key; the key is a fingerprint of the source and of what it was
 //! converted to, and stands whole in a file beside the manifest. A conversion happens in a hidden folder that is
-//! renamed when it is complete, under a lock file that is never removed.
+//! renamed when it is complete, under a lock file that is never removed. Where it was stopped it goes on in that folder.
 
-use crate::convert::{ConvertError, ConvertOptions, WeightFormat, convert};
+use crate::convert::{CONVERSION_REVISION, ConvertError, ConvertOptions, convert_with};
 use crate::fingerprint::{Fingerprint, FingerprintBuilder};
 use crate::progress::{Progress, Tracker};
 use crate::source::ModelSource;
@@ -12,14 +12,12 @@ use crate::store::{check_store_files, open_store};
 use odmoe_formats::manifest::FORMAT_VERSION;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, TryLockError};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Beside the manifest of a store in a cache folder: which source and options it was made from.
 pub(crate) const FINGERPRINT_FILE: &str = "fingerprint.json";
-/// To be raised when conversion gives other bytes for the same source and options.
-const CONVERSION_REVISION: u32 = 1;
 /// Digits of the key in a folder's name.
 const KEY_DIGITS: usize = 16;
 
@@ -39,13 +37,9 @@ pub struct Obtained {
 
 /// The key of a source converted with these options. Reads nothing.
 pub fn key(source: &dyn ModelSource, options: &ConvertOptions) -> Fingerprint {
-    let weights: &[u8] = match options.weights {
-        WeightFormat::Source => b"source",
-        WeightFormat::Q8_0 => b"q8_0",
-    };
     FingerprintBuilder::new("cached store")
         .part("source", source.fingerprint().to_string().as_bytes())
-        .part("weights", weights)
+        .part("weights", options.weights.label().as_bytes())
         .part(
             "name",
             options.name.as_deref().unwrap_or_default().as_bytes(),
@@ -106,8 +100,12 @@ pub fn obtain(
         overwrite: true,
         ..options.clone()
     };
-    convert(source, &partial, &options, progress)?;
-    write_fingerprint(&partial, key)?;
+    // A process may have been stopped after the conversion and before the renaming.
+    if !is_complete(&partial, key) {
+        let fingerprint = fingerprint_file(key);
+        let more_files = [(FINGERPRINT_FILE, fingerprint.as_slice())];
+        convert_with(source, &partial, &options, &more_files, progress)?;
+    }
     let store = cache_dir.join(folder);
     put_in_place(&partial, &store, cache_dir)?;
     Ok(Obtained {
@@ -169,17 +167,11 @@ fn lock(path: &Path, progress: &dyn Progress) -> Result<File, ConvertError> {
     }
 }
 
-fn write_fingerprint(folder: &Path, key: Fingerprint) -> Result<(), ConvertError> {
-    let path = folder.join(FINGERPRINT_FILE);
+fn fingerprint_file(key: Fingerprint) -> Vec<u8> {
     let contents = FingerprintFile {
         key: key.to_string(),
     };
-    let json = serde_json::to_vec(&contents).expect("a string serialises");
-    let written = File::create(&path).and_then(|mut file| {
-        file.write_all(&json)?;
-        file.sync_all()
-    });
-    written.map_err(ConvertError::io(path))
+    serde_json::to_vec(&contents).expect("a string serialises")
 }
 
 /// Renames the finished store to its place. What is there already did not pass as a store of this key.

@@ -7,6 +7,7 @@
 pub mod binary;
 pub mod cgroup;
 pub mod client;
+pub mod conversion;
 pub mod engine;
 pub mod golden;
 pub mod memory_sum;

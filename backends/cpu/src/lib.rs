@@ -15,6 +15,7 @@
 compile_error!("weights and buffers are little endian, and so must be the machine");
 
 mod backend;
+mod blocks;
 mod kernel_set;
 mod kernels;
 mod memory;

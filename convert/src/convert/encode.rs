@@ -1,11 +1,15 @@
 //! Tensors in pieces: read from the source, encoded for the store. Memory is bounded by the size of a piece.
 
 use super::ConvertError;
-use crate::source::{ModelSource, SourceTensor};
+use crate::source::{Advice, ModelSource, SourceTensor};
 use odmoe_formats::BlockFormat;
 
-/// Elements of a piece: a multiple of every block, 4 MiB as F32.
+/// Elements of a piece that is encoded: a multiple of every block, 4 MiB as F32.
 const PIECE_ELEMENTS: u64 = 1 << 20;
+/// Bytes of a piece that stays as it is.
+const PIECE_BYTES: u64 = 4 << 20;
+/// How far the system is told to read ahead.
+const AHEAD_BYTES: u64 = 8 << 20;
 /// The largest magnitude that a `Q8_0` scale can represent: 127 times the largest binary16.
 const Q8_0_LARGEST: f32 = 127.0 * 65504.0;
 
@@ -27,16 +31,19 @@ impl TensorEncoder {
         mut take: impl FnMut(&[u8]) -> Result<(), ConvertError>,
     ) -> Result<(), ConvertError> {
         let tensor = &source.tensors()[index];
-        let (mut done, all) = (0, tensor.elements());
-        let mut offset = 0;
-        while done < all {
-            let elements = PIECE_ELEMENTS.min(all - done);
-            let bytes = piece_bytes(tensor.format, elements);
-            self.read.resize(bytes, 0);
+        let piece_bytes = match tensor.format == format {
+            true => PIECE_BYTES,
+            false => bytes_of(tensor.format, PIECE_ELEMENTS),
+        };
+        let all = bytes_of(tensor.format, tensor.elements());
+        let (mut offset, mut ahead) = (0, Ahead::new(source, index, all));
+        while offset < all {
+            let bytes = piece_bytes.min(all - offset);
+            ahead.reading_to(offset + bytes);
+            self.read.resize(bytes as usize, 0);
             source.read_tensor(index, offset, &mut self.read)?;
-            take(self.encode_piece(tensor, elements as usize, format)?)?;
-            offset += bytes as u64;
-            done += elements;
+            take(self.encode_piece(tensor, format)?)?;
+            offset += bytes;
         }
         Ok(())
     }
@@ -44,28 +51,59 @@ impl TensorEncoder {
     fn encode_piece(
         &mut self,
         tensor: &SourceTensor,
-        elements: usize,
         format: BlockFormat,
     ) -> Result<&[u8], ConvertError> {
         if tensor.format == format {
             return Ok(&self.read);
         }
+        let blocks = self.read.len() / tensor.format.block_bytes();
+        let elements = blocks * tensor.format.block_elements();
         self.decoded.resize(elements, 0.0);
         tensor.format.decode_row(&self.read, &mut self.decoded);
         if format == BlockFormat::Q8_0 {
             check_quantisable(tensor, &self.decoded)?;
         }
-        self.encoded.resize(piece_bytes(format, elements as u64), 0);
+        let encoded_bytes = bytes_of(format, elements as u64);
+        self.encoded.resize(encoded_bytes as usize, 0);
         format.encode_row(&self.decoded, &mut self.encoded);
         Ok(&self.encoded)
     }
 }
 
-fn piece_bytes(format: BlockFormat, elements: u64) -> usize {
-    let bytes = format
-        .row_bytes(elements)
-        .expect("a tensor and a piece are whole blocks");
-    bytes as usize
+fn bytes_of(format: BlockFormat, elements: u64) -> u64 {
+    let bytes = format.row_bytes(elements);
+    bytes.expect("a tensor and a piece are whole blocks")
+}
+
+/// Tells the system what will be read next, so that the disk is busy while a piece is encoded and written.
+struct Ahead<'a> {
+    source: &'a dyn ModelSource,
+    start: Option<(usize, u64)>,
+    told: u64,
+    all: u64,
+}
+
+impl<'a> Ahead<'a> {
+    fn new(source: &'a dyn ModelSource, index: usize, all: u64) -> Self {
+        Self {
+            source,
+            start: source.tensor_start(index),
+            told: 0,
+            all,
+        }
+    }
+
+    fn reading_to(&mut self, end: u64) {
+        let until = (end + AHEAD_BYTES).min(self.all);
+        if let Some((file, start)) = self.start
+            && until > self.told
+        {
+            let bytes = until - self.told;
+            self.source
+                .advise(file, start + self.told, bytes, Advice::NeededSoon);
+            self.told = until;
+        }
+    }
 }
 
 fn check_quantisable(tensor: &SourceTensor, weights: &[f32]) -> Result<(), ConvertError> {

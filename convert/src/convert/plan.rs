@@ -1,7 +1,7 @@
 //! What a store will hold, worked out before anything is written: every file with its tensors, and the manifest but
 //! for its digests.
 
-use super::{ConvertError, ConvertOptions, WeightFormat, matrix_format};
+use super::{ConvertError, ConvertOptions, WeightFormat};
 use crate::source::{ModelMetadata, ModelSource, SourceError, TensorId};
 use odmoe_formats::expected::{self, ExpectedTensor, TensorUse};
 use odmoe_formats::manifest::{
@@ -65,6 +65,7 @@ pub(super) struct Plan {
     pub manifest: Manifest,
     pub files: Vec<PlannedFile>,
     pub kept_matrices: usize,
+    pub quantised_already: usize,
     text_bytes: u64,
 }
 
@@ -82,6 +83,7 @@ impl Plan {
             manifest: empty_manifest(source, options),
             files: Vec::new(),
             kept_matrices: 0,
+            quantised_already: 0,
         };
         planner.plan_base(&tensors)?;
         planner.plan_experts(&tensors)?;
@@ -89,6 +91,7 @@ impl Plan {
             manifest,
             files,
             kept_matrices,
+            quantised_already,
             ..
         } = planner;
         manifest.validate()?;
@@ -96,6 +99,7 @@ impl Plan {
             manifest,
             files,
             kept_matrices,
+            quantised_already,
             text_bytes: text_bytes(metadata),
         })
     }
@@ -226,6 +230,7 @@ struct Planner<'a> {
     manifest: Manifest,
     files: Vec<PlannedFile>,
     kept_matrices: usize,
+    quantised_already: usize,
 }
 
 impl Planner<'_> {
@@ -256,20 +261,32 @@ impl Planner<'_> {
     }
 
     fn resident_format(&mut self, tensor_use: TensorUse, source: usize) -> BlockFormat {
+        let format = self.source.tensors()[source].format;
         match tensor_use {
-            TensorUse::Norm | TensorUse::Bias => BlockFormat::F32,
-            TensorUse::Router | TensorUse::SharedGate => self.source.tensors()[source].format,
             TensorUse::Matrix => self.matrix_format(source),
+            // Exact from every format.
+            TensorUse::Norm | TensorUse::Bias => BlockFormat::F32,
+            TensorUse::Router | TensorUse::SharedGate if format.is_float() => format,
+            // Stores have none of these in blocks.
+            TensorUse::Router | TensorUse::SharedGate => BlockFormat::F32,
         }
     }
 
+    /// Counts the matrices that were to be quantised and are not.
     fn matrix_format(&mut self, source: usize) -> BlockFormat {
         let tensor = &self.source.tensors()[source];
         let columns = tensor.shape.last().copied().unwrap_or(0);
-        let format = matrix_format(self.options.weights, tensor.format, columns);
-        let wanted = self.options.weights == WeightFormat::Q8_0;
-        self.kept_matrices += usize::from(wanted && format != BlockFormat::Q8_0);
-        format
+        match self.options.weights {
+            WeightFormat::Source => {}
+            WeightFormat::Q8_0 if !tensor.format.is_float() => {
+                self.quantised_already += usize::from(tensor.format != BlockFormat::Q8_0);
+            }
+            WeightFormat::Q8_0 if BlockFormat::Q8_0.row_bytes(columns).is_none() => {
+                self.kept_matrices += 1;
+            }
+            WeightFormat::Q8_0 => return BlockFormat::Q8_0,
+        }
+        tensor.format
     }
 
     fn add_base_file(&mut self, tensors: Vec<PlannedTensor>) -> Result<(), ConvertError> {
@@ -381,7 +398,7 @@ fn empty_manifest(source: &dyn ModelSource, options: &ConvertOptions) -> Manifes
             end_of_sequence_ids: text.end_of_sequence_ids.clone(),
         },
         provenance: Provenance {
-            converter: concat!("odmoe ", env!("CARGO_PKG_VERSION")).into(),
+            converter: super::CONVERTER.into(),
             sources: source.files().iter().map(unhashed).collect(),
         },
     }

@@ -1,4 +1,5 @@
 mod refusals;
+mod resume;
 
 use super::*;
 use crate::progress::{Level, NoProgress, ProgressReport};
@@ -7,6 +8,7 @@ use crate::source::TensorId;
 use crate::store::{check_store_files, open_store};
 use crate::test_support::{Fixture, fixture, source_values, store_values};
 use crate::verify::verify_store;
+use odmoe_formats::BlockFormat;
 use odmoe_formats::safetensors::FILLER_PREFIX;
 use std::fs;
 use std::ops::ControlFlow;

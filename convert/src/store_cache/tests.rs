@@ -1,9 +1,11 @@
 use super::*;
+use crate::WeightFormat;
 use crate::progress::{NoProgress, ProgressReport};
 use crate::random_model::RandomModel;
 use crate::test_support::{Fixture, StopAtStep, fixture};
 use crate::verify::verify_store;
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn small() -> Fixture {
@@ -177,4 +179,28 @@ fn names_become_plain_folder_names() {
     assert_eq!(plain_name("../a b/ü"), "_a_b__");
     assert_eq!(plain_name("..."), "model");
     assert_eq!(plain_name(&"x".repeat(500)).len(), 64);
+}
+
+#[test]
+fn a_stopped_conversion_is_taken_up_wherever_it_was_stopped() {
+    let fixture = small();
+    let options = ConvertOptions::default();
+    let source = fixture.open();
+    let stop = StopAtStep("source checksums");
+    obtain(&source, &fixture.store, &options, &stop).unwrap_err();
+    let suffix = folder_suffix(key(&source, &options));
+    let partial = fixture.store.join(format!(".partial{suffix}"));
+    let expert = "experts/layer-000/expert-001.safetensors";
+    let signs = |store: &Path| {
+        let found = fs::metadata(store.join(expert)).unwrap();
+        (found.ino(), found.mtime(), found.mtime_nsec())
+    };
+    let before = signs(&partial);
+    let store = get(&fixture).store;
+    assert_eq!(signs(&store), before);
+    // Between the conversion's end and the renaming.
+    fs::rename(&store, &partial).unwrap();
+    assert_eq!(find(&fixture.store, key(&source, &options)), None);
+    assert_eq!(get(&fixture).store, store);
+    assert_eq!(signs(&store), before);
 }

@@ -4,6 +4,7 @@ use crate::cli::args::{ConvertArgs, Weights};
 use crate::cli::progress::ConversionReporter;
 use crate::cli::{Failure, terminal};
 use odmoe_convert::{ConvertOptions, Summary, WeightFormat, convert, open_source};
+use odmoe_formats::ByteCount;
 
 /// Converts, with progress on standard error and the result on standard output.
 pub fn run(args: &ConvertArgs) -> Result<(), Failure> {
@@ -26,12 +27,18 @@ pub fn run(args: &ConvertArgs) -> Result<(), Failure> {
 
 fn describe(summary: &Summary) -> String {
     let store = summary.store.display();
-    let kept = match summary.kept_matrices {
+    let stays = |count, why| match count {
         0 => String::new(),
-        kept => format!("  {kept} matrices stay as they were: their rows are not whole blocks\n"),
+        count => format!("  {count} matrices stay as they were: {why}\n"),
+    };
+    let kept = stays(summary.kept_matrices, "their rows are not whole blocks");
+    let already = stays(summary.quantised_already, "they are quantised already");
+    let reused = match summary.reused_bytes {
+        ByteCount(0) => String::new(),
+        reused => format!("  reused    {reused} of a stopped conversion\n"),
     };
     format!(
-        "{store}\n  store     {}\n  resident  {}\n  experts   {} in {} files\n{kept}\
+        "{store}\n  store     {}\n  resident  {}\n  experts   {} in {} files\n{reused}{kept}{already}\
          serve it with: odmoe serve --model {store}\n",
         summary.store_bytes, summary.resident_bytes, summary.expert_bytes, summary.experts
     )

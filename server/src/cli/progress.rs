@@ -3,7 +3,7 @@
 use crate::cli::terminal;
 use crate::state::{LoadingProgress, Stage};
 use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
-use odmoe_convert::{Level, Preflight, Progress, ProgressReport};
+use odmoe_convert::{Earlier, Level, Preflight, Progress, ProgressReport};
 use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -85,6 +85,14 @@ impl ConversionReporter {
         }
     }
 
+    /// A line above the bars.
+    fn say(&self, line: &str) {
+        match &self.bars {
+            Some((both, ..)) => drop(both.println(line)),
+            None => terminal::note(line),
+        }
+    }
+
     fn line(&self, report: &ProgressReport<'_>) {
         let Level { done, total } = report.whole;
         let tenth = done.0.saturating_mul(LINES) / total.0.max(1);
@@ -113,10 +121,18 @@ impl Progress for ConversionReporter {
             preflight.needed,
             preflight.free
         );
-        match &self.bars {
-            Some((both, ..)) => drop(both.println(line)),
-            None => terminal::note(&line),
-        }
+        self.say(&line);
+    }
+
+    fn earlier(&self, earlier: &Earlier) {
+        self.say(&match earlier {
+            Earlier::Resumed { already_there } => {
+                format!("going on with a stopped conversion: {already_there} are there already")
+            }
+            Earlier::StartedOver { reason } => {
+                format!("there is a stopped conversion, but {reason}: starting over")
+            }
+        });
     }
 
     fn report(&self, report: &ProgressReport<'_>) -> ControlFlow<()> {

@@ -11,8 +11,8 @@ use crate::state::{LoadingProgress, ServedModel, Stage};
 use odmoe_backend::Backend;
 use odmoe_backend_cpu::{CpuBackend, CpuBackendError, CpuConfig};
 use odmoe_convert::{
-    ConvertError, ConvertOptions, Level, OpenStoreError, Preflight, Progress, ProgressReport,
-    SourceError, check_store_files, open_source, open_store, store_cache,
+    ConvertError, ConvertOptions, Earlier, Level, OpenStoreError, Preflight, Progress,
+    ProgressReport, SourceError, check_store_files, open_source, open_store, store_cache,
 };
 use odmoe_engine::{
     EngineConfig, EngineHandle, EngineObserver, EngineParts, MemoryPlan, StartError,
@@ -39,7 +39,7 @@ pub enum OpenModelError {
     /// The embedded model cannot be unpacked.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
-    /// The folder to convert is refused.
+    /// The model to convert is refused.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The conversion failed.
@@ -199,7 +199,7 @@ impl PreparedModel {
 
     fn base_fraction(&self) -> f64 {
         match self.settings.location {
-            ModelLocation::HuggingFace(_) => CONVERTED_FRACTION,
+            ModelLocation::HuggingFace(_) | ModelLocation::Gguf(_) => CONVERTED_FRACTION,
             ModelLocation::Embedded | ModelLocation::Store(_) => 0.0,
         }
     }
@@ -236,8 +236,8 @@ fn obtain_store(
             let unpacked = embedded::unpack(&embedded::TINY_MOE, settings.cache_folder.as_deref())?;
             Ok((unpacked.folder.clone(), Some(unpacked)))
         }
-        ModelLocation::HuggingFace(folder) => {
-            let source = open_source(folder)?;
+        ModelLocation::HuggingFace(path) | ModelLocation::Gguf(path) => {
+            let source = open_source(path)?;
             let cache = settings
                 .cache_folder
                 .as_deref()
@@ -269,6 +269,10 @@ impl Progress for ConversionProgress<'_> {
         );
         (self.whole)(LoadingProgress::stage(Stage::Converting, 0.0, detail));
         self.detail.planned(preflight);
+    }
+
+    fn earlier(&self, earlier: &Earlier) {
+        self.detail.earlier(earlier);
     }
 
     fn report(&self, report: &ProgressReport<'_>) -> ControlFlow<()> {

@@ -1,6 +1,6 @@
-//! The files of a source folder: which were used, and the signs by which a change of them is seen.
+//! The files of a model in one folder: which were used, and the signs by which a change of them is seen.
 
-use crate::source::{SourceError, SourceFileInfo};
+use crate::source::{Advice, SourceError, SourceFileInfo, advise_file};
 use odmoe_formats::ByteCount;
 use std::fs::{self, File, Metadata};
 use std::io::Read;
@@ -25,7 +25,7 @@ impl Sign {
     }
 }
 
-pub(super) struct SourceFolder {
+pub(crate) struct SourceFolder {
     path: PathBuf,
     infos: Vec<SourceFileInfo>,
     signs: Vec<Sign>,
@@ -119,6 +119,13 @@ impl SourceFolder {
         let path = self.file_path(&self.infos[index].name);
         let read = File::open(&path).and_then(|file| file.read_exact_at(into, offset));
         read.map_err(|source| SourceError::Io { path, source })
+    }
+
+    pub fn advise(&self, index: usize, offset: u64, bytes: u64, advice: Advice) {
+        // Where the file is gone the next read says so.
+        if let Ok(file) = File::open(self.file_path(&self.infos[index].name)) {
+            advise_file(&file, offset, bytes, advice);
+        }
     }
 
     /// Names, sizes and times of all used files, for the fingerprint.

@@ -1,0 +1,222 @@
+//! Conversions that go on where another stopped, and disks that fill up.
+
+use super::*;
+use crate::test_support::StopAtStep;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// Remembers what it is told of an earlier conversion.
+#[derive(Default)]
+struct Listener(Mutex<Vec<Earlier>>);
+
+impl Progress for Listener {
+    fn earlier(&self, earlier: &Earlier) {
+        self.0.lock().unwrap().push(earlier.clone());
+    }
+
+    fn report(&self, _report: &ProgressReport<'_>) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+fn model() -> RandomModel {
+    RandomModel {
+        shards: 2,
+        ..RandomModel::default()
+    }
+}
+
+/// A fixture whose conversion was stopped after the tensors; and the store that an undisturbed one gives.
+fn stopped(options: &ConvertOptions) -> (Fixture, PathBuf) {
+    let fixture = fixture(&model());
+    let whole = fixture.folder.path().join("whole");
+    let source = fixture.open();
+    convert(&source, &whole, options, &NoProgress).unwrap();
+    let stop = StopAtStep("source checksums");
+    let error = convert(&source, &fixture.store, options, &stop).unwrap_err();
+    assert!(matches!(error, ConvertError::Cancelled), "{error}");
+    (fixture, whole)
+}
+
+/// Converts, and gives what was said of the earlier attempt.
+fn go_on(fixture: &Fixture, options: &ConvertOptions) -> (Summary, Vec<Earlier>) {
+    let listener = Listener::default();
+    let summary = convert(&fixture.open(), &fixture.store, options, &listener).unwrap();
+    (summary, listener.0.into_inner().unwrap())
+}
+
+#[track_caller]
+fn assert_same(store: &Path, whole: &Path) {
+    let manifest = open_store(whole).unwrap();
+    let names = manifest.files.iter().map(|file| file.path.as_str());
+    for name in names.chain(["manifest.json", "tokenizer.json"]) {
+        let read = |folder: &Path| fs::read(folder.join(name)).unwrap();
+        assert!(read(store) == read(whole), "{name}");
+    }
+    assert!(!store.join(".odmoe-incomplete").exists());
+}
+
+#[test]
+fn what_is_finished_is_kept_and_the_bytes_are_the_same() {
+    for options in [ConvertOptions::default(), quantised()] {
+        let (fixture, whole) = stopped(&options);
+        let expert = fixture
+            .store
+            .join("experts/layer-001/expert-007.safetensors");
+        let signs = |path: &Path| {
+            let found = fs::metadata(path).unwrap();
+            (found.ino(), found.mtime(), found.mtime_nsec())
+        };
+        let before = signs(&expert);
+        let (summary, said) = go_on(&fixture, &options);
+        assert_eq!(signs(&expert), before);
+        assert!(summary.reused_bytes > summary.expert_bytes, "{summary:?}");
+        let expected = Earlier::Resumed {
+            already_there: summary.reused_bytes,
+        };
+        assert_eq!(said, [expected]);
+        assert_same(&fixture.store, &whole);
+    }
+}
+
+#[test]
+fn files_that_are_not_what_was_recorded_are_written_again() {
+    let flip = |path: &Path, at: usize| {
+        let mut bytes = fs::read(path).unwrap();
+        bytes[at] ^= 1;
+        fs::write(path, bytes).unwrap();
+    };
+    let expert = "experts/layer-000/expert-001.safetensors";
+    let damages: [&dyn Fn(&Path); 6] = [
+        &|store| flip(&store.join(expert), 20),
+        &|store| flip(&store.join(expert), 5000),
+        &|store| fs::remove_file(store.join(expert)).unwrap(),
+        &|store| fs::write(store.join(expert), "short").unwrap(),
+        &|store| flip(&store.join("base-00001.safetensors"), 9000),
+        &|store| fs::remove_file(store.join("base-00001.safetensors")).unwrap(),
+    ];
+    for (index, damage) in damages.into_iter().enumerate() {
+        let (fixture, whole) = stopped(&ConvertOptions::default());
+        damage(&fixture.store);
+        let (summary, _) = go_on(&fixture, &ConvertOptions::default());
+        assert!(summary.reused_bytes < summary.store_bytes, "{index}");
+        assert_same(&fixture.store, &whole);
+    }
+}
+
+#[test]
+fn a_journal_that_is_cut_or_damaged_counts_up_to_there() {
+    let (fixture, whole) = stopped(&ConvertOptions::default());
+    let marker = fixture.store.join(".odmoe-incomplete");
+    let journal = fs::read(&marker).unwrap();
+    let heading = journal.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    let mut reused = Vec::new();
+    for kept in [heading, heading + 10, journal.len() / 2, journal.len() - 1] {
+        let mut cut = journal[..kept].to_vec();
+        cut.extend([0; 100]);
+        fs::write(&marker, cut).unwrap();
+        fs::remove_file(fixture.store.join("manifest.json")).ok();
+        reused.push(go_on(&fixture, &ConvertOptions::default()).0.reused_bytes);
+        assert_same(&fixture.store, &whole);
+    }
+    assert!(reused.is_sorted() && reused[..2] == [ByteCount(0); 2] && reused[2].0 > 0);
+}
+
+#[test]
+fn another_conversion_starts_over_and_says_why() {
+    let reasons = |change: &dyn Fn(&Fixture), options: &ConvertOptions| {
+        let (fixture, _) = stopped(&ConvertOptions::default());
+        change(&fixture);
+        let (summary, said) = go_on(&fixture, options);
+        assert_eq!(summary.reused_bytes, ByteCount(0));
+        let verified = verify_store(&fixture.store, &NoProgress).unwrap();
+        assert_eq!(verified.problems, []);
+        match &said[..] {
+            [Earlier::StartedOver { reason }] => *reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(reasons(&|_| {}, &quantised()), "it has other options");
+    let named = ConvertOptions {
+        name: Some("other".into()),
+        ..ConvertOptions::default()
+    };
+    assert_eq!(reasons(&|_| {}, &named), "it has other options");
+    let edit = |fixture: &Fixture| {
+        fixture.edit_json("config.json", |config| config["rms_norm_eps"] = 1e-5.into());
+    };
+    assert_eq!(
+        reasons(&edit, &ConvertOptions::default()),
+        "it is of another model, or the model's files have changed"
+    );
+    let foreign = |fixture: &Fixture| {
+        fs::write(fixture.store.join(".odmoe-incomplete"), "not a journal").unwrap();
+    };
+    assert_eq!(
+        reasons(&foreign, &ConvertOptions::default()),
+        "its journal cannot be read"
+    );
+}
+
+#[test]
+fn a_stop_between_the_manifest_and_the_markers_removal_is_taken_up() {
+    let (fixture, whole) = stopped(&ConvertOptions::default());
+    let marker = fixture.store.join(".odmoe-incomplete");
+    let journal = fs::read(&marker).unwrap();
+    go_on(&fixture, &ConvertOptions::default());
+    fs::write(&marker, journal).unwrap();
+    let (summary, _) = go_on(&fixture, &ConvertOptions::default());
+    assert!(summary.reused_bytes > summary.expert_bytes);
+    assert_same(&fixture.store, &whole);
+    // A whole store without a marker is still not touched unasked.
+    let again = run(&fixture, &ConvertOptions::default()).unwrap_err();
+    assert!(matches!(again, ConvertError::StoreExists { .. }), "{again}");
+}
+
+/// A disk that takes so many bytes more.
+struct FillsUp(AtomicI64);
+
+impl Disk for FillsUp {
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        let wanted = bytes.len() as i64;
+        let left = self.0.fetch_sub(wanted, Ordering::Relaxed);
+        let fits = left.clamp(0, wanted) as usize;
+        file.write_all_at(&bytes[..fits], offset)?;
+        match fits < bytes.len() {
+            true => Err(rustix::io::Errno::NOSPC.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_fills_up_says_so_and_the_conversion_goes_on_later() {
+    let fixture = fixture(&model());
+    let whole = fixture.folder.path().join("whole");
+    let source = fixture.open();
+    let options = ConvertOptions::default();
+    let summary = convert(&source, &whole, &options, &NoProgress).unwrap();
+    let bytes = summary.store_bytes.0 as i64;
+    for room in [0, 10_000, bytes / 3, bytes - 1] {
+        let disk = FillsUp(AtomicI64::new(room));
+        let conversion = Conversion {
+            source: &source,
+            options: &options,
+            more_files: &[],
+            disk: &disk,
+        };
+        let error = conversion.run(&fixture.store, &NoProgress).unwrap_err();
+        assert!(matches!(error, ConvertError::DiskFull { .. }), "{error}");
+        let said = error.to_string();
+        assert!(
+            said.contains("must be free") && said.contains("goes on"),
+            "{said}"
+        );
+        assert!(!crate::store::is_store(&fixture.store), "{room}");
+        go_on(&fixture, &options);
+        assert_same(&fixture.store, &whole);
+        fs::remove_dir_all(&fixture.store).unwrap();
+    }
+}
