@@ -10,7 +10,7 @@ use odmoe_formats::gguf::ValueError;
 use odmoe_formats::model_config::{ModelConfig, MoeConfig};
 
 /// More routed experts than any model has; each becomes three tensors in memory's books.
-const MAX_EXPERTS: u64 = 1 << 20;
+const MAX_EXPERTS: u64 = 1 << 18;
 
 /// What llama.cpp does in a family without being told by the file.
 struct Habits {

@@ -103,7 +103,7 @@ impl PartsReader {
         let path = self.folder.file_path(given);
         let Some(set) = SetName::of(given).filter(|set| set.count == count) else {
             let reason = format!(
-                "it is one of {count} files, which must be named NAME-00001-of-{count:05}.gguf to -{count:05}-of-"
+                "it is one of {count} files; give them their names back, NAME-00001-of-{count:05}.gguf and so on"
             );
             return Err(malformed(&path, reason));
         };

@@ -2,7 +2,7 @@
 
 use odmoe_formats::BlockFormat;
 use odmoe_formats::architecture::{self, Experts, QueryKeyNorm};
-use odmoe_formats::gguf::{GgufLayout, Metadata, Value};
+use odmoe_formats::gguf::{Array, GgufLayout, Metadata, Value};
 use odmoe_formats::safetensors::TensorSpec;
 use std::path::{Path, PathBuf};
 
@@ -67,6 +67,7 @@ impl Made {
         let epsilon = format!("{name}.attention.layer_norm_rms_epsilon");
         made.set(&epsilon, Value::F32(1e-6));
         made.set_widths(name, experts);
+        made.set_tokenizer();
         made.matrix("token_embd.weight", &[VOCAB, HIDDEN]);
         for layer in 0..LAYERS {
             made.add_layer(name, layer, experts, naming);
@@ -92,6 +93,18 @@ impl Made {
         if name == "qwen2moe" {
             set("expert_shared_feed_forward_length", SHARED_WIDTH);
         }
+    }
+
+    /// A token for every row of the embedding; what they spell is no matter here.
+    fn set_tokenizer(&mut self) {
+        let tokens = (0..VOCAB).map(|id| format!("t{id}").into_bytes());
+        let tokens = Array::String(tokens.collect());
+        let key = |part: &str| format!("tokenizer.ggml.{part}");
+        self.set(&key("model"), Value::String("gpt2".into()));
+        self.set(&key("pre"), Value::String("qwen2".into()));
+        self.set(&key("tokens"), Value::Array(tokens));
+        let merges = Array::String(Vec::new());
+        self.set(&key("merges"), Value::Array(merges));
     }
 
     fn add_layer(&mut self, name: &str, layer: u64, experts: bool, naming: Naming) {

@@ -75,7 +75,7 @@ fn parts_that_are_renamed_or_mixed_are_refused() {
     std::fs::copy(&paths[0], &renamed).unwrap();
     refused(
         &renamed,
-        "it is one of 2 files, which must be named NAME-00001-of-00002.gguf",
+        "it is one of 2 files; give them their names back, NAME-00001-of-00002.gguf",
     );
     let miscounted = folder.path().join("m-00001-of-00003.gguf");
     std::fs::copy(&paths[0], &miscounted).unwrap();
