@@ -1,7 +1,6 @@
 //! A Hugging Face folder: `config.json`, safetensors in one file or many, a tokenizer.
 
 mod config;
-mod files;
 mod text;
 mod weights;
 
@@ -9,7 +8,7 @@ use crate::fingerprint::{Fingerprint, FingerprintBuilder};
 use crate::source::{
     Advice, ModelMetadata, ModelSource, SourceError, SourceFileInfo, SourceTensor,
 };
-use files::SourceFolder;
+use crate::source_folder::SourceFolder;
 use std::path::Path;
 use weights::{Weights, WeightsPlace};
 

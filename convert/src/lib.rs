@@ -7,10 +7,12 @@
 
 mod convert;
 mod fingerprint;
+pub mod gguf;
 pub mod hugging_face;
 mod progress;
 pub mod random_model;
 mod source;
+mod source_folder;
 mod store;
 pub mod store_cache;
 mod verify;

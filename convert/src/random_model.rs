@@ -1,24 +1,58 @@
-//! Random models of any shape, as Hugging Face folders: for tests, benchmarks and `odmoe synth`.
+//! Random models of any shape, as GGUF files and as Hugging Face folders: for tests, benchmarks and `odmoe synth`.
 //!
-//! Weights are uniform with variance 1 / columns, so that activations keep their size through any depth. A tensor's
-//! values depend on the seed, its name and its shape alone, not on the number of files.
+//! Weights have variance 1 / columns, so that activations keep their size through any depth; [`Routing`] says what is
+//! done beyond that. A tensor's values depend on the seed, its name in a checkpoint, its shape and its format alone: not
+//! on the number of files, nor on how a GGUF file names its experts.
 
+mod blocks;
+mod family;
+mod gguf;
+mod place;
+mod preset;
+mod quantisation;
+mod random;
+mod recipe;
 mod text;
-mod weights;
+mod values;
+mod vocabulary;
+mod write;
 
-use odmoe_formats::BlockFormat;
-use odmoe_formats::architecture::QWEN3_MOE;
+use crate::progress::Cancelled;
+use crate::source::TensorId;
+use odmoe_formats::expected::{self, ExpectedTensor};
+use odmoe_formats::gguf::GgufLayoutError;
 use odmoe_formats::model_config::{ConfigError, ModelConfig, MoeConfig};
+use odmoe_formats::names::ExpertRole;
 use odmoe_formats::safetensors::LayoutError;
+use odmoe_formats::{BlockFormat, ByteCount, ExpertKey};
+use recipe::LEAST_HIDDEN_FOR_REUSE;
 use serde_json::{Value, json};
-use std::fs;
 use std::path::{Path, PathBuf};
 
-pub use text::{TOKENIZER_VOCABULARY, special};
+pub use family::Family;
+pub use gguf::{ExpertNaming, GgufOptions};
+pub use preset::Preset;
+pub use quantisation::Quantisation;
+pub use vocabulary::{TOKENIZER_VOCABULARY, special};
+pub use write::{WriteOptions, Written};
+
+/// What decides which experts a token is sent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Routing {
+    /// Nothing is done about it: the states of deep layers grow alike as the context grows, and so do choices.
+    #[default]
+    Unshaped,
+    /// The token alone: two tokens share experts as often as chance has it.
+    Uniform,
+    /// A running mixture of the last tokens: the next token keeps a large part of a token's experts.
+    Reuse,
+}
 
 /// The shape of a random model. Field names follow Hugging Face's `config.json`, shortened.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RandomModel {
+    /// Which family it belongs to.
+    pub family: Family,
     /// Transformer layers.
     pub layers: u32,
     /// Width of the residual stream.
@@ -29,13 +63,13 @@ pub struct RandomModel {
     pub kv_heads: u32,
     /// Width of a head, even.
     pub head_dim: u32,
-    /// Routed experts a layer.
+    /// Routed experts a layer; 0 for a dense model.
     pub experts: u32,
-    /// Experts a token.
+    /// Experts a token; 0 for a dense model.
     pub top_k: u32,
     /// Width of an expert's intermediate state.
     pub expert_ffn: u32,
-    /// Rows of the embedding, at least [`TOKENIZER_VOCABULARY`]; the tokenizer has only that many.
+    /// Rows of the embedding and tokens of the tokenizer, at least [`TOKENIZER_VOCABULARY`].
     pub vocab: u32,
     /// Layers with a dense MLP.
     pub dense_layers: Vec<u32>,
@@ -45,11 +79,17 @@ pub struct RandomModel {
     pub tie: bool,
     /// Whether top-k weights are scaled to sum to one.
     pub norm_topk_prob: bool,
+    /// Added to the mean square in RMS norm.
+    pub rms_norm_eps: f32,
+    /// Base of the rotary angles.
+    pub rope_theta: f64,
     /// The longest context in tokens.
     pub max_position: u32,
-    /// F32, F16 or BF16.
+    /// What decides which experts a token is sent to.
+    pub routing: Routing,
+    /// Of a Hugging Face folder: F32, F16 or BF16.
     pub format: BlockFormat,
-    /// Files that the tensors are spread over; 1 gives `model.safetensors`.
+    /// Files that [`Self::write`] spreads the tensors over; 1 gives `model.safetensors`.
     pub shards: usize,
     /// Decides every weight.
     pub seed: u64,
@@ -59,6 +99,7 @@ impl Default for RandomModel {
     /// A model of about 0.3 MB that has one of everything but dense layers.
     fn default() -> Self {
         Self {
+            family: Family::Qwen3Moe,
             layers: 2,
             hidden: 64,
             heads: 4,
@@ -72,7 +113,10 @@ impl Default for RandomModel {
             dense_ffn: 96,
             tie: false,
             norm_topk_prob: true,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10_000.0,
             max_position: 512,
+            routing: Routing::Unshaped,
             format: BlockFormat::BF16,
             shards: 1,
             seed: 0,
@@ -90,15 +134,50 @@ pub enum RandomModelError {
     /// Too few rows for the tokenizer.
     #[error("vocab is {0}; the tokenizer needs {TOKENIZER_VOCABULARY}")]
     Vocabulary(u32),
-    /// Blocks are for stores.
+    /// Blocks are for GGUF files and stores.
     #[error("a checkpoint in {0} cannot be written; choose F32, F16 or BF16")]
     Format(BlockFormat),
     /// No files at all.
     #[error("shards is 0; a model has at least one file")]
     NoShards,
+    /// A residual stream without room for what `Routing::Reuse` keeps in it.
+    #[error(
+        "hidden is {0}; routing that reuses experts needs a multiple of 32 from {LEAST_HIDDEN_FOR_REUSE} on"
+    )]
+    ReuseTooNarrow(u32),
+    /// Routing without experts.
+    #[error("a dense model has no routing to shape; choose uniform")]
+    ReuseWithoutExperts,
+    /// A model that GGUF files cannot describe.
+    #[error("GGUF cannot say {0}; write a Hugging Face folder, or change it")]
+    NotInGguf(&'static str),
     /// A tensor too large to be described.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// A tensor too large to be described, or a name too long.
+    #[error(transparent)]
+    Gguf(#[from] GgufLayoutError),
+    /// Something is there.
+    #[error("{path} exists; choose another output, or replace it with --overwrite")]
+    Exists {
+        /// What.
+        path: PathBuf,
+    },
+    /// The disk is too small.
+    #[error("{path}: needs {needed}, but {free} are free; {missing} are missing")]
+    NoRoom {
+        /// Where.
+        path: PathBuf,
+        /// Bytes of the model.
+        needed: ByteCount,
+        /// Bytes that may be written.
+        free: ByteCount,
+        /// The difference.
+        missing: ByteCount,
+    },
+    /// Whoever was told of the progress ended it.
+    #[error("stopped; nothing is left of what was written")]
+    Cancelled,
     /// The system refused.
     #[error("{path}: {source}")]
     Io {
@@ -116,26 +195,21 @@ impl RandomModelError {
     }
 }
 
+impl From<Cancelled> for RandomModelError {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
+}
+
 impl RandomModel {
-    /// Writes the model into a folder, which is made where it is not there. Memory use does not grow with the model.
+    /// Writes the model into a folder, over what is there, in [`Self::shards`] files.
     pub fn write(&self, folder: &Path) -> Result<(), RandomModelError> {
-        self.check()?;
-        fs::create_dir_all(folder).map_err(RandomModelError::io(folder))?;
-        weights::write(self, folder)?;
-        let files = [
-            ("tokenizer.json", text::tokenizer()),
-            (
-                "tokenizer_config.json",
-                text::tokenizer_config(self.max_position),
-            ),
-            ("generation_config.json", text::generation_config()),
-            // Last: without it the folder is no model.
-            ("config.json", self.config_json()),
-        ];
-        for (name, contents) in files {
-            write_json(&folder.join(name), &contents)?;
-        }
-        Ok(())
+        let options = WriteOptions {
+            parts: self.shards,
+            overwrite: true,
+            ..WriteOptions::default()
+        };
+        self.write_hugging_face(folder, options).map(drop)
     }
 
     fn check(&self) -> Result<(), RandomModelError> {
@@ -146,30 +220,61 @@ impl RandomModel {
         if !self.format.is_float() {
             return Err(RandomModelError::Format(self.format));
         }
-        if self.shards == 0 {
-            return Err(RandomModelError::NoShards);
+        if self.routing == Routing::Reuse {
+            if self.hidden < LEAST_HIDDEN_FOR_REUSE || !self.hidden.is_multiple_of(32) {
+                return Err(RandomModelError::ReuseTooNarrow(self.hidden));
+            }
+            if self.experts == 0 {
+                return Err(RandomModelError::ReuseWithoutExperts);
+            }
         }
         Ok(())
+    }
+
+    fn sparse_layers(&self) -> impl Iterator<Item = u32> + '_ {
+        let sparse = |layer: &u32| self.experts > 0 && !self.dense_layers.contains(layer);
+        (0..self.layers).filter(sparse)
+    }
+
+    fn resident(&self) -> Vec<ExpectedTensor> {
+        expected::resident_tensors(&self.model_config()).expect("the architecture is known")
+    }
+
+    fn expert_id(&self, layer: u32, index: u32, role: ExpertRole) -> TensorId {
+        TensorId::Expert(ExpertKey::routed(layer, index), role)
+    }
+
+    /// Every tensor of every expert, with its shape.
+    fn experts(&self) -> impl Iterator<Item = (TensorId, Vec<u64>)> + '_ {
+        let keys = self
+            .sparse_layers()
+            .flat_map(|layer| (0..self.experts).map(move |index| (layer, index)));
+        keys.flat_map(move |(layer, index)| {
+            ExpertRole::ALL.map(|role| {
+                let shape = role.shape(self.hidden, self.expert_ffn);
+                (self.expert_id(layer, index, role), shape.to_vec())
+            })
+        })
     }
 
     /// The configuration that a conversion of this model gives.
     pub fn model_config(&self) -> ModelConfig {
         ModelConfig {
-            architecture: QWEN3_MOE.into(),
+            architecture: self.family.architecture().into(),
             num_hidden_layers: self.layers,
             hidden_size: self.hidden,
             num_attention_heads: self.heads,
             num_key_value_heads: self.kv_heads,
             head_dim: self.head_dim,
             vocab_size: self.vocab,
-            rms_norm_eps: 1e-6,
-            rope_theta: 10_000.0,
+            rms_norm_eps: self.rms_norm_eps,
+            rope_theta: self.rope_theta,
             max_position_embeddings: self.max_position,
             tie_word_embeddings: self.tie,
             intermediate_size: self.dense_ffn,
             attention_bias: false,
             rope_frequency_divisors: Vec::new(),
-            moe: Some(MoeConfig {
+            moe: (self.experts > 0).then(|| MoeConfig {
                 num_experts: self.experts,
                 num_experts_per_tok: self.top_k,
                 moe_intermediate_size: self.expert_ffn,
@@ -186,41 +291,39 @@ impl RandomModel {
             BlockFormat::F16 => "float16",
             _ => "bfloat16",
         };
-        json!({
-            "architectures": ["Qwen3MoeForCausalLM"],
-            "model_type": "qwen3_moe",
+        let mut config = self.family.config_fields(self);
+        let common = json!({
             "attention_bias": false,
-            "decoder_sparse_step": 1,
             "eos_token_id": special::IM_END,
             "pad_token_id": special::END_OF_TEXT,
             "head_dim": self.head_dim,
             "hidden_act": "silu",
             "hidden_size": self.hidden,
-            "intermediate_size": self.dense_ffn,
             "max_position_embeddings": self.max_position,
-            "mlp_only_layers": self.dense_layers,
-            "moe_intermediate_size": self.expert_ffn,
-            "norm_topk_prob": self.norm_topk_prob,
             "num_attention_heads": self.heads,
-            "num_experts": self.experts,
-            "num_experts_per_tok": self.top_k,
             "num_hidden_layers": self.layers,
             "num_key_value_heads": self.kv_heads,
-            "rms_norm_eps": 1e-6,
+            "rms_norm_eps": shortest(self.rms_norm_eps),
             "rope_scaling": null,
-            "rope_theta": 10000.0,
-            "sliding_window": null,
+            "rope_theta": self.rope_theta,
             "tie_word_embeddings": self.tie,
             "torch_dtype": dtype,
-            "use_sliding_window": false,
             "vocab_size": self.vocab,
-        })
+        });
+        let (Value::Object(config_fields), Value::Object(common)) = (&mut config, common) else {
+            unreachable!("both are objects")
+        };
+        config_fields.extend(common);
+        config
     }
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<(), RandomModelError> {
-    let json = serde_json::to_vec_pretty(value).expect("a JSON value serialises");
-    fs::write(path, json).map_err(RandomModelError::io(path))
+/// The number as people write it: 1e-6, not the nearest binary32 spelled out as a binary64.
+fn shortest(number: f32) -> f64 {
+    number
+        .to_string()
+        .parse()
+        .expect("a number that was written")
 }
 
 #[cfg(test)]

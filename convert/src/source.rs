@@ -1,6 +1,7 @@
 //! Where a model comes from: the face that every checkpoint format has for the converter.
 
 use crate::fingerprint::Fingerprint;
+use odmoe_formats::gguf::{GgufError, ValueError};
 use odmoe_formats::model_config::{ConfigError, ModelConfig};
 use odmoe_formats::names::ExpertRole;
 use odmoe_formats::safetensors::SafetensorsError;
@@ -152,7 +153,8 @@ pub struct SourceFileInfo {
 pub enum SourceError {
     /// Neither a folder nor a file of a known kind.
     #[error(
-        "{path}: not a model that can be converted; give a Hugging Face folder with config.json and safetensors"
+        "{path}: not a model that can be converted; give a GGUF file or a Hugging Face folder with config.json and \
+         safetensors"
     )]
     UnknownKind {
         /// What was given.
@@ -213,6 +215,64 @@ pub enum SourceError {
         found: String,
         /// What there is.
         supported: &'static str,
+    },
+    /// An architecture that this build does not know.
+    #[error("{path}: architecture {found:?} is not supported; supported: {supported}")]
+    Architecture {
+        /// Which file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// What there is.
+        supported: String,
+    },
+    /// A tensor type that this build cannot decode.
+    #[error("{path}: tensor {tensor} is {found}; supported: {supported}")]
+    TensorType {
+        /// Which file.
+        path: PathBuf,
+        /// Which tensor.
+        tensor: String,
+        /// ggml's name of its type.
+        found: &'static str,
+        /// What there is.
+        supported: String,
+    },
+    /// Metadata that is missing or of another type.
+    #[error("{path}: {source}")]
+    Metadata {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ValueError,
+    },
+    /// A broken GGUF file.
+    #[error("{path}: {source}")]
+    Gguf {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        source: GgufError,
+    },
+    /// A tokenizer that cannot be taken over from a GGUF file.
+    #[error("{path}: {source}")]
+    GgufTokenizer {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: crate::gguf::tokenizer::ImportError,
+    },
+    /// A model in several files of which some are not there.
+    #[error(
+        "{folder}: the model is in several files and {count} are missing: {names}; download them"
+    )]
+    MissingParts {
+        /// Where they were looked for.
+        folder: PathBuf,
+        /// How many.
+        count: usize,
+        /// Their names, or the first of them.
+        names: String,
     },
     /// A variation of the architecture that would change results.
     #[error("{path}: {feature} is not supported and would change results")]
@@ -305,5 +365,8 @@ pub fn open_source(path: &Path) -> Result<Box<dyn ModelSource>, SourceError> {
         path: path.into(),
         source,
     })?;
+    if crate::gguf::is_gguf(path) {
+        return Ok(Box::new(crate::gguf::GgufModel::open(path)?));
+    }
     Err(SourceError::UnknownKind { path: path.into() })
 }

@@ -11,7 +11,7 @@ use odmoe_formats::{BlockFormat, ByteCount};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use support::engine::{checking, cpu, greedy, setups};
-use support::families::{dense, families};
+use support::families::{dense, families, superblock_config};
 use support::model::{Matrix, Random, mixed_model, random_model, small_config};
 use support::oracle::Oracle;
 use support::reader::Fault;
@@ -55,6 +55,39 @@ fn no_family_is_changed_by_paging_or_company() {
         let model = random_model(config, format, SEED);
         check(name, &Oracle::new(model, requests()));
     }
+}
+
+/// The formats of a layer's experts: gate and up, then down. Files mix them from tensor to tensor and layer to layer.
+const EXPERT_FORMATS: [[BlockFormat; 2]; 3] = [
+    [BlockFormat::Q4_K, BlockFormat::Q6_K],
+    [BlockFormat::Q4_K, BlockFormat::Q4_K],
+    [BlockFormat::Q4_0, BlockFormat::MXFP4],
+];
+
+#[test]
+fn a_model_of_k_quants_is_not_changed_by_paging_or_company() {
+    let format = |matrix: Matrix<'_>| match matrix {
+        Matrix::Resident("embed_tokens" | "lm_head") => BlockFormat::Q6_K,
+        Matrix::Resident(name) if name.contains("layers.0") => BlockFormat::Q5_K,
+        Matrix::Resident(name) if name.contains("layers.1") => BlockFormat::Q3_K,
+        Matrix::Resident(name) if name.ends_with("q_proj") => BlockFormat::Q5_0,
+        Matrix::Resident(name) if name.ends_with("o_proj") => BlockFormat::Q2_K,
+        Matrix::Resident(name) if name.ends_with("v_proj") => BlockFormat::Q5_1,
+        Matrix::Resident(_) => BlockFormat::Q4_1,
+        Matrix::Expert(key, role) => {
+            let [inner, down] = EXPERT_FORMATS[key.layer.0 as usize];
+            if role == ExpertRole::DownProj {
+                down
+            } else {
+                inner
+            }
+        }
+    };
+    let model = mixed_model(superblock_config(), format, SEED);
+    let slots = Catalog::new(&model.manifest).slots(ByteCount(1 << 30));
+    let classes = slots.expect("room for all").classes().len();
+    assert_eq!(classes, 2, "slots of two sizes");
+    check("k-quants", &Oracle::new(model, requests()));
 }
 
 #[test]

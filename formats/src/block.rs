@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// How the elements of a tensor row are stored. A row is a whole number of blocks.
+///
+/// Formats other than floats have ggml's bytes; `docs/store.md` gives their layouts and formulas. Any matrix may have
+/// any of them where its rows are whole blocks; norms are F32, and routers floats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum BlockFormat {
@@ -15,7 +18,7 @@ pub enum BlockFormat {
     F16,
     /// bfloat16, little endian: the upper half of a binary32.
     BF16,
-    /// 32 elements: one binary16 scale, then 32 signed bytes; 34 bytes (ggml's `block_q8_0`).
+    /// 32 elements: one binary16 scale, then 32 signed bytes; 34 bytes.
     #[allow(non_camel_case_types)]
     Q8_0,
     /// 32 elements: a binary16 scale, then 4-bit quants with an offset of 8; 18 bytes.
@@ -45,7 +48,7 @@ pub enum BlockFormat {
     /// 256 elements in 16 sub-blocks of 6-bit quants, with 8-bit scales; 210 bytes.
     #[allow(non_camel_case_types)]
     Q6_K,
-    /// 32 elements: an 8-bit exponent, then 4-bit floats (E2M1); 17 bytes. ggml's nibble order.
+    /// 32 elements: an 8-bit exponent, then 4-bit floats (E2M1); 17 bytes.
     MXFP4,
 }
 

@@ -70,3 +70,21 @@ fn the_vectors_hold_edges() {
         }
     }
 }
+
+#[test]
+fn encoders_equal_ggml_byte_for_byte() {
+    let values = read_f32("encode.f32");
+    for format in quantised() {
+        let expected = read(&format!("encode-{format}.blocks"));
+        let mut encoded = vec![0xAA; expected.len()];
+        format.encode_row(&values, &mut encoded);
+        let blocks = encoded.chunks(format.block_bytes());
+        for (block, (ours, ggml)) in blocks
+            .zip(expected.chunks(format.block_bytes()))
+            .enumerate()
+        {
+            let row = block * format.block_elements() / 256;
+            assert_eq!(ours, ggml, "{format}, block {block}, row {row}");
+        }
+    }
+}

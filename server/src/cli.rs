@@ -11,6 +11,7 @@ mod progress;
 mod quiet;
 mod serve;
 mod settings;
+mod synth;
 mod terminal;
 
 use crate::config::file::{self, ConfigFileError};
@@ -53,6 +54,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Convert(args) => convert::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Synth(args) => synth::run(args),
         Command::Pack(args) => pack::run(args),
     };
     match outcome {

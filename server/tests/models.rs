@@ -3,6 +3,7 @@
 mod support;
 
 use odmoe_convert::random_model::RandomModel;
+use odmoe_formats::gguf::{GgufLayout, Metadata, Value as Entry};
 use serde_json::Value;
 use std::path::Path;
 use support::{World, names};
@@ -199,6 +200,44 @@ fn a_folder_is_inspected_converted_and_inspected_again() {
             .done(&["inspect", text_of(&store)])
             .contains("parameters")
     );
+}
+
+#[test]
+fn gguf_files_that_cannot_be_taken_are_refused_in_a_sentence() {
+    let world = World::new();
+    let write = |name: &str, key: &str, value: Entry| {
+        let mut metadata = Metadata::default();
+        metadata.insert(key, value);
+        let layout = GgufLayout::new(&metadata, &[]).unwrap();
+        let path = world.path(name);
+        std::fs::write(&path, layout.header).unwrap();
+        path
+    };
+    let foreign = Entry::String("deepseek2".into());
+    let foreign = write("foreign.gguf", "general.architecture", foreign);
+    let part = write("m-00001-of-00002.gguf", "split.count", Entry::U16(2));
+    let broken = world.write("broken.gguf", "GGUF");
+    let cases = [
+        (
+            foreign,
+            "architecture \"deepseek2\" is not supported; supported: llama, ",
+        ),
+        (part, "1 are missing: m-00002-of-00002.gguf; download them"),
+        (broken, "broken.gguf: the file ends at byte 4"),
+    ];
+    for (path, expected) in cases {
+        let (path, store) = (text_of(&path), world.path("store"));
+        let commands: [&[&str]; 3] = [
+            &["inspect", path],
+            &["convert", path, text_of(&store)],
+            &["generate", "--model", path, "--prompt", "x"],
+        ];
+        for command in commands {
+            let told = world.refused(1, command);
+            assert!(told.contains(expected), "{command:?}: {told}");
+        }
+        assert!(!store.exists(), "nothing is written");
+    }
 }
 
 /// Not at a terminal, so in lines: where to, how much, then how far and how long yet.

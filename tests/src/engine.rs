@@ -48,7 +48,7 @@ impl Default for EngineOptions {
 }
 
 impl TestEngine {
-    /// Converts a Hugging Face folder and starts an engine over it.
+    /// Converts a checkpoint of any kind and starts an engine over it.
     #[track_caller]
     pub fn start(checkpoint: &Path, options: EngineOptions) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -90,6 +90,12 @@ impl TestEngine {
     /// Greedy tokens after `prompt`, each with its logprob.
     #[track_caller]
     pub fn generate(&self, prompt: &[u32], tokens: u32) -> Vec<PositionLogprobs> {
+        self.begin(prompt, tokens).wait()
+    }
+
+    /// Begins to generate greedy tokens after `prompt`.
+    #[track_caller]
+    pub fn begin(&self, prompt: &[u32], tokens: u32) -> Scoring {
         let (sender, events) = channel();
         let request = Request {
             prompt: prompt.to_vec(),
@@ -104,7 +110,7 @@ impl TestEngine {
         self.handle
             .submit(request, Box::new(Sink(sender)))
             .unwrap_or_else(|e| panic!("{e}"));
-        Scoring { events }.wait()
+        Scoring { events }
     }
 
     /// Begins to score `continuation` after `prompt`: the logprobs of its tokens, and of the `top` most likely ones.
@@ -119,7 +125,7 @@ impl TestEngine {
     }
 }
 
-/// A scoring under way.
+/// A scoring or a generation under way.
 pub struct Scoring {
     events: Receiver<TokenEvent>,
 }

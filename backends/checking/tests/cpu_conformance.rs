@@ -1,6 +1,6 @@
 //! The CPU's kernel sets against its scalar reference: the same bits, for every op, shape and number of threads.
 
-use odmoe_backend_checking::conformance::{Tolerance, check, check_invariance};
+use odmoe_backend_checking::conformance::{Tolerance, check, check_hostile, check_invariance};
 use odmoe_backend_checking::{CheckingBackend, CheckingConfig};
 use odmoe_backend_cpu::{CpuBackend, CpuConfig, KernelSet};
 use std::sync::Arc;
@@ -31,6 +31,18 @@ fn every_kernel_set_has_the_bits_of_the_reference() {
                 "{set}, {threads} threads: {report}"
             );
             assert!(report.cases > 100, "{report}");
+        }
+    }
+}
+
+#[test]
+fn every_kernel_set_has_the_bits_of_the_reference_for_weights_of_any_bytes() {
+    let reference = cpu(KernelSet::Reference, 1);
+    for set in fast_sets() {
+        for seed in 41..44 {
+            let report = check_hostile(&cpu(set, 1), &reference, seed);
+            assert!(report.failures.is_empty(), "{set}: {report}");
+            assert!(report.cases > 90, "{report}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Times the ops that a forward pass spends its time in, per kernel set, format and number of rows.
 //!
-//! `cargo run --release -p odmoe-backend-cpu --example op_bench -- [threads] [MiB of weights] [kernel set]`
+//! `cargo run --release -p odmoe-backend-cpu --example op_bench -- [threads] [MiB of weights] [kernel set] [format]`
 //!
 //! Weights are read from a buffer of the given size, a different part each time, so that a size beyond the caches
 //! measures memory. GB/s counts bytes of weights (or keys and values) once an op; GFLOP/s counts a multiply-add as two.
@@ -14,12 +14,6 @@ use odmoe_formats::BlockFormat;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const FORMATS: [BlockFormat; 4] = [
-    BlockFormat::F32,
-    BlockFormat::F16,
-    BlockFormat::BF16,
-    BlockFormat::Q8_0,
-];
 /// Rows of weights; few enough that an op ends within a time slice of a busy machine, so that some run is undisturbed.
 const ROWS: usize = 1024;
 /// Shapes of a 30-billion-parameter mixture of experts with 3 billion active.
@@ -51,6 +45,10 @@ fn main() {
             .filter(|&set| set != KernelSet::Reference)
             .collect(),
     };
+    let formats = match arguments.get(3) {
+        Some(name) => vec![BlockFormat::from_name(name).expect("a format")],
+        None => BlockFormat::ALL.to_vec(),
+    };
     println!(
         "{:16} {:9} {:5} {:>6} {:>12} {:>8} {:>8}",
         "op", "kernels", "", "rows", "us", "GB/s", "GFLOP/s"
@@ -76,13 +74,16 @@ fn main() {
             set,
             next: 0,
         };
-        for format in FORMATS {
+        for &format in &formats {
             for tokens in [1, 2, 4, 8, 16, 64] {
                 bench.mat_mul(format, tokens);
             }
             for tokens in [1, 8] {
                 bench.expert_ffn(format, tokens);
             }
+        }
+        if formats.len() == 1 {
+            continue;
         }
         for format in [KvFormat::F32, KvFormat::F16] {
             for (tokens, context) in [(1, 4096), (32, 1024)] {
@@ -153,7 +154,7 @@ impl Bench {
     fn mat_mul(&mut self, format: BlockFormat, tokens: usize) {
         let (x, out) = (self.floats(tokens * HIDDEN), self.floats(tokens * ROWS));
         let bytes = ROWS * format.row_bytes(HIDDEN as u64).expect("whole blocks") as usize;
-        let detail = format!("{format:?}");
+        let detail = format!("{format}");
         self.time(
             "mat_mul",
             &detail,

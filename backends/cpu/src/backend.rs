@@ -102,12 +102,7 @@ impl Backend for CpuBackend {
             description: format!("{}, {} thread{plural}", self.kernels, self.config.threads),
             unified_memory: true,
             invariance: Invariance { batch: true },
-            formats: vec![
-                BlockFormat::F32,
-                BlockFormat::F16,
-                BlockFormat::BF16,
-                BlockFormat::Q8_0,
-            ],
+            formats: BlockFormat::ALL.to_vec(),
         }
     }
 

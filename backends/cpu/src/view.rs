@@ -1,29 +1,8 @@
 //! Operands as kernels see them: slices with shapes.
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
 use odmoe_formats::BlockFormat;
 use std::borrow::Cow;
-
-/// Elements of a Q8_0 block.
-pub const Q8_ELEMENTS: usize = 32;
-
-/// A Q8_0 block as it lies in memory: 34 bytes, without alignment.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-pub struct Q8Block {
-    /// Scale, binary16, little endian.
-    pub scale: [u8; 2],
-    /// Elements in units of the scale.
-    pub quants: [i8; Q8_ELEMENTS],
-}
-
-impl Q8Block {
-    /// The scale, exactly.
-    #[inline(always)]
-    pub fn scale(&self) -> f32 {
-        half::f16::from_le_bytes(self.scale).to_f32()
-    }
-}
 
 /// A weight matrix [rows, columns] as bytes.
 #[derive(Clone, Copy)]
@@ -76,16 +55,20 @@ impl<'a> WeightView<'a> {
         &self.bytes[row * self.row_bytes..][..self.row_bytes]
     }
 
-    /// The blocks of one row of a Q8_0 weight.
+    /// One row as blocks of its format.
     #[inline(always)]
-    pub fn q8_row(&self, row: usize) -> &'a [Q8Block] {
-        debug_assert_eq!(self.format, BlockFormat::Q8_0);
+    pub fn blocks<B: Pod>(&self, row: usize) -> &'a [B] {
+        debug_assert_eq!(size_of::<B>(), self.format.block_bytes());
         bytemuck::cast_slice(self.row(row))
     }
 
     /// All elements of an F32 weight. Copies only where the bytes are not aligned.
     pub fn as_f32(&self) -> Cow<'a, [f32]> {
-        assert_eq!(self.format, BlockFormat::F32, "norm weights are F32");
+        assert_eq!(
+            self.format,
+            BlockFormat::F32,
+            "weights of norms and biases are F32"
+        );
         match bytemuck::try_cast_slice(self.bytes) {
             Ok(elements) => Cow::Borrowed(elements),
             Err(_) => Cow::Owned(self.bytes.chunks_exact(4).map(read_f32).collect()),

@@ -1,17 +1,20 @@
 //! `config.json`, field by field: what is understood, and what would change results if it were ignored.
 
-use super::files::SourceFolder;
+mod family;
+mod fields;
+mod rope;
+
 use crate::source::SourceError;
+use crate::source_folder::SourceFolder;
+use family::{Bias, Experts, FAMILIES, Family, SUPPORTED, Window};
+use fields::Fields;
 use odmoe_formats::ByteCount;
-use odmoe_formats::architecture::QWEN3_MOE;
 use odmoe_formats::model_config::{MAX_LAYERS, ModelConfig, MoeConfig};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
-use std::path::PathBuf;
 
 pub(super) const FILE: &str = "config.json";
 const MAX_BYTES: ByteCount = ByteCount(16 << 20);
-const SUPPORTED: &str = "qwen3_moe";
 
 pub(super) struct Config {
     pub model: ModelConfig,
@@ -33,7 +36,7 @@ pub(super) fn read(folder: &mut SourceFolder) -> Result<Config, SourceError> {
         path: folder.file_path(FILE),
         map: parse_object(folder, FILE, &bytes)?,
     };
-    let model = qwen3_moe(&fields)?;
+    let model = model_config(&fields)?;
     let path = || folder.file_path(FILE);
     model.check().map_err(|source| SourceError::Config {
         path: path(),
@@ -59,62 +62,108 @@ pub(super) fn parse_object(
     })
 }
 
-/// Defaults are those of `Qwen3MoeConfig` in transformers; sizes have none, for a guess would not fit the tensors.
-fn qwen3_moe(fields: &Fields) -> Result<ModelConfig, SourceError> {
-    let family = fields
-        .present("model_type")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if family != SUPPORTED {
-        let found = family.chars().take(64).collect();
-        let path = fields.path.clone();
-        return Err(SourceError::Family {
-            path,
-            found,
-            supported: SUPPORTED,
-        });
-    }
-    refuse_variations(fields)?;
+/// Sizes have no defaults, for a guess would not fit the tensors.
+fn model_config(fields: &Fields) -> Result<ModelConfig, SourceError> {
+    let family = find_family(fields)?;
+    refuse_variations(fields, family)?;
 
     let num_hidden_layers = fields.u32("num_hidden_layers")?;
     let hidden_size = fields.u32("hidden_size")?;
     let num_attention_heads = fields.u32("num_attention_heads")?;
-    let default_head_dim = hidden_size.checked_div(num_attention_heads).unwrap_or(0);
-    let dense_layers = dense_layers(fields, num_hidden_layers)?;
+    let default_head_dim = match family.head_dim {
+        Some(width) => width,
+        None => hidden_size.checked_div(num_attention_heads).unwrap_or(0),
+    };
+    let head_dim = fields.u32_or("head_dim", default_head_dim)?;
+    let rope = rope::read(fields, family.rope_theta, head_dim)?;
+    let moe = family.experts.as_ref();
+    let moe = moe.map(|experts| moe_config(fields, experts, num_hidden_layers));
+    let moe = moe.transpose()?;
     Ok(ModelConfig {
-        architecture: QWEN3_MOE.into(),
+        architecture: family.architecture.into(),
         num_hidden_layers,
         hidden_size,
         num_attention_heads,
         num_key_value_heads: fields.u32_or("num_key_value_heads", num_attention_heads)?,
-        head_dim: fields.u32_or("head_dim", default_head_dim)?,
+        head_dim,
         vocab_size: fields.u32("vocab_size")?,
-        rms_norm_eps: fields.f64_or("rms_norm_eps", 1e-6)? as f32,
-        rope_theta: rope_theta(fields)?,
+        rms_norm_eps: fields.f64_or("rms_norm_eps", family.rms_norm_eps)? as f32,
+        rope_theta: rope.theta,
         max_position_embeddings: fields.u32("max_position_embeddings")?,
         tie_word_embeddings: fields.bool_or("tie_word_embeddings", false)?,
-        intermediate_size: match dense_layers.is_empty() {
-            true => fields.u32_or("intermediate_size", 0)?,
-            false => fields.u32("intermediate_size")?,
+        intermediate_size: dense_width(fields, family, moe.as_ref())?,
+        attention_bias: match family.bias {
+            Bias::None => false,
+            Bias::QueryKeyValue => fields.bool_or("qkv_bias", true)?,
         },
-        attention_bias: false,
-        rope_frequency_divisors: Vec::new(),
-        moe: Some(MoeConfig {
-            num_experts: fields.u32("num_experts")?,
-            num_experts_per_tok: fields.u32("num_experts_per_tok")?,
-            moe_intermediate_size: fields.u32("moe_intermediate_size")?,
-            norm_topk_prob: fields.bool_or("norm_topk_prob", false)?,
-            dense_layers,
-            shared_expert_intermediate_size: 0,
-        }),
+        rope_frequency_divisors: rope.frequency_divisors,
+        moe,
     })
 }
 
-fn refuse_variations(fields: &Fields) -> Result<(), SourceError> {
-    if fields.bool_or("attention_bias", false)? {
-        return Err(fields.unsupported("attention_bias"));
+fn find_family(fields: &Fields) -> Result<&'static Family, SourceError> {
+    let found = fields.present("model_type").and_then(Value::as_str);
+    let found = found.unwrap_or_default();
+    let family = FAMILIES.iter().find(|family| family.model_type == found);
+    family.ok_or_else(|| SourceError::Family {
+        path: fields.path.clone(),
+        found: found.chars().take(64).collect(),
+        supported: SUPPORTED,
+    })
+}
+
+fn moe_config(
+    fields: &Fields,
+    experts: &Experts,
+    num_hidden_layers: u32,
+) -> Result<MoeConfig, SourceError> {
+    // transformers takes the one name for the other.
+    let count = match fields.present("num_local_experts") {
+        Some(_) => "num_local_experts",
+        None => "num_experts",
+    };
+    Ok(MoeConfig {
+        num_experts: fields.u32(count)?,
+        num_experts_per_tok: fields.u32("num_experts_per_tok")?,
+        moe_intermediate_size: fields.u32(experts.width)?,
+        norm_topk_prob: match experts.norm_topk_prob {
+            None => true,
+            Some(default) => fields.bool_or("norm_topk_prob", default)?,
+        },
+        dense_layers: match experts.dense_layers {
+            true => dense_layers(fields, num_hidden_layers)?,
+            false => Vec::new(),
+        },
+        shared_expert_intermediate_size: match experts.shared {
+            true => fields.u32("shared_expert_intermediate_size")?,
+            false => 0,
+        },
+    })
+}
+
+/// Width of a dense layer; needed only where there is one.
+fn dense_width(
+    fields: &Fields,
+    family: &Family,
+    moe: Option<&MoeConfig>,
+) -> Result<u32, SourceError> {
+    let name = "intermediate_size";
+    let is_experts_own = family.experts.as_ref().is_some_and(|e| e.width == name);
+    match moe {
+        Some(_) if is_experts_own => Ok(0),
+        Some(moe) if moe.dense_layers.is_empty() => fields.u32_or(name, 0),
+        _ => fields.u32(name),
     }
-    if fields.bool_or("use_sliding_window", false)? && fields.present("sliding_window").is_some() {
+}
+
+fn refuse_variations(fields: &Fields, family: &Family) -> Result<(), SourceError> {
+    for &name in family.refused {
+        let harmless = [Value::Bool(false), 0.into()];
+        if fields.present(name).is_some_and(|v| !harmless.contains(v)) {
+            return Err(fields.unsupported(name));
+        }
+    }
+    if looks_back_over_a_window(fields, family)? {
         return Err(fields.unsupported("a sliding window"));
     }
     if let Some(act) = fields
@@ -135,6 +184,23 @@ fn refuse_variations(fields: &Fields) -> Result<(), SourceError> {
         }
     }
     Ok(())
+}
+
+/// A window that holds the whole context is none.
+fn looks_back_over_a_window(fields: &Fields, family: &Family) -> Result<bool, SourceError> {
+    let default = match family.window {
+        Window::None => return Ok(false),
+        Window::Always(default) => default,
+        Window::IfUsed if fields.bool_or("use_sliding_window", false)? => Some(4096),
+        Window::IfUsed => return Ok(false),
+    };
+    let tokens = match fields.map.get("sliding_window") {
+        None => default,
+        Some(Value::Null) => None,
+        Some(_) => Some(fields.u32("sliding_window")?.into()),
+    };
+    let context = u64::from(fields.u32("max_position_embeddings")?);
+    Ok(tokens.is_some_and(|tokens| tokens < context))
 }
 
 /// A layer is sparse where it is not listed as dense and its number, counted from 1, is a multiple of the step.
@@ -161,97 +227,4 @@ fn dense_layers(fields: &Fields, layers: u32) -> Result<Vec<u32>, SourceError> {
     let dense =
         |layer: &u32| listed.contains(&u64::from(*layer)) || !(layer + 1).is_multiple_of(step);
     Ok((0..layers).filter(dense).collect())
-}
-
-/// The base of the rotary angles, which older and newer versions of transformers write in different places.
-fn rope_theta(fields: &Fields) -> Result<f64, SourceError> {
-    let mut theta = fields.present("rope_theta").cloned();
-    for name in ["rope_scaling", "rope_parameters"] {
-        let Some(value) = fields.present(name) else {
-            continue;
-        };
-        let Value::Object(map) = value else {
-            return Err(fields.wrong(name, "an object"));
-        };
-        let kind = map
-            .get("rope_type")
-            .or_else(|| map.get("type"))
-            .and_then(Value::as_str);
-        match kind {
-            Some("default") => {}
-            Some(kind) => return Err(fields.unsupported(&format!("{name} of type {kind:?}"))),
-            None => return Err(fields.unsupported(&format!("{name} without a rope_type"))),
-        }
-        theta = theta.or_else(|| map.get("rope_theta").cloned());
-        let factor = map
-            .get("partial_rotary_factor")
-            .filter(|f| f.as_f64() != Some(1.0));
-        if factor.is_some() {
-            return Err(fields.unsupported("a partial_rotary_factor"));
-        }
-    }
-    match theta {
-        None => Ok(10_000.0),
-        Some(theta) => theta
-            .as_f64()
-            .ok_or_else(|| fields.wrong("rope_theta", "a number")),
-    }
-}
-
-struct Fields {
-    path: PathBuf,
-    map: Map<String, Value>,
-}
-
-impl Fields {
-    /// A field's value; null counts as absent, as in transformers.
-    fn present(&self, name: &str) -> Option<&Value> {
-        self.map.get(name).filter(|value| !value.is_null())
-    }
-
-    fn u32(&self, name: &str) -> Result<u32, SourceError> {
-        let value = self.present(name).and_then(Value::as_u64);
-        let value = value.and_then(|value| u32::try_from(value).ok());
-        value.ok_or_else(|| self.wrong(name, "a whole number below 2^32"))
-    }
-
-    fn u32_or(&self, name: &str, default: u32) -> Result<u32, SourceError> {
-        if self.present(name).is_some() {
-            self.u32(name)
-        } else {
-            Ok(default)
-        }
-    }
-
-    fn f64_or(&self, name: &str, default: f64) -> Result<f64, SourceError> {
-        match self.present(name) {
-            None => Ok(default),
-            Some(value) => value.as_f64().ok_or_else(|| self.wrong(name, "a number")),
-        }
-    }
-
-    fn bool_or(&self, name: &str, default: bool) -> Result<bool, SourceError> {
-        match self.present(name) {
-            None => Ok(default),
-            Some(value) => value
-                .as_bool()
-                .ok_or_else(|| self.wrong(name, "true or false")),
-        }
-    }
-
-    fn wrong(&self, field: &str, expected: &'static str) -> SourceError {
-        SourceError::Field {
-            path: self.path.clone(),
-            field: field.into(),
-            expected,
-        }
-    }
-
-    fn unsupported(&self, feature: &str) -> SourceError {
-        let feature = feature.chars().take(128).collect();
-        SourceError::Feature {
-            path: self.path.clone(),
-            feature,
-        }
-    }
 }

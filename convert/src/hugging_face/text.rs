@@ -1,8 +1,8 @@
 //! The text side of a folder: tokenizer, chat template, special tokens, end-of-sequence ids.
 
 use super::config::{self, Config, parse_object};
-use super::files::SourceFolder;
 use crate::source::{SourceError, TextContents};
+use crate::source_folder::SourceFolder;
 use odmoe_formats::ByteCount;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};

@@ -1,13 +1,15 @@
 //! The tensors of a folder: which file holds each, and what each is.
 
+mod names;
+
 use super::config::parse_object;
-use super::files::SourceFolder;
 use crate::fingerprint::{Fingerprint, FingerprintBuilder};
 use crate::source::{SourceError, SourceTensor, TensorId};
+use crate::source_folder::SourceFolder;
+use names::{Meaning, Stack, is_derived, meaning};
+use odmoe_formats::ByteCount;
 use odmoe_formats::model_config::ModelConfig;
-use odmoe_formats::names::{self, ExpertRole, LayerTensor};
 use odmoe_formats::safetensors::{PREFIX_BYTES, SafetensorsHeader, TensorEntry, header_length};
-use odmoe_formats::{ByteCount, ExpertKey};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -16,6 +18,8 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const MAX_INDEX: ByteCount = ByteCount(256 << 20);
 const MAX_FILES: usize = 10_000;
+/// More than any model has; a small file may claim a stack of very many tiny experts.
+const MAX_TENSORS: usize = 1 << 20;
 
 /// Where a tensor's bytes are.
 pub(super) struct WeightsPlace {
@@ -163,26 +167,22 @@ impl Collected {
                 continue;
             }
             let format = entry.block_format();
-            let format = format.map_err(|source| SourceError::Safetensors {
+            format.map_err(|source| SourceError::Safetensors {
                 path: path(),
                 source,
             })?;
-            let TensorEntry {
-                name, shape, range, ..
-            } = entry;
-            let Some(id) = tensor_id(&name, config) else {
-                return Err(SourceError::UnknownTensor(name));
-            };
-            if !self.ids.insert(id.clone()) {
-                return Err(SourceError::DuplicateTensor(id));
+            match meaning(&entry.name, config) {
+                Some(Meaning::Tensor(id)) => self.add(file, id, entry)?,
+                Some(Meaning::Stack(stack)) => self.add_stack(file, stack, entry, config)?,
+                None => return Err(SourceError::UnknownTensor(entry.name)),
             }
-            self.tensors.push(SourceTensor {
-                id,
-                source_name: name,
-                format,
-                shape,
-            });
-            self.places.push(WeightsPlace { file, range });
+            if self.tensors.len() > MAX_TENSORS {
+                let reason = format!("more than {MAX_TENSORS} tensors");
+                return Err(SourceError::Malformed {
+                    path: path(),
+                    reason,
+                });
+            }
         }
         match missing.into_iter().min() {
             Some(tensor) => Err(SourceError::NotInFile {
@@ -192,57 +192,54 @@ impl Collected {
             None => Ok(()),
         }
     }
-}
-
-/// Tensors that follow from others, and that some checkpoints hold all the same.
-fn is_derived(name: &str, config: &ModelConfig) -> bool {
-    name.ends_with("rotary_emb.inv_freq")
-        || (config.tie_word_embeddings && name == "lm_head.weight")
-}
-
-/// What a tensor of a Qwen3-MoE checkpoint is; None where the configuration has no such layer or expert.
-fn tensor_id(name: &str, config: &ModelConfig) -> Option<TensorId> {
-    let resident = |name: &str| Some(TensorId::Resident(name.into()));
-    match name {
-        "model.embed_tokens.weight" => return resident(names::EMBED_TOKENS),
-        "model.norm.weight" => return resident(names::NORM),
-        "lm_head.weight" => return resident(names::LM_HEAD),
-        _ => {}
+    fn add(&mut self, file: usize, id: TensorId, entry: TensorEntry) -> Result<(), SourceError> {
+        if !self.ids.insert(id.clone()) {
+            return Err(SourceError::DuplicateTensor(id));
+        }
+        let format = entry.block_format().expect("checked before");
+        let TensorEntry {
+            name, shape, range, ..
+        } = entry;
+        self.tensors.push(SourceTensor {
+            id,
+            source_name: name,
+            format,
+            shape,
+        });
+        self.places.push(WeightsPlace { file, range });
+        Ok(())
     }
-    let rest = name
-        .strip_prefix("model.layers.")?
-        .strip_suffix(".weight")?;
-    let (layer, part) = rest.split_once('.')?;
-    let layer = plain_number(layer, config.num_hidden_layers)?;
-    if let Some(expert) = part.strip_prefix("mlp.experts.") {
-        let (index, role) = expert.split_once('.')?;
-        let role = ExpertRole::ALL
-            .into_iter()
-            .find(|known| known.name() == role)?;
-        let index = plain_number(index, config.num_experts())?;
-        let key = ExpertKey::routed(layer, index);
-        return Some(TensorId::Expert(key, role));
-    }
-    let tensor = match part {
-        "input_layernorm" => LayerTensor::InputNorm,
-        "post_attention_layernorm" => LayerTensor::PostAttentionNorm,
-        "self_attn.q_proj" => LayerTensor::QProj,
-        "self_attn.k_proj" => LayerTensor::KProj,
-        "self_attn.v_proj" => LayerTensor::VProj,
-        "self_attn.o_proj" => LayerTensor::OProj,
-        "self_attn.q_norm" => LayerTensor::QNorm,
-        "self_attn.k_norm" => LayerTensor::KNorm,
-        "mlp.gate" => LayerTensor::Router,
-        "mlp.gate_proj" => LayerTensor::GateProj,
-        "mlp.up_proj" => LayerTensor::UpProj,
-        "mlp.down_proj" => LayerTensor::DownProj,
-        _ => return None,
-    };
-    resident(&names::in_layer(layer, tensor))
-}
 
-/// A number below `limit` as a checkpoint writes it: no sign, no leading zero.
-fn plain_number(text: &str, limit: u32) -> Option<u32> {
-    let number: u32 = text.parse().ok()?;
-    (number < limit && number.to_string() == text).then_some(number)
+    /// Takes a tensor with all experts of a layer apart: they lie one after the other, and so do their matrices.
+    fn add_stack(
+        &mut self,
+        file: usize,
+        stack: Stack,
+        entry: TensorEntry,
+        config: &ModelConfig,
+    ) -> Result<(), SourceError> {
+        let expected = stack.shape(config);
+        if entry.shape != expected {
+            return Err(SourceError::Shape {
+                source_name: entry.name,
+                expected: expected.into(),
+                found: entry.shape,
+            });
+        }
+        let matrices = stack.matrices(config);
+        let bytes = (entry.range.end - entry.range.start) / matrices.len() as u64;
+        for (place, (key, role)) in matrices.into_iter().enumerate() {
+            let start = entry.range.start + place as u64 * bytes;
+            let part = TensorEntry {
+                name: format!("{} of {}", key, entry.name),
+                shape: role
+                    .shape(config.hidden_size, config.moe_intermediate_size())
+                    .into(),
+                range: start..start + bytes,
+                ..entry.clone()
+            };
+            self.add(file, TensorId::Expert(key, role), part)?;
+        }
+        Ok(())
+    }
 }

@@ -1,7 +1,10 @@
+mod routing;
+
 use super::*;
 use crate::source::{ModelSource, TensorId};
-use crate::test_support::{fixture, source_values};
+use crate::test_support::{StopAt, fixture, source_values};
 use odmoe_formats::ExpertKey;
+use odmoe_formats::gguf::Gguf;
 use odmoe_formats::names::ExpertRole;
 
 fn resident(name: &str) -> TensorId {
@@ -122,4 +125,157 @@ fn more_shards_than_tensors_is_one_tensor_a_file() {
         .iter()
         .filter(|file| file.name.ends_with(".safetensors"));
     assert_eq!(shards.count(), source.tensors().len());
+}
+
+/// A GGUF file read back: its description and its bytes.
+fn written(model: &RandomModel, options: GgufOptions, name: &str) -> (Gguf, Vec<u8>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    model
+        .write_gguf(&path, options, WriteOptions::default())
+        .unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let gguf = Gguf::read(&mut bytes.as_slice(), bytes.len() as u64).unwrap();
+    (gguf, bytes)
+}
+
+fn stacked(quantisation: Quantisation) -> GgufOptions {
+    GgufOptions {
+        quantisation,
+        naming: ExpertNaming::Stacked,
+    }
+}
+
+/// The bytes of the tensor of that name.
+fn tensor_bytes<'a>(gguf: &Gguf, bytes: &'a [u8], name: &str) -> &'a [u8] {
+    let tensor = gguf.tensors.iter().find(|tensor| tensor.name == name);
+    let tensor = tensor.unwrap_or_else(|| panic!("{name} is not there"));
+    &bytes[tensor.range.start as usize..tensor.range.end as usize]
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_another_gives_others() {
+    let toy = Preset::Toy.model();
+    let options = stacked(Quantisation::Q4KM);
+    let (_, first) = written(&toy, options, "m.gguf");
+    assert!(
+        (1_700_000..2_600_000).contains(&first.len()),
+        "{}",
+        first.len()
+    );
+    assert!(first == written(&toy, options, "m.gguf").1);
+    assert!(first != written(&RandomModel { seed: 1, ..toy }, options, "m.gguf").1);
+}
+
+#[test]
+fn names_of_experts_change_no_weight() {
+    let toy = Preset::Toy.model();
+    let quantisation = Quantisation::All(BlockFormat::Q4_K);
+    let (gguf, bytes) = written(&toy, stacked(quantisation), "m.gguf");
+    for naming in [ExpertNaming::PerExpert, ExpertNaming::Legacy] {
+        let options = GgufOptions {
+            quantisation,
+            naming,
+        };
+        let (other, other_bytes) = written(&toy, options, "m.gguf");
+        assert_eq!(other.metadata, gguf.metadata);
+        for (role, older) in [("gate", "w1"), ("down", "w2"), ("up", "w3")] {
+            let all = tensor_bytes(&gguf, &bytes, &format!("blk.1.ffn_{role}_exps.weight"));
+            let one = all.len() / toy.experts as usize;
+            let name = match naming {
+                ExpertNaming::Legacy => format!("blk.1.ffn.experts.5.{older}.weight"),
+                _ => format!("blk.1.ffn_{role}.5.weight"),
+            };
+            assert!(
+                tensor_bytes(&other, &other_bytes, &name) == &all[5 * one..6 * one],
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn parts_hold_the_tensors_of_the_whole() {
+    let toy = Preset::Toy.model();
+    let options = stacked(Quantisation::All(BlockFormat::Q8_0));
+    let (whole, bytes) = written(&toy, options, "m.gguf");
+    let folder = tempfile::tempdir().unwrap();
+    let three = WriteOptions {
+        parts: 3,
+        ..WriteOptions::default()
+    };
+    let path = folder.path().join("m.gguf");
+    let parts = toy.write_gguf(&path, options, three).unwrap().files;
+    assert!(parts[2].ends_with("m-00003-of-00003.gguf"));
+    let mut seen = 0;
+    for (number, part) in parts.iter().enumerate() {
+        let part = std::fs::read(part).unwrap();
+        let gguf = Gguf::read(&mut part.as_slice(), part.len() as u64).unwrap();
+        assert_eq!(gguf.metadata.integer("split.no"), Ok(Some(number as u64)));
+        assert_eq!(gguf.metadata.integer("split.count"), Ok(Some(3)));
+        assert!(part.len() < bytes.len() / 2, "{}", part.len());
+        for tensor in &gguf.tensors {
+            let found = tensor_bytes(&gguf, &part, &tensor.name);
+            assert!(found == tensor_bytes(&whole, &bytes, &tensor.name));
+        }
+        seen += gguf.tensors.len();
+    }
+    assert_eq!(seen, whole.tensors.len());
+}
+
+#[test]
+fn a_file_that_is_there_is_kept_and_a_stopped_one_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let (toy, options) = (Preset::Toy.model(), stacked(Quantisation::Q4KM));
+    let stop = StopAt::report(2);
+    let stopped = WriteOptions {
+        progress: &stop,
+        ..WriteOptions::default()
+    };
+    let error = toy.write_gguf(&path, options, stopped).unwrap_err();
+    assert!(matches!(error, RandomModelError::Cancelled));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    std::fs::write(&path, "mine").unwrap();
+    let error = toy.write_gguf(&path, options, WriteOptions::default());
+    assert!(matches!(error, Err(RandomModelError::Exists { .. })));
+    assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    let overwrite = WriteOptions {
+        overwrite: true,
+        ..WriteOptions::default()
+    };
+    toy.write_gguf(&path, options, overwrite).unwrap();
+    assert!(std::fs::metadata(&path).unwrap().len() > 1_000_000);
+}
+
+#[test]
+fn what_gguf_or_a_routing_cannot_have_is_refused() {
+    let refuse = |model: RandomModel| {
+        let options = stacked(Quantisation::Q4KM);
+        let path = Path::new("/nowhere/m.gguf");
+        let error = model.write_gguf(path, options, WriteOptions::default());
+        error.unwrap_err().to_string()
+    };
+    let base = RandomModel::default();
+    let dense = RandomModel {
+        dense_layers: vec![0],
+        ..base.clone()
+    };
+    assert!(refuse(dense).contains("dense layers"));
+    let narrow = RandomModel {
+        routing: Routing::Reuse,
+        ..base
+    };
+    assert!(refuse(narrow).contains("from 128 on"));
+    let olmoe = RandomModel {
+        heads: 8,
+        kv_heads: 8,
+        ..Preset::Olmoe7b.model()
+    };
+    assert!(refuse(olmoe).contains("olmoe"));
+    let llama = RandomModel {
+        routing: Routing::Reuse,
+        ..Preset::Llama1b.model()
+    };
+    assert!(refuse(llama).contains("dense"));
 }

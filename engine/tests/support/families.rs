@@ -15,6 +15,22 @@ pub fn families() -> Vec<(&'static str, ModelConfig)> {
     ]
 }
 
+/// Rows of whole superblocks, so that every format can store every matrix.
+pub fn superblock_config() -> ModelConfig {
+    let config = sparse("qwen2moe", |moe| {
+        moe.num_experts = 8;
+        moe.moe_intermediate_size = 256;
+        moe.shared_expert_intermediate_size = 256;
+    });
+    ModelConfig {
+        hidden_size: 256,
+        num_attention_heads: 8,
+        head_dim: 32,
+        attention_bias: true,
+        ..config
+    }
+}
+
 /// Without experts.
 pub fn dense(architecture: &str) -> ModelConfig {
     ModelConfig {

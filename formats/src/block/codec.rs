@@ -34,8 +34,9 @@ impl BlockFormat {
         }
     }
 
-    /// Encodes F32 as whole blocks. Floats round to nearest even and keep NaN as NaN. `Q8_0` follows ggml's reference
-    /// quantiser; what it makes of a block with a value that is not finite is unspecified, but never a panic.
+    /// Encodes F32 as whole blocks. Floats round to nearest even and keep NaN as NaN. The others follow ggml's reference
+    /// quantisers (without an importance matrix), byte for byte; what they make of a block with a value that is not
+    /// finite, or beyond what the format can hold, is unspecified, but never a panic.
     ///
     /// Panics where `encoded` is not the bytes of exactly `decoded.len()` elements.
     pub fn encode_row(self, decoded: &[f32], encoded: &mut [u8]) {
@@ -44,13 +45,17 @@ impl BlockFormat {
             Self::F32 => encode_each(decoded, encoded, f32::to_le_bytes),
             Self::F16 => encode_each(decoded, encoded, |x| f16::from_f32(x).to_le_bytes()),
             Self::BF16 => encode_each(decoded, encoded, |x| bf16::from_f32(x).to_le_bytes()),
-            Self::Q8_0 => {
-                let blocks = encoded.chunks_exact_mut(self.block_bytes());
-                for (elements, block) in decoded.chunks_exact(32).zip(blocks) {
-                    encode_q8_0(elements, block);
-                }
-            }
-            other => panic!("{other} has no encoder"),
+            Self::Q8_0 => encode_blocks(decoded, encoded, one_scale::encode_q8_0),
+            Self::Q4_0 => encode_blocks(decoded, encoded, one_scale::encode_q4_0),
+            Self::Q4_1 => encode_blocks(decoded, encoded, one_scale::encode_q4_1),
+            Self::Q5_0 => encode_blocks(decoded, encoded, one_scale::encode_q5_0),
+            Self::Q5_1 => encode_blocks(decoded, encoded, one_scale::encode_q5_1),
+            Self::Q2_K => encode_blocks(decoded, encoded, k_quants::encode_q2_k),
+            Self::Q3_K => encode_blocks(decoded, encoded, k_quants::encode_q3_k),
+            Self::Q4_K => encode_blocks(decoded, encoded, k_quants::encode_q4_k),
+            Self::Q5_K => encode_blocks(decoded, encoded, k_quants::encode_q5_k),
+            Self::Q6_K => encode_blocks(decoded, encoded, k_quants::encode_q6_k),
+            Self::MXFP4 => encode_blocks(decoded, encoded, mxfp4::encode),
         }
     }
 
@@ -100,32 +105,26 @@ fn decode_blocks<const BYTES: usize, const ELEMENTS: usize>(
     }
 }
 
+fn encode_blocks<const BYTES: usize, const ELEMENTS: usize>(
+    decoded: &[f32],
+    encoded: &mut [u8],
+    encode: impl Fn(&[f32; ELEMENTS], &mut [u8; BYTES]),
+) {
+    let (elements, _) = decoded.as_chunks::<ELEMENTS>();
+    let (blocks, _) = encoded.as_chunks_mut::<BYTES>();
+    assert_eq!(blocks.len(), elements.len());
+    for (elements, block) in elements.iter().zip(blocks) {
+        encode(elements, block);
+    }
+}
+
 /// The binary16 at byte `at`.
 fn read_f16(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// d = max |x| / 127; q = x * (1 / d), halves away from zero, with d still in F32; then d is stored as binary16.
-fn encode_q8_0(elements: &[f32], block: &mut [u8]) {
-    let largest = elements
-        .iter()
-        .fold(0.0f32, |largest, x| largest.max(x.abs()));
-    let scale = largest / 127.0;
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    block[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
-    for (quant, x) in block[2..].iter_mut().zip(elements) {
-        *quant = round_to_i8(x * inverse) as u8;
-    }
-}
-
-/// The nearest integer, halves away from zero, as `f32::round` followed by a saturating cast gives it. That is a call
-/// for each element on processors without a rounding instruction; this is plain arithmetic, and five times as fast.
-fn round_to_i8(x: f32) -> i8 {
-    let x = x.clamp(-128.0, 127.0);
-    let whole = x as i32;
-    // Exact: both are multiples of the last place of `x`.
-    let rest = x - whole as f32;
-    (whole + i32::from(rest >= 0.5) - i32::from(rest <= -0.5)) as i8
+fn put_f16(block: &mut [u8], at: usize, value: f32) {
+    block[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
 }
 
 #[cfg(test)]

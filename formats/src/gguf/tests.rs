@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::BlockFormat;
+use crate::safetensors::TensorSpec;
 use crate::test_random::Random;
 
 /// A file in the making. Counts are written as they are, so that they may lie.
@@ -333,4 +334,80 @@ fn cut_and_changed_files_are_read_or_refused() {
         }
     }
     assert!(read > 0, "no change was harmless: seed {seed:#x}");
+}
+
+fn random_value(random: &mut Random, kind: usize) -> Value {
+    let bits = random.next();
+    let count = random.below(5);
+    let string = |random: &mut Random| {
+        let length = random.below(9);
+        (0..length)
+            .map(|_| random.next() as u8)
+            .collect::<Vec<u8>>()
+    };
+    match kind {
+        0 => Value::U8(bits as u8),
+        1 => Value::I8(bits as i8),
+        2 => Value::U16(bits as u16),
+        3 => Value::I16(bits as i16),
+        4 => Value::U32(bits as u32),
+        5 => Value::I32(bits as i32),
+        6 => Value::F32(random.signed_unit()),
+        7 => Value::Bool(bits & 1 == 1),
+        8 => Value::String(string(random)),
+        9 => Value::U64(bits),
+        10 => Value::I64(bits as i64),
+        11 => Value::F64(random.signed_unit().into()),
+        12 => Value::Array(Array::String((0..count).map(|_| string(random)).collect())),
+        13 => Value::Array(Array::Bool((0..count).map(|n| n % 2 == 0).collect())),
+        14 => Value::Array(Array::U8((0..count).map(|_| random.next() as u8).collect())),
+        15 => Value::Array(Array::I32(
+            (0..count).map(|_| random.next() as i32).collect(),
+        )),
+        16 => Value::Array(Array::F32(
+            (0..count).map(|_| random.signed_unit()).collect(),
+        )),
+        _ => Value::Array(Array::F64((0..count).map(|n| n as f64).collect())),
+    }
+}
+
+#[test]
+fn what_is_laid_out_is_read_back() {
+    let seed = 0x0067_6775;
+    let mut random = Random::new(seed);
+    for round in 0..200 {
+        let mut metadata = Metadata::default();
+        for kind in 0..=17 {
+            metadata.insert(format!("key.{kind}"), random_value(&mut random, kind));
+        }
+        let alignment = 8u32 << random.below(6);
+        metadata.insert("general.alignment", Value::U32(alignment));
+        let specs: Vec<TensorSpec> = (0..random.below(6))
+            .map(|index| {
+                let format = BlockFormat::ALL[random.below(BlockFormat::ALL.len())];
+                let mut shape: Vec<u64> = (0..random.below(4))
+                    .map(|_| 1 + random.below(3) as u64)
+                    .collect();
+                shape.push(256 * (1 + random.below(2) as u64));
+                TensorSpec {
+                    name: format!("tensor {index}"),
+                    format,
+                    shape,
+                }
+            })
+            .collect();
+        let layout = GgufLayout::new(&metadata, &specs).unwrap();
+        let mut header = layout.header.as_slice();
+        let gguf = Gguf::read(&mut header, layout.file_bytes)
+            .unwrap_or_else(|error| panic!("seed {seed:#x} round {round}: {error}"));
+        assert_eq!(gguf.metadata, metadata, "seed {seed:#x} round {round}");
+        assert_eq!(gguf.alignment_bytes, u64::from(alignment));
+        assert_eq!(gguf.data_start, layout.data_start());
+        assert_eq!(gguf.tensors.len(), specs.len());
+        for ((found, spec), placed) in gguf.tensors.iter().zip(&specs).zip(&layout.tensors) {
+            assert_eq!((&found.name, &found.shape), (&spec.name, &spec.shape));
+            assert_eq!(found.block_format(), Some(spec.format));
+            assert_eq!(found.range, placed.offset..placed.offset + placed.bytes);
+        }
+    }
 }

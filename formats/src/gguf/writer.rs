@@ -1,6 +1,6 @@
 //! The first bytes of a file to be written, and where each tensor's bytes go. The caller streams the data.
 
-use super::{Array, DEFAULT_ALIGNMENT_BYTES, MAGIC, Metadata, Value};
+use super::{Array, DEFAULT_ALIGNMENT_BYTES, GgmlType, MAGIC, Metadata, Value};
 use crate::BlockFormat;
 use crate::safetensors::{PlacedTensor, TensorSpec};
 use std::collections::HashSet;
@@ -151,26 +151,6 @@ fn place(
     Ok((placed, end))
 }
 
-/// The number that a tensor's entry has for its format (ggml's `ggml_type`).
-const fn type_id(format: BlockFormat) -> u32 {
-    match format {
-        BlockFormat::F32 => 0,
-        BlockFormat::F16 => 1,
-        BlockFormat::Q4_0 => 2,
-        BlockFormat::Q4_1 => 3,
-        BlockFormat::Q5_0 => 6,
-        BlockFormat::Q5_1 => 7,
-        BlockFormat::Q8_0 => 8,
-        BlockFormat::Q2_K => 10,
-        BlockFormat::Q3_K => 11,
-        BlockFormat::Q4_K => 12,
-        BlockFormat::Q5_K => 13,
-        BlockFormat::Q6_K => 14,
-        BlockFormat::BF16 => 30,
-        BlockFormat::MXFP4 => 39,
-    }
-}
-
 /// The header as it grows, never beyond [`MAX_HEADER_BYTES`].
 #[derive(Default)]
 struct Header(Vec<u8>);
@@ -255,7 +235,7 @@ impl Header {
         for size in tensor.shape.iter().rev() {
             self.put(&size.to_le_bytes())?;
         }
-        self.put(&type_id(tensor.format).to_le_bytes())?;
+        self.put(&GgmlType::from(tensor.format).id().to_le_bytes())?;
         self.put(&offset.to_le_bytes())
     }
 

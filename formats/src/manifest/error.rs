@@ -55,6 +55,14 @@ pub enum ManifestError {
     /// Two files of one path.
     #[error("file {0:?} is listed twice")]
     DuplicateFile(String),
+    /// Files whose sizes no disk has and no sum holds.
+    #[error(
+        "the files together have more than {limit} bytes; the manifest is damaged, convert the model again"
+    )]
+    TooLarge {
+        /// The most.
+        limit: u64,
+    },
     /// A file that is not in the list.
     #[error("{owner}: file {index} of {files}")]
     FileIndex {

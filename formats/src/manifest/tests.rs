@@ -181,6 +181,11 @@ fn paths_stay_inside_the_store() {
 #[test]
 fn ranges_lie_inside_their_files_and_apart() {
     refused(|m| norm(m).file = FileIndex(99), "file 99 of 7");
+    // Each file could be, but all together no sum holds.
+    refused(
+        |m| m.files.iter_mut().for_each(|file| file.bytes = 1 << 62),
+        "together have more",
+    );
     refused(|m| norm(m).offset = u64::MAX, "do not lie inside");
     refused(
         |m| m.objects[1].bytes = u64::MAX - 4095,

@@ -31,6 +31,7 @@ pub(super) fn validate(manifest: &Manifest) -> Result<(), ManifestError> {
     manifest.config.check()?;
     check_counts(manifest)?;
     check_paths(manifest)?;
+    check_total_size(manifest)?;
     check_text_side(manifest)?;
     check_provenance(manifest)?;
     for (name, tensor) in &manifest.resident {
@@ -92,6 +93,17 @@ fn check_paths(manifest: &Manifest) -> Result<(), ManifestError> {
         }
     }
     Ok(())
+}
+
+/// Ranges lie inside files and apart, so that no sum of their lengths overflows either.
+fn check_total_size(manifest: &Manifest) -> Result<(), ManifestError> {
+    let limit = i64::MAX as u64;
+    let sizes = manifest.files.iter().map(|file| file.bytes);
+    let total = sizes.fold(0u64, u64::saturating_add);
+    match total <= limit {
+        true => Ok(()),
+        false => Err(ManifestError::TooLarge { limit }),
+    }
 }
 
 fn check_text_side(manifest: &Manifest) -> Result<(), ManifestError> {

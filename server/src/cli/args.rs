@@ -7,6 +7,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::KernelSet;
+use odmoe_convert::random_model::{Preset, Quantisation};
 use odmoe_formats::BlockFormat;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -29,12 +30,14 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Continue one prompt, or each prompt of a file.
     Generate(Box<GenerateArgs>),
-    /// Convert a Hugging Face folder to a store that can be paged from.
+    /// Convert a GGUF file or a Hugging Face folder to a store that can be paged from.
     Convert(ConvertArgs),
-    /// Say what is in a model: a store or a Hugging Face folder.
+    /// Say what is in a model: a GGUF file, a Hugging Face folder or a store.
     Inspect(InspectArgs),
     /// Measure a model on this machine.
     Bench(Box<BenchArgs>),
+    /// Make a random model of a given shape.
+    Synth(SynthArgs),
     /// Pack a store into one deterministic archive: how the embedded model is made.
     #[command(hide = true)]
     Pack(PackArgs),
@@ -47,7 +50,7 @@ impl Command {
             Self::Serve(args) => args.model.config.clone(),
             Self::Generate(args) => args.model.config.clone(),
             Self::Bench(args) => args.model.config.clone(),
-            Self::Convert(_) | Self::Inspect(_) | Self::Pack(_) => None,
+            Self::Convert(_) | Self::Inspect(_) | Self::Synth(_) | Self::Pack(_) => None,
         }
     }
 
@@ -61,7 +64,8 @@ impl Command {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model and memory")]
 pub struct ModelArgs {
-    /// A store made by `odmoe convert`, or a Hugging Face folder, which is converted once into the cache folder.
+    /// A GGUF file or a Hugging Face folder, which is converted once into the cache folder, or a store made by
+    /// `odmoe convert`.
     /// Without it, the small embedded model.
     #[arg(long, env = "ODMOE_MODEL", value_name = "PATH")]
     pub model: Option<PathBuf>,
@@ -298,7 +302,7 @@ pub struct SamplingArgs {
 /// `odmoe convert`.
 #[derive(Args, Clone, Debug)]
 pub struct ConvertArgs {
-    /// A Hugging Face folder with config.json, safetensors and tokenizer.
+    /// A GGUF file (any one of a set), or a Hugging Face folder with config.json, safetensors and tokenizer.
     pub input: PathBuf,
 
     /// The store to make; must not exist, or be empty, unless --overwrite is given.
@@ -340,7 +344,7 @@ impl Weights {
 /// `odmoe inspect`.
 #[derive(Args, Clone, Debug)]
 pub struct InspectArgs {
-    /// A store or a Hugging Face folder. Without it, the embedded model.
+    /// A GGUF file, a Hugging Face folder or a store. Without it, the embedded model.
     pub input: Option<PathBuf>,
 
     /// Print one JSON object.
@@ -381,6 +385,94 @@ pub struct BenchArgs {
     pub json: bool,
 }
 
+/// `odmoe synth`.
+#[derive(Args, Clone, Debug)]
+pub struct SynthArgs {
+    /// The shape to start from: toy (about 2 MB), qwen3-30b-a3b, mixtral-8x7b, olmoe-7b, or llama-1b, which is dense.
+    #[arg(value_parser = parse_preset)]
+    pub preset: Preset,
+
+    /// What to write: a file that ends in .gguf, or a Hugging Face folder.
+    #[arg(long, value_name = "FILE.gguf|FOLDER")]
+    pub output: PathBuf,
+
+    /// Layers.
+    #[arg(long, value_name = "N", value_parser = positive(1 << 10))]
+    pub layers: Option<u32>,
+
+    /// Routed experts a layer.
+    #[arg(long, value_name = "N", value_parser = positive(1 << 16))]
+    pub experts: Option<u32>,
+
+    /// Experts a token.
+    #[arg(long, value_name = "K", value_parser = positive(1 << 16))]
+    pub top_k: Option<u32>,
+
+    /// Width of the residual stream; the attention heads follow.
+    #[arg(long, value_name = "N", value_parser = positive(1 << 24))]
+    pub hidden: Option<u32>,
+
+    /// Width of an expert; of the MLP, in a dense model.
+    #[arg(long, value_name = "N", value_parser = positive(1 << 24))]
+    pub expert_ffn: Option<u32>,
+
+    /// Tokens of the vocabulary.
+    #[arg(long, value_name = "N", value_parser = positive(1 << 24))]
+    pub vocab: Option<u32>,
+
+    /// How a GGUF file names its experts: all of a layer in one tensor, or one tensor an expert under today's or older
+    /// names. llama.cpp loads the first alone.
+    #[arg(long, value_enum, default_value_t = Naming::Stacked)]
+    pub naming: Naming,
+
+    /// How matrices are stored: a block format for all (F32, F16, BF16, Q8_0, Q4_0, Q4_K, ...), or a mix (Q3_K_M,
+    /// Q4_K_M, Q5_K_M). Rows that are not whole blocks get the next best format. [default: Q4_K_M; BF16 in a Hugging
+    /// Face folder]
+    #[arg(long, value_name = "FORMAT")]
+    pub quant: Option<Quantisation>,
+
+    /// Which experts tokens are sent to: uniform follows the token alone, and neighbours share experts by chance; with
+    /// reuse a token keeps 30 to 50 % of the experts of the one before.
+    #[arg(long, value_enum, default_value_t = SynthRouting::Uniform)]
+    pub routing: SynthRouting,
+
+    /// Decides every weight.
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub seed: u64,
+
+    /// Files that the tensors are spread over.
+    #[arg(long, value_name = "PARTS", default_value_t = 1, value_parser = positive(9999))]
+    pub split: u32,
+
+    /// Replace what is there.
+    #[arg(long)]
+    pub overwrite: bool,
+
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How the experts of a GGUF file are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Naming {
+    /// `blk.0.ffn_gate_exps.weight`.
+    Stacked,
+    /// `blk.0.ffn_gate.7.weight`.
+    PerExpert,
+    /// `blk.0.ffn.experts.7.w1.weight`.
+    Legacy,
+}
+
+/// Which experts tokens are sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SynthRouting {
+    /// By the token alone.
+    Uniform,
+    /// By a running mixture of the last tokens.
+    Reuse,
+}
+
 /// `odmoe pack`.
 #[derive(Args, Clone, Debug)]
 pub struct PackArgs {
@@ -393,6 +485,11 @@ pub struct PackArgs {
 
 fn positive(most: u32) -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=i64::from(most))
+}
+
+fn parse_preset(name: &str) -> Result<Preset, String> {
+    let found = Preset::ALL.into_iter().find(|preset| preset.name() == name);
+    found.ok_or_else(|| format!("not one of {}", Preset::ALL.map(Preset::name).join(", ")))
 }
 
 fn parse_within<const LEAST: i32, const MOST: i32>(text: &str) -> Result<f32, String> {

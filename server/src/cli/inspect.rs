@@ -72,11 +72,14 @@ fn inspect(location: ModelLocation) -> Result<Inspected, Failure> {
                 embedded::unpack(&embedded::TINY_MOE, cache.as_deref()).map_err(Failure::failed)?;
             of_store("embedded store", &unpacked.folder, location)
         }
-        ModelLocation::HuggingFace(folder) => {
-            let source = open_source(folder).map_err(Failure::failed)?;
+        ModelLocation::HuggingFace(path) | ModelLocation::Gguf(path) => {
+            let source = open_source(path).map_err(Failure::failed)?;
             let text = source.metadata().text.clone();
             Ok(Inspected {
-                kind: "Hugging Face folder",
+                kind: match &location {
+                    ModelLocation::Gguf(_) => "GGUF file",
+                    _ => "Hugging Face folder",
+                },
                 manifest: sketch_manifest(&*source),
                 tokenizer: text.tokenizer,
                 template: text.chat_template,

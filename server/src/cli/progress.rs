@@ -59,9 +59,14 @@ fn time_left(level: Level, elapsed: Duration) -> Option<Duration> {
 impl ConversionReporter {
     /// Bars at a terminal, lines elsewhere.
     pub fn new() -> Self {
+        Self::of("converting")
+    }
+
+    /// The same for other work that writes a model, under its own name.
+    pub fn of(work: &'static str) -> Self {
         let bars = terminal::is_interactive().then(|| {
             let both = MultiProgress::new();
-            let whole = both.add(bytes_bar("converting"));
+            let whole = both.add(bytes_bar(work));
             let step = both.add(bytes_bar("step"));
             (both, whole, step)
         });

@@ -5,7 +5,7 @@ use crate::model::memory_limit::MemoryLimit;
 use odmoe_engine::MemoryPlan;
 use odmoe_formats::ByteCount;
 
-/// Bytes that experts take in memory, that is, in slots.
+/// Bytes that experts take in memory, that is, in slots; 0 in a dense model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpertBytes {
     /// Two of the largest.
@@ -28,11 +28,12 @@ pub struct ExpertBudget {
 /// A sum that does not fit. The message holds every term of it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BudgetError {
-    /// Not even two experts fit.
+    /// Not even two experts fit, or in a dense model what is always in memory.
     #[error(
-        "the model does not fit: base {base} + KV cache {kv} + scratch {scratch} + overhead {overhead} + two experts \
-         {least} = {total}, and the limit is {limit} ({source_of_limit}); raise --memory-limit or run where more memory \
-         is allowed, or lower --kv-cache, --max-running or --prefill-chunk"
+        "the model does not fit: base {base} + KV cache {kv} + scratch {scratch} + overhead {overhead}{} = {total}, and \
+         the limit is {limit} ({source_of_limit}); raise --memory-limit or run where more memory is allowed, or lower \
+         --kv-cache, --max-running or --prefill-chunk",
+        if least.0 > 0 { format!(" + two experts {least}") } else { String::new() }
     )]
     LeastDoesNotFit {
         /// Resident weights.
@@ -88,9 +89,15 @@ pub enum BudgetError {
 }
 
 impl ExpertBytes {
-    /// What a size asks for, at most all; None for `auto`.
+    /// Whether there are any.
+    pub fn is_none(&self) -> bool {
+        self.full.0 == 0
+    }
+
+    /// What a size asks for, at most all; None for `auto`, where it has to be decided.
     pub fn asked(&self, size: ExpertCacheSize) -> Option<ByteCount> {
         let bytes = match size {
+            ExpertCacheSize::Auto if self.is_none() => 0,
             ExpertCacheSize::Auto => return None,
             ExpertCacheSize::Bytes(bytes) => bytes.0,
             ExpertCacheSize::Percent(percent) => {
@@ -114,7 +121,7 @@ pub fn expert_budget(
     let others = plan.total().0 - plan.experts.0;
     let room = limit.map_or(u64::MAX, |limit| limit.bytes.0.saturating_sub(others));
     if let Some(limit) = limit
-        && room < experts.least.0
+        && limit.bytes.0 < others + experts.least.0
     {
         return Err(least_does_not_fit(plan, experts.least, limit));
     }
@@ -135,6 +142,8 @@ pub fn expert_budget(
         return Err(asked_does_not_fit(bytes, plan, ByteCount(room), limit));
     }
     let reason = match size {
+        ExpertCacheSize::Auto if experts.is_none() => "the model has none".to_owned(),
+        _ if experts.is_none() => "the model has none, so --expert-cache does nothing".to_owned(),
         ExpertCacheSize::Auto if room >= experts.full.0 => "all experts fit".to_owned(),
         ExpertCacheSize::Auto => "what the memory limit leaves".to_owned(),
         ExpertCacheSize::Bytes(asked) => format!("--expert-cache {asked}"),
@@ -259,6 +268,32 @@ mod tests {
         );
         let small = choose(ExpertCacheSize::Bytes(ByteCount(19 * MIB)), 600).unwrap_err();
         assert!(matches!(small, BudgetError::TooSmall { .. }));
+    }
+
+    #[test]
+    fn a_model_without_experts_needs_no_budget_and_takes_any() {
+        let none = ExpertBytes {
+            least: ByteCount(0),
+            full: ByteCount(0),
+        };
+        let choose = |size, mib| expert_budget(size, &plan(), none, Some(&limit(mib)), |b| b);
+        let auto = choose(ExpertCacheSize::Auto, 200).unwrap();
+        assert_eq!((auto.bytes, auto.percent), (ByteCount(0), 0.0));
+        assert_eq!(auto.reason, "the model has none");
+        for size in [
+            ExpertCacheSize::Percent(25.0),
+            ExpertCacheSize::Bytes(ByteCount(MIB)),
+        ] {
+            let budget = choose(size, 200).unwrap();
+            assert_eq!(budget.bytes, ByteCount(0));
+            assert!(budget.reason.contains("--expert-cache does nothing"));
+        }
+        // What the KV cache may take is decided without experts.
+        assert_eq!(none.asked(ExpertCacheSize::Auto), Some(ByteCount(0)));
+        assert_eq!(experts().asked(ExpertCacheSize::Auto), None);
+
+        let error = choose(ExpertCacheSize::Auto, 199).unwrap_err().to_string();
+        assert!(error.contains("overhead 30.0 MiB = 200.0 MiB"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a model's path leads to.
 
+use odmoe_convert::gguf::is_gguf;
 use odmoe_convert::is_store;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ pub enum ModelLocation {
     Store(PathBuf),
     /// A Hugging Face folder, converted once into the cache folder.
     HuggingFace(PathBuf),
+    /// A GGUF file, or one of a set, converted once into the cache folder.
+    Gguf(PathBuf),
 }
 
 /// A path that leads to no model.
@@ -26,19 +29,15 @@ pub enum LocateError {
         /// What the system said.
         source: io::Error,
     },
-    /// A kind of file that is not read yet.
-    #[error(
-        "{0}: GGUF files are not supported yet; give a Hugging Face folder or a store made by `odmoe convert`"
-    )]
-    Gguf(PathBuf),
     /// Something else.
     #[error(
-        "{0}: neither a store (a folder with manifest.json) nor a Hugging Face folder (config.json and safetensors)"
+        "{0}: neither a store (a folder with manifest.json), nor a GGUF file, nor a Hugging Face folder (config.json and \
+         safetensors)"
     )]
     Unknown(PathBuf),
 }
 
-/// Looks at names only. Without a path it is the embedded model.
+/// Looks at names, and at the first bytes of a file that has no telling one. Without a path it is the embedded model.
 pub fn locate(path: Option<&Path>) -> Result<ModelLocation, LocateError> {
     let Some(path) = path else {
         return Ok(ModelLocation::Embedded);
@@ -55,11 +54,8 @@ pub fn locate(path: Option<&Path>) -> Result<ModelLocation, LocateError> {
         if path.join("config.json").is_file() {
             return Ok(ModelLocation::HuggingFace(path.to_owned()));
         }
-    } else if path
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
-    {
-        return Err(LocateError::Gguf(path.to_owned()));
+    } else if is_gguf(path) {
+        return Ok(ModelLocation::Gguf(path.to_owned()));
     }
     Err(LocateError::Unknown(path.to_owned()))
 }
@@ -89,8 +85,11 @@ mod tests {
             ModelLocation::Store(path.to_owned())
         );
         let gguf = path.join("model.GGUF");
-        std::fs::write(&gguf, "GGUF").unwrap();
-        assert!(matches!(locate(Some(&gguf)), Err(LocateError::Gguf(_))));
+        std::fs::write(&gguf, "").unwrap();
+        assert_eq!(locate(Some(&gguf)).unwrap(), ModelLocation::Gguf(gguf));
+        let blob = path.join("sha256-0123");
+        std::fs::write(&blob, "GGUF").unwrap();
+        assert_eq!(locate(Some(&blob)).unwrap(), ModelLocation::Gguf(blob));
         assert!(matches!(
             locate(Some(&path.join("config.json"))),
             Err(LocateError::Unknown(_))

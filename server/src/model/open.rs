@@ -39,7 +39,7 @@ pub enum OpenModelError {
     /// The embedded model cannot be unpacked.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
-    /// The folder to convert is refused.
+    /// The model to convert is refused.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The conversion failed.
@@ -199,7 +199,7 @@ impl PreparedModel {
 
     fn base_fraction(&self) -> f64 {
         match self.settings.location {
-            ModelLocation::HuggingFace(_) => CONVERTED_FRACTION,
+            ModelLocation::HuggingFace(_) | ModelLocation::Gguf(_) => CONVERTED_FRACTION,
             ModelLocation::Embedded | ModelLocation::Store(_) => 0.0,
         }
     }
@@ -236,8 +236,8 @@ fn obtain_store(
             let unpacked = embedded::unpack(&embedded::TINY_MOE, settings.cache_folder.as_deref())?;
             Ok((unpacked.folder.clone(), Some(unpacked)))
         }
-        ModelLocation::HuggingFace(folder) => {
-            let source = open_source(folder)?;
+        ModelLocation::HuggingFace(path) | ModelLocation::Gguf(path) => {
+            let source = open_source(path)?;
             let cache = settings
                 .cache_folder
                 .as_deref()

@@ -6,6 +6,7 @@ use crate::model::open::PreparedModel;
 use odmoe_backend::KvFormat;
 use odmoe_expert_store::Catalog;
 use odmoe_formats::ByteCount;
+use odmoe_formats::model_config::ModelConfig;
 use std::fmt::Write;
 
 /// A number of parameters, as people say it.
@@ -26,13 +27,11 @@ pub fn describe(model: &PreparedModel) -> String {
     let facts = ModelFacts::of(&model.manifest);
     let _ = writeln!(
         lines,
-        "            {}: {} parameters, {} of them used by a token; {} layers of {} experts, {} a token",
+        "            {}: {} parameters, {} of them used by a token; {}",
         config.architecture,
         human_count(facts.parameters),
         human_count(facts.active_parameters),
-        config.num_hidden_layers,
-        config.num_experts(),
-        config.num_experts_per_tok(),
+        layers(config),
     );
     let capabilities = model.backend.capabilities();
     let _ = writeln!(
@@ -42,6 +41,24 @@ pub fn describe(model: &PreparedModel) -> String {
     );
     lines.push_str(&memory_sum(model, &facts));
     lines
+}
+
+/// What the layers are: `48 layers of 128 experts, 8 a token`.
+pub fn layers(config: &ModelConfig) -> String {
+    let all = config.num_hidden_layers;
+    let Some(moe) = &config.moe else {
+        return format!("{all} dense layers, no experts");
+    };
+    let sparse = match config.sparse_layers() {
+        sparse if sparse == all => format!("{all} layers"),
+        sparse => format!("{all} layers, {sparse} of them"),
+    };
+    let shared = match moe.shared_expert_intermediate_size {
+        0 => "",
+        _ => " and a shared one",
+    };
+    let (experts, chosen) = (moe.num_experts, moe.num_experts_per_tok);
+    format!("{sparse} of {experts} experts{shared}, {chosen} a token")
 }
 
 fn place(model: &PreparedModel) -> String {
@@ -54,7 +71,7 @@ fn place(model: &PreparedModel) -> String {
             )
         }
         (ModelLocation::Store(_), _) => format!("from {folder}"),
-        (ModelLocation::HuggingFace(source), _) => {
+        (ModelLocation::HuggingFace(source) | ModelLocation::Gguf(source), _) => {
             format!("from {}, converted in {folder}", source.display())
         }
     }
@@ -78,10 +95,13 @@ fn memory_sum(model: &PreparedModel, facts: &ModelFacts) -> String {
             config.kv_blocks * config.kv_block_tokens,
             config.max_running
         ),
-        format!(
-            "{in_memory} of {} experts, {:.0} %: {}",
-            facts.expert_count, model.budget.percent, model.budget.reason
-        ),
+        match facts.expert_count {
+            0 => model.budget.reason.clone(),
+            all => format!(
+                "{in_memory} of {all} experts, {:.0} %: {}",
+                model.budget.percent, model.budget.reason
+            ),
+        },
         format!(
             "activations of {} prompt tokens at once",
             config.prefill_chunk_tokens
@@ -156,6 +176,7 @@ pub fn curl_line(base_url: &str, name: &str, has_template: bool, needs_key: bool
 #[cfg(test)]
 mod tests {
     use super::*;
+    use odmoe_formats::model_config::MoeConfig;
 
     #[test]
     fn counts_are_said_in_words() {
@@ -166,6 +187,48 @@ mod tests {
             (98_304, "98.3 thousand"),
         ] {
             assert_eq!(human_count(count), text);
+        }
+    }
+
+    #[test]
+    fn layers_are_said_as_they_are() {
+        let mut config = config();
+        assert_eq!(layers(&config), "4 layers of 8 experts, 2 a token");
+        let moe = config.moe.as_mut().unwrap();
+        moe.dense_layers = vec![0];
+        moe.shared_expert_intermediate_size = 64;
+        assert_eq!(
+            layers(&config),
+            "4 layers, 3 of them of 8 experts and a shared one, 2 a token"
+        );
+        config.moe = None;
+        assert_eq!(layers(&config), "4 dense layers, no experts");
+    }
+
+    fn config() -> ModelConfig {
+        ModelConfig {
+            architecture: "qwen2moe".into(),
+            num_hidden_layers: 4,
+            hidden_size: 64,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 16,
+            vocab_size: 40,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10_000.0,
+            max_position_embeddings: 128,
+            tie_word_embeddings: false,
+            intermediate_size: 0,
+            attention_bias: false,
+            rope_frequency_divisors: Vec::new(),
+            moe: Some(MoeConfig {
+                num_experts: 8,
+                num_experts_per_tok: 2,
+                moe_intermediate_size: 32,
+                norm_topk_prob: true,
+                dense_layers: Vec::new(),
+                shared_expert_intermediate_size: 0,
+            }),
         }
     }
 

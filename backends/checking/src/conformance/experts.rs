@@ -1,7 +1,7 @@
 //! The grouped expert op.
 
 use super::Case;
-use super::scene::{FORMATS, Scene};
+use super::scene::Scene;
 use odmoe_backend::{ExpertGroup, ExpertRow, Op};
 use odmoe_formats::BlockFormat;
 
@@ -16,72 +16,32 @@ struct Shape {
 }
 
 pub fn cases() -> Vec<Case> {
-    use BlockFormat::{BF16, F32, Q8_0};
+    use BlockFormat::{BF16, F32, MXFP4, Q2_K, Q3_K, Q4_0, Q4_K, Q5_1, Q6_K, Q8_0};
+    let shape = |experts, hidden, width, top_k, formats| Shape {
+        experts,
+        hidden,
+        width,
+        top_k,
+        formats,
+    };
     let mut all = Vec::new();
-    for format in FORMATS {
+    for format in BlockFormat::ALL {
         let formats = [format; 3];
-        all.push(expert_ffn(
-            Shape {
-                experts: 4,
-                hidden: 64,
-                width: 96,
-                top_k: 2,
-                formats,
-            },
-            17,
-        ));
-        all.push(expert_ffn(
-            Shape {
-                experts: 2,
-                hidden: 160,
-                width: 32,
-                top_k: 2,
-                formats,
-            },
-            9,
-        ));
-        all.push(expert_ffn(
-            Shape {
-                experts: 5,
-                hidden: 256,
-                width: 128,
-                top_k: 3,
-                formats,
-            },
-            4,
-        ));
+        if format.block_elements() == 256 {
+            all.push(expert_ffn(shape(4, 256, 512, 2, formats), 17));
+            continue;
+        }
+        all.push(expert_ffn(shape(4, 64, 96, 2, formats), 17));
+        all.push(expert_ffn(shape(2, 160, 32, 2, formats), 9));
+        all.push(expert_ffn(shape(5, 256, 128, 3, formats), 4));
     }
-    let (float, mixed) = ([BF16; 3], [Q8_0, BF16, F32]);
-    all.push(expert_ffn(
-        Shape {
-            experts: 3,
-            hidden: 50,
-            width: 37,
-            top_k: 1,
-            formats: float,
-        },
-        5,
-    ));
-    all.push(expert_ffn(
-        Shape {
-            experts: 3,
-            hidden: 17,
-            width: 9,
-            top_k: 3,
-            formats: [F32; 3],
-        },
-        7,
-    ));
-    all.push(expert_ffn(
-        Shape {
-            experts: 3,
-            hidden: 64,
-            width: 40,
-            top_k: 2,
-            formats: mixed,
-        },
-        6,
-    ));
+    all.push(expert_ffn(shape(3, 50, 37, 1, [BF16; 3]), 5));
+    all.push(expert_ffn(shape(3, 17, 9, 3, [F32; 3]), 7));
+    // Files mix formats, within an expert too.
+    all.push(expert_ffn(shape(3, 64, 40, 2, [Q8_0, BF16, F32]), 6));
+    all.push(expert_ffn(shape(3, 256, 96, 2, [Q4_K, Q8_0, Q5_1]), 6));
+    all.push(expert_ffn(shape(3, 512, 256, 2, [Q6_K, Q4_0, Q2_K]), 5));
+    all.push(expert_ffn(shape(2, 256, 32, 1, [F32, Q3_K, MXFP4]), 3));
     all
 }
 

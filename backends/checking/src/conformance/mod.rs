@@ -10,6 +10,7 @@
 //! [`check_invariance`] needs no reference: it runs rows together, in parts and one by one, and wants the same bits.
 
 mod attention;
+mod blocks;
 mod experts;
 mod rows;
 mod scene;
@@ -119,6 +120,26 @@ pub fn check(
         let actual = (case.run)(&Scene::new(tested, seed), &tokens);
         let expected = (case.run)(&Scene::new(reference, seed), &tokens);
         compare(&case, &actual, &expected, tolerance, seed, &mut report);
+    }
+    report
+}
+
+/// Products with weights of any bytes and activations of any size. For backends that claim the reference's bits: where
+/// sums overflow, a tolerance means nothing.
+pub fn check_hostile(tested: &dyn Backend, reference: &dyn Backend, seed: u64) -> Report {
+    let mut report = Report::default();
+    for case in weights::hostile_cases() {
+        let tokens = case.all_tokens();
+        let actual = (case.run)(&Scene::new(tested, seed), &tokens);
+        let expected = (case.run)(&Scene::new(reference, seed), &tokens);
+        compare(
+            &case,
+            &actual,
+            &expected,
+            Tolerance::Exact,
+            seed,
+            &mut report,
+        );
     }
     report
 }

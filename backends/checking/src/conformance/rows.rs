@@ -1,14 +1,15 @@
 //! Embedding, norms, rotation, sums, copies.
 
 use super::Case;
-use super::scene::{FORMATS, Scene};
+use super::scene::Scene;
 use odmoe_backend::{Choice, Op, Rope};
 use odmoe_formats::BlockFormat;
 
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for format in FORMATS {
-        all.push(embed(format, 23, 96, 17));
+    for format in BlockFormat::ALL {
+        let hidden = 3 * format.block_elements().max(32);
+        all.push(embed(format, 23, hidden, 17));
     }
     for (width, tokens) in [
         (1, 3),
@@ -53,7 +54,7 @@ pub fn cases() -> Vec<Case> {
 
 fn embed(format: BlockFormat, vocabulary: usize, hidden: usize, tokens: usize) -> Case {
     Case::floats(
-        format!("embed {format:?} [{vocabulary}, {hidden}]"),
+        format!("embed {format} [{vocabulary}, {hidden}]"),
         tokens,
         move |scene, tokens| {
             let ids = tokens

@@ -1,5 +1,6 @@
 //! A backend with seeded data on it.
 
+use super::blocks;
 use odmoe_backend::{Backend, Buffer, Op, StreamId, Weight};
 use odmoe_formats::BlockFormat;
 
@@ -75,11 +76,34 @@ impl<'a> Scene<'a> {
 
     /// A weight with random elements, some bytes into its buffer.
     pub fn weight(&self, purpose: u64, format: BlockFormat, rows: usize, columns: usize) -> Weight {
+        self.weight_of(purpose, format, rows, columns, blocks::moderate)
+    }
+
+    /// A weight of bytes as a file may hold them: any at all, and the extremes of every field.
+    pub fn hostile_weight(
+        &self,
+        purpose: u64,
+        format: BlockFormat,
+        rows: usize,
+        columns: usize,
+    ) -> Weight {
+        self.weight_of(purpose, format, rows, columns, blocks::hostile)
+    }
+
+    fn weight_of(
+        &self,
+        purpose: u64,
+        format: BlockFormat,
+        rows: usize,
+        columns: usize,
+        block: fn(BlockFormat, &mut Numbers, &mut [u8]),
+    ) -> Weight {
         const OFFSET_BYTES: usize = 8;
         let mut numbers = self.numbers(purpose, usize::MAX >> 32);
-        let mut bytes = vec![0xab; OFFSET_BYTES];
-        for _ in 0..rows * columns / format.block_elements() {
-            block(format, &mut numbers, &mut bytes);
+        let blocks = rows * columns / format.block_elements();
+        let mut bytes = vec![0xab; OFFSET_BYTES + blocks * format.block_bytes()];
+        for bytes in bytes[OFFSET_BYTES..].chunks_exact_mut(format.block_bytes()) {
+            block(format, &mut numbers, bytes);
         }
         Weight {
             buffer: self.put_bytes(&bytes),
@@ -112,31 +136,3 @@ impl<'a> Scene<'a> {
             .collect()
     }
 }
-
-/// Writes one block of a format, made directly from random bits: magnitudes below 2, every mantissa, every integer.
-fn block(format: BlockFormat, numbers: &mut Numbers, bytes: &mut Vec<u8>) {
-    let bits = numbers.bits();
-    match format {
-        BlockFormat::F32 => bytes.extend(numbers.float().to_le_bytes()),
-        // Sign, exponent 2^-7 to 2^0, mantissa.
-        BlockFormat::F16 => bytes
-            .extend(((bits as u16 & 0x83ff) | (8 + (bits >> 32) as u16 % 8) << 10).to_le_bytes()),
-        BlockFormat::BF16 => bytes
-            .extend(((bits as u16 & 0x807f) | (120 + (bits >> 32) as u16 % 8) << 7).to_le_bytes()),
-        BlockFormat::Q8_0 => {
-            bytes.extend(
-                ((bits as u16 & 0x03ff) | (4 + (bits >> 32) as u16 % 4) << 10).to_le_bytes(),
-            );
-            bytes.extend((0..32).map(|_| numbers.bits() as u8));
-        }
-        other => panic!("no data of {other:?}"),
-    }
-}
-
-/// The formats that every backend of today has.
-pub const FORMATS: [BlockFormat; 4] = [
-    BlockFormat::F32,
-    BlockFormat::F16,
-    BlockFormat::BF16,
-    BlockFormat::Q8_0,
-];

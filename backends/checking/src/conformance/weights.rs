@@ -1,8 +1,8 @@
 //! Matrix products and the router.
 
-use super::scene::FORMATS;
+use super::scene::Scene;
 use super::{Case, RowKind};
-use odmoe_backend::{Choice, ChoiceOrder, Op, Scoring};
+use odmoe_backend::{Choice, ChoiceOrder, Op, Scoring, Weight};
 use odmoe_formats::BlockFormat;
 
 /// (N, columns, tokens): N and tokens around the sizes of tiles, panels and packed groups, columns around lanes.
@@ -23,38 +23,43 @@ const FLOAT_SHAPES: [(usize, usize, usize); 14] = [
     (35, 2048, 13),
 ];
 
-const QUANTISED_SHAPES: [(usize, usize, usize); 12] = [
-    (1, 32, 1),
-    (7, 64, 2),
-    (8, 32, 3),
-    (9, 96, 8),
-    (15, 64, 17),
-    (16, 32, 9),
-    (17, 160, 7),
-    (24, 64, 16),
-    (33, 96, 13),
-    (70, 64, 5),
-    (145, 128, 12),
-    (40, 2048, 10),
+/// (N, blocks, tokens).
+const BLOCK_SHAPES: [(usize, usize, usize); 12] = [
+    (1, 1, 1),
+    (7, 2, 2),
+    (8, 1, 3),
+    (9, 3, 8),
+    (15, 2, 17),
+    (16, 1, 9),
+    (17, 5, 7),
+    (24, 2, 16),
+    (33, 3, 13),
+    (70, 2, 5),
+    (145, 4, 12),
+    (40, 64, 10),
+];
+
+/// (N, superblocks, tokens).
+const SUPERBLOCK_SHAPES: [(usize, usize, usize); 8] = [
+    (1, 1, 1),
+    (7, 2, 2),
+    (8, 1, 3),
+    (9, 3, 8),
+    (16, 1, 5),
+    (17, 2, 17),
+    (33, 1, 4),
+    (40, 8, 10),
 ];
 
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    for format in FORMATS {
-        let quantised = format.block_elements() > 1;
-        let shapes = if quantised {
-            &QUANTISED_SHAPES[..]
-        } else {
-            &FLOAT_SHAPES[..]
-        };
-        all.extend(
-            shapes
-                .iter()
-                .map(|&(rows, columns, tokens)| mat_mul(format, rows, columns, tokens)),
-        );
+    for format in BlockFormat::ALL {
+        for (rows, columns, tokens) in shapes(format) {
+            all.push(mat_mul(format, rows, columns, tokens));
+        }
+        // Large enough that a pool is used.
+        all.push(mat_mul(format, 129, 512, 6));
     }
-    // Large enough that a pool is used.
-    all.extend(FORMATS.map(|format| mat_mul(format, 513, 512, 6)));
     let routers = [
         (3, 16, 1, 3),
         (16, 33, 4, 17),
@@ -71,20 +76,83 @@ pub fn cases() -> Vec<Case> {
     all
 }
 
-fn mat_mul(format: BlockFormat, rows: usize, columns: usize, tokens: usize) -> Case {
-    let name = format!("mat_mul {format:?} [{rows}, {columns}] for {tokens} tokens");
+/// (N, columns, tokens).
+fn shapes(format: BlockFormat) -> Vec<(usize, usize, usize)> {
+    let blocks = match format.block_elements() {
+        1 => &FLOAT_SHAPES[..],
+        256 => &SUPERBLOCK_SHAPES[..],
+        _ => &BLOCK_SHAPES[..],
+    };
+    let columns = |&(rows, blocks, tokens)| (rows, blocks * format.block_elements(), tokens);
+    blocks.iter().map(columns).collect()
+}
+
+/// Weights of any bytes, and activations from the least floats to the largest.
+pub fn hostile_cases() -> Vec<Case> {
+    let quantised = BlockFormat::ALL.into_iter().filter(|f| !f.is_float());
+    let shapes = |format| shapes(format).into_iter().map(move |shape| (format, shape));
+    let all = quantised.flat_map(shapes);
+    all.map(|(format, (rows, columns, tokens))| hostile_mat_mul(format, rows, columns, tokens))
+        .collect()
+}
+
+fn hostile_mat_mul(format: BlockFormat, rows: usize, columns: usize, tokens: usize) -> Case {
+    let name = format!("hostile mat_mul {format} [{rows}, {columns}] for {tokens} tokens");
     Case::floats(name, tokens, move |scene, tokens| {
-        let x = scene.put(&scene.token_rows(1, tokens, columns));
-        let weight = scene.weight(2, format, rows, columns);
-        let out = scene.empty(tokens.len() * rows * 4);
-        scene.run(Op::MatMul {
-            x,
-            weight,
-            out: out.clone(),
-            tokens: tokens.len(),
-        });
-        scene.rows(&out, tokens.len(), rows * 4)
+        let x: Vec<f32> = tokens
+            .iter()
+            .flat_map(|&token| hostile_row(scene, token, columns))
+            .collect();
+        let weight = scene.hostile_weight(2, format, rows, columns);
+        multiply(scene, &x, weight, tokens.len())
     })
+}
+
+/// Rows that give the largest integers, floats of every exponent, zeros among denormals, or a NaN.
+fn hostile_row(scene: &Scene<'_>, token: usize, columns: usize) -> Vec<f32> {
+    let mut numbers = scene.numbers(1, token);
+    let mut row: Vec<f32> = (0..columns)
+        .map(|_| {
+            let bits = numbers.bits();
+            let sign = (bits as u32) << 31;
+            let magnitude = match token % 4 {
+                0 => 1.5f32.to_bits(),
+                1 => 1e-3f32.to_bits(),
+                2 => (bits >> 32) as u32 & 0x7fff_ffff,
+                _ => (bits >> 32) as u32 & 0x0080_0000,
+            };
+            let x = f32::from_bits(sign | magnitude);
+            if x.is_finite() { x } else { 0.0 }
+        })
+        .collect();
+    match token % 8 {
+        // All of one sign.
+        5 => row.fill(-1e-3),
+        7 => row[columns / 2] = f32::NAN,
+        _ => {}
+    }
+    row
+}
+
+fn mat_mul(format: BlockFormat, rows: usize, columns: usize, tokens: usize) -> Case {
+    let name = format!("mat_mul {format} [{rows}, {columns}] for {tokens} tokens");
+    Case::floats(name, tokens, move |scene, tokens| {
+        let x = scene.token_rows(1, tokens, columns);
+        let weight = scene.weight(2, format, rows, columns);
+        multiply(scene, &x, weight, tokens.len())
+    })
+}
+
+fn multiply(scene: &Scene<'_>, x: &[f32], weight: Weight, tokens: usize) -> Vec<Vec<u8>> {
+    let rows = weight.rows;
+    let out = scene.empty(tokens * rows * 4);
+    scene.run(Op::MatMul {
+        x: scene.put(x),
+        weight,
+        out: out.clone(),
+        tokens,
+    });
+    scene.rows(&out, tokens, rows * 4)
 }
 
 fn route(

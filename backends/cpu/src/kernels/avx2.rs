@@ -1,9 +1,13 @@
 //! Primitives in AVX2 with FMA and F16C.
 
+use super::avx2_integers as integers;
 use super::transpose::{eight, scales8, sum_rows8, transpose8};
-use super::{BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, Simd};
+use super::{
+    ActivationSuperblock, BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, SUMS, Simd,
+    SmallPanel, superblocks,
+};
+use crate::blocks::{BLOCK, Q8Block, SUB_BLOCKS};
 use crate::reference::LANES;
-use crate::view::Q8Block;
 use std::arch::x86_64::*;
 
 /// Proof that the machine has AVX2, FMA and F16C.
@@ -48,6 +52,7 @@ impl Simd for Avx2 {
     type Packed = Packed;
     const LARGE_TILES: bool = false;
     const PACK_FROM_TOKENS: usize = 8;
+    const Q8_OFFSET: i32 = 0;
 
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         unsafe { with_features(self, kernel) }
@@ -105,6 +110,10 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+    #[inline(always)]
     fn reduce(self, x: Self::F) -> f32 {
         unsafe { reduce8(_mm256_add_ps(x[0], x[1])) }
     }
@@ -148,6 +157,66 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn small_step<const MINIMUM: bool>(
+        self,
+        panel: &SmallPanel<SUMS>,
+        offset: i32,
+        x: BlockOperand<'_>,
+        sums: __m256,
+    ) -> __m256 {
+        unsafe {
+            let dots = integers::small_dots(&panel.quants, x.block);
+            let dots = _mm256_sub_epi32(dots, _mm256_set1_epi32(offset * x.block.sum));
+            let x_scale = _mm256_set1_ps(x.block.scale);
+            let scales = _mm256_mul_ps(_mm256_loadu_ps(panel.scales.as_ptr()), x_scale);
+            let sums = _mm256_fmadd_ps(scales, _mm256_cvtepi32_ps(dots), sums);
+            if !MINIMUM {
+                return sums;
+            }
+            let minima = _mm256_mul_ps(_mm256_loadu_ps(panel.minima.as_ptr()), x_scale);
+            _mm256_fmadd_ps(minima, _mm256_set1_ps(x.block.sum as f32), sums)
+        }
+    }
+    #[inline(always)]
+    fn superblock_step<const MINIMUM: bool, const T: usize>(
+        self,
+        panel: &superblocks::Panel,
+        x: [&ActivationSuperblock; T],
+        mut sums: [__m256; T],
+    ) -> [__m256; T] {
+        unsafe {
+            let dots = integers::superblock_dots::<MINIMUM, T>(panel, x);
+            let scale = integers::widen_halves(&panel.scale);
+            let minimum = integers::widen_halves(&panel.minimum);
+            for token in 0..T {
+                let x_scale = _mm256_set1_ps(x[token].scale);
+                let scales = _mm256_mul_ps(scale, x_scale);
+                let products = _mm256_cvtepi32_ps(dots[token].products);
+                sums[token] = _mm256_fmadd_ps(scales, products, sums[token]);
+                if MINIMUM {
+                    let minima = _mm256_mul_ps(minimum, x_scale);
+                    let corrections = _mm256_cvtepi32_ps(dots[token].corrections);
+                    sums[token] = _mm256_fnmadd_ps(minima, corrections, sums[token]);
+                }
+            }
+            sums
+        }
+    }
+
+    #[inline(always)]
+    fn fifth_bits(self, bits: [u8; 4]) -> [u8; BLOCK] {
+        unsafe { integers::fifth_bits(bits) }
+    }
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], codes: [u8; BLOCK]) -> [u8; BLOCK] {
+        unsafe { integers::look_up(table, codes) }
+    }
+    #[inline(always)]
+    fn spread_bytes(self, bytes: u64, to: &mut [i16; SUB_BLOCKS]) {
+        unsafe { integers::spread_bytes(bytes, to) }
+    }
+
+    #[inline(always)]
     fn pack(self, blocks: [&Q8Block; PACKED_ROWS], to: &mut Packed) {
         unsafe {
             for half in 0..2 {
@@ -163,15 +232,40 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn pack_unsigned(
+        self,
+        quants: &[[u8; BLOCK]; PACKED_ROWS],
+        scales: &[f32; PACKED_ROWS],
+        to: &mut Packed,
+    ) {
+        unsafe {
+            for half in 0..2 {
+                let mut wide = [[_mm256_setzero_si256(); 8]; 2];
+                for row in 0..8 {
+                    let quants = quants[half * 8 + row].as_ptr().cast::<__m128i>();
+                    wide[0][row] = _mm256_cvtepu8_epi16(_mm_loadu_si128(quants));
+                    wide[1][row] = _mm256_cvtepu8_epi16(_mm_loadu_si128(quants.add(1)));
+                }
+                to.words[half][..8].copy_from_slice(&transpose8(wide[0]));
+                to.words[half][8..].copy_from_slice(&transpose8(wide[1]));
+                to.scales[half] = _mm256_loadu_ps(scales.as_ptr().add(half * 8));
+            }
+        }
+    }
+    #[inline(always)]
     fn packed_step<const T: usize>(
         self,
         packed: &Packed,
+        offset: i32,
         x: [BlockOperand<'_>; T],
         sums: &mut [Self::F; T],
     ) {
         unsafe {
             for half in 0..2 {
                 let mut dots = [_mm256_setzero_si256(); T];
+                for token in 0..T {
+                    dots[token] = _mm256_set1_epi32(-offset * x[token].block.sum);
+                }
                 for word in 0..16 {
                     let weights = packed.words[half][word];
                     for token in 0..T {

@@ -1,10 +1,14 @@
 //! Primitives in AVX-512 with VNNI.
 
 use super::avx2::reduce8;
+use super::avx512_integers as integers;
 use super::transpose::{eight, scales8, sum_rows8, transpose8};
-use super::{BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, Simd};
+use super::{
+    ActivationSuperblock, BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, SUMS, Simd,
+    SmallPanel, avx2_integers, superblocks,
+};
+use crate::blocks::{BLOCK, Q8Block, SUB_BLOCKS};
 use crate::reference::LANES;
-use crate::view::Q8Block;
 use std::arch::x86_64::*;
 
 /// Proof that the machine has AVX-512 F, BW, DQ, VL and VNNI, and what AVX2 machines have.
@@ -24,8 +28,8 @@ impl Avx512 {
     }
 }
 
-/// One block of sixteen rows: bytes 4w..4w + 4 of row r are lane r of `words[w]`, with 128 added to each so that
-/// they are unsigned, as the dot-product instruction wants one side.
+/// One block of sixteen rows: bytes 4w..4w + 4 of row r are lane r of `words[w]`, unsigned, as the dot-product
+/// instruction wants one side: those of Q8_0 have 128 added to each.
 #[derive(Clone, Copy)]
 pub struct Packed {
     words: [[__m256i; 2]; 8],
@@ -53,6 +57,7 @@ impl Simd for Avx512 {
     type Packed = Packed;
     const LARGE_TILES: bool = true;
     const PACK_FROM_TOKENS: usize = 4;
+    const Q8_OFFSET: i32 = 128;
 
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         unsafe { with_features(self, kernel) }
@@ -88,6 +93,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
     }
     #[inline(always)]
     fn reduce(self, x: __m512) -> f32 {
@@ -128,10 +137,73 @@ impl Simd for Avx512 {
             for row in 0..8 {
                 products[row] = _mm256_dpbusd_epi32(products[row], unsigned(blocks[row]), x_quants);
             }
-            let dots = _mm256_add_epi32(sum_rows8(products), _mm256_set1_epi32(x.block.offset));
+            let dots = _mm256_sub_epi32(
+                sum_rows8(products),
+                _mm256_set1_epi32(Self::Q8_OFFSET * x.block.sum),
+            );
             let scales = _mm256_mul_ps(scales8(blocks), _mm256_set1_ps(x.block.scale));
             _mm256_fmadd_ps(scales, _mm256_cvtepi32_ps(dots), sums)
         }
+    }
+
+    #[inline(always)]
+    fn small_step<const MINIMUM: bool>(
+        self,
+        panel: &SmallPanel<SUMS>,
+        offset: i32,
+        x: BlockOperand<'_>,
+        sums: __m256,
+    ) -> __m256 {
+        unsafe {
+            let dots = integers::small_dots(&panel.quants, x.block);
+            let dots = _mm256_sub_epi32(dots, _mm256_set1_epi32(offset * x.block.sum));
+            let x_scale = _mm256_set1_ps(x.block.scale);
+            let scales = _mm256_mul_ps(_mm256_loadu_ps(panel.scales.as_ptr()), x_scale);
+            let sums = _mm256_fmadd_ps(scales, _mm256_cvtepi32_ps(dots), sums);
+            if !MINIMUM {
+                return sums;
+            }
+            let minima = _mm256_mul_ps(_mm256_loadu_ps(panel.minima.as_ptr()), x_scale);
+            _mm256_fmadd_ps(minima, _mm256_set1_ps(x.block.sum as f32), sums)
+        }
+    }
+    #[inline(always)]
+    fn superblock_step<const MINIMUM: bool, const T: usize>(
+        self,
+        panel: &superblocks::Panel,
+        x: [&ActivationSuperblock; T],
+        mut sums: [__m256; T],
+    ) -> [__m256; T] {
+        unsafe {
+            let dots = integers::superblock_dots::<MINIMUM, T>(panel, x);
+            let scale = avx2_integers::widen_halves(&panel.scale);
+            let minimum = avx2_integers::widen_halves(&panel.minimum);
+            for token in 0..T {
+                let x_scale = _mm256_set1_ps(x[token].scale);
+                let scales = _mm256_mul_ps(scale, x_scale);
+                let products = _mm256_cvtepi32_ps(dots[token].products);
+                sums[token] = _mm256_fmadd_ps(scales, products, sums[token]);
+                if MINIMUM {
+                    let minima = _mm256_mul_ps(minimum, x_scale);
+                    let corrections = _mm256_cvtepi32_ps(dots[token].corrections);
+                    sums[token] = _mm256_fnmadd_ps(minima, corrections, sums[token]);
+                }
+            }
+            sums
+        }
+    }
+
+    #[inline(always)]
+    fn fifth_bits(self, bits: [u8; 4]) -> [u8; BLOCK] {
+        unsafe { avx2_integers::fifth_bits(bits) }
+    }
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], codes: [u8; BLOCK]) -> [u8; BLOCK] {
+        unsafe { avx2_integers::look_up(table, codes) }
+    }
+    #[inline(always)]
+    fn spread_bytes(self, bytes: u64, to: &mut [i16; SUB_BLOCKS]) {
+        unsafe { avx2_integers::spread_bytes(bytes, to) }
     }
 
     #[inline(always)]
@@ -152,16 +224,38 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    fn pack_unsigned(
+        self,
+        quants: &[[u8; BLOCK]; PACKED_ROWS],
+        scales: &[f32; PACKED_ROWS],
+        to: &mut Packed,
+    ) {
+        unsafe {
+            for half in 0..2 {
+                let mut words = [_mm256_setzero_si256(); 8];
+                for row in 0..8 {
+                    words[row] = _mm256_loadu_si256(quants[half * 8 + row].as_ptr().cast());
+                }
+                let words = transpose8(words);
+                for (to, words) in to.words.iter_mut().zip(words) {
+                    to[half] = words;
+                }
+                to.scales[half] = _mm256_loadu_ps(scales.as_ptr().add(half * 8));
+            }
+        }
+    }
+    #[inline(always)]
     fn packed_step<const T: usize>(
         self,
         packed: &Packed,
+        offset: i32,
         x: [BlockOperand<'_>; T],
         sums: &mut [__m512; T],
     ) {
         unsafe {
             let mut dots = [_mm512_setzero_si512(); T];
             for token in 0..T {
-                dots[token] = _mm512_set1_epi32(x[token].block.offset);
+                dots[token] = _mm512_set1_epi32(-offset * x[token].block.sum);
             }
             for word in 0..8 {
                 let weights = _mm512_loadu_si512(packed.words[word].as_ptr().cast());

@@ -1,7 +1,6 @@
 //! The reference's row loops, compiled for every set. They hold nothing but IEEE operations in a fixed order, which
 //! the compiler may put into lanes but not change.
 
-use super::q8::{QuantisedPart, quantise};
 use super::{Kernel, Simd};
 use crate::reference;
 use odmoe_backend::{Choice, ChoiceOrder, Scoring};
@@ -111,22 +110,6 @@ impl Kernel for CombineRow<'_> {
     #[inline(always)]
     fn call<S: Simd>(self, _simd: S) {
         reference::combine_row(self.outputs, |j| self.weights[j], self.into);
-    }
-}
-
-/// Quantises activations.
-pub struct Quantise<'a> {
-    /// Whole blocks.
-    pub x: &'a [f32],
-    /// As many blocks.
-    pub to: QuantisedPart<'a>,
-}
-
-impl Kernel for Quantise<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn call<S: Simd>(self, _simd: S) {
-        quantise(self.x, self.to);
     }
 }
 

@@ -1,31 +1,44 @@
 //! Fast kernels. Each is written once, over [`Simd`], and compiled for every kernel set; only the few primitives in
 //! `portable`, `avx2` and `avx512` differ. They reproduce `reference` bit for bit.
 
+mod activations;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_integers;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_integers;
+mod bytes;
 mod elementwise;
 mod float;
+mod packed;
 mod portable;
 mod product;
 mod q8;
+mod rows;
+mod small_block_formats;
+mod small_blocks;
+mod superblock_formats;
+mod superblocks;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
 
+pub use activations::{BlockRows, BlocksPart, QuantiseBlocks, QuantiseSuperblocks, SuperblockRows};
 pub use attention::AttentionTile;
 pub use elementwise::{
-    AddGatedRow, AddInPlace, Choose, CombineRow, Quantise, RmsNormRows, RotateHeads, SiluMul,
+    AddGatedRow, AddInPlace, Choose, CombineRow, RmsNormRows, RotateHeads, SiluMul,
 };
-pub use product::{Activations, OutRows, PANEL_ROWS, Product};
-use q8::BlockOperand;
-pub use q8::{QuantisedPart, QuantisedRows};
+pub use product::{ActivationForm, Activations, OutRows, PANEL_ROWS, Product};
 
+use crate::blocks::{BLOCK, Q8Block, SUB_BLOCKS};
 use crate::kernel_set::KernelSet;
 use crate::reference::LANES;
-use crate::view::Q8Block;
+use activations::{ActivationBlock, ActivationSuperblock, BlockOperand};
 use portable::{Portable, widen_bf16, widen_f16};
+use small_blocks::SmallPanel;
 
 /// Elements as they lie in memory, without alignment.
 pub type Bytes2 = [u8; 2];
@@ -34,12 +47,16 @@ pub type Bytes4 = [u8; 4];
 
 /// Rows of weights in one packed panel of the integer kernels.
 pub const PACKED_ROWS: usize = 16;
+/// Rows of weights that one token is multiplied with at a time.
+pub const SUMS: usize = 8;
+/// Tokens that a panel of superblocks is multiplied with at a time.
+const PANEL_TOKENS: usize = 4;
 
 /// What differs between kernel sets. A value of the type is the proof that the machine has the instructions.
 pub trait Simd: Copy + Send + Sync {
     /// Sixteen floats: the partial sums of `reference::dot`.
     type F: Copy;
-    /// Eight running sums of eight rows of a Q8_0 weight.
+    /// Eight running sums of eight rows of a quantised weight.
     type Sums8: Copy;
     /// Weights of one block of sixteen rows, rearranged so that rows lie in lanes.
     type Packed: Copy + Default + 'static;
@@ -47,6 +64,8 @@ pub trait Simd: Copy + Send + Sync {
     const LARGE_TILES: bool;
     /// From how many tokens on it pays to rearrange weights; `usize::MAX` where it never does.
     const PACK_FROM_TOKENS: usize;
+    /// What [`Self::pack`] adds to the quants.
+    const Q8_OFFSET: i32;
 
     /// Runs a kernel, compiled with the set's instructions.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
@@ -65,6 +84,8 @@ pub trait Simd: Copy + Send + Sync {
     fn store(self, x: Self::F, to: &mut [f32; LANES]);
     /// a * b + c with one rounding.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// a * b.
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// The sum, by halves as `reference::reduce`.
     fn reduce(self, x: Self::F) -> f32;
 
@@ -88,14 +109,67 @@ pub trait Simd: Copy + Send + Sync {
     /// The sums.
     fn sums8_store(self, sums: Self::Sums8) -> [f32; 8];
     /// sums\[r\] += (blocks\[r\].scale * x.scale) * exact dot, fused.
-    fn q8_step(self, blocks: [&Q8Block; 8], x: BlockOperand<'_>, sums: Self::Sums8) -> Self::Sums8;
+    fn q8_step(
+        self,
+        blocks: [&Q8Block; SUMS],
+        x: BlockOperand<'_>,
+        sums: Self::Sums8,
+    ) -> Self::Sums8;
+    /// sums\[r\] += (scale of row r * x.scale) * exact dot, fused, with `offset` less in each quant; then, where there
+    /// are minima, sums\[r\] += (minimum of row r * x.scale) * sum of x, fused.
+    fn small_step<const MINIMUM: bool>(
+        self,
+        panel: &SmallPanel<SUMS>,
+        offset: i32,
+        x: BlockOperand<'_>,
+        sums: Self::Sums8,
+    ) -> Self::Sums8;
+    /// The same with a superblock and T tokens: the exact dot includes the corrections, or these times the sums of x
+    /// are what the minima are multiplied with.
+    fn superblock_step<const MINIMUM: bool, const T: usize>(
+        self,
+        panel: &superblocks::Panel,
+        x: [&ActivationSuperblock; T],
+        sums: [Self::Sums8; T],
+    ) -> [Self::Sums8; T];
+
+    /// 16 in byte i where bit i is set, else 0.
+    #[inline(always)]
+    fn fifth_bits(self, bits: [u8; 4]) -> [u8; BLOCK] {
+        let mut spread = [0; BLOCK];
+        for (index, bits) in bits.into_iter().enumerate() {
+            bytes::put(&mut spread, index, bytes::spread_bits(bits) << 4);
+        }
+        spread
+    }
+    /// The entry of each code, all below 16.
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], codes: [u8; BLOCK]) -> [u8; BLOCK] {
+        codes.map(|code| table[usize::from(code & 15)])
+    }
+    /// Each of eight bytes as two 16-bit integers.
+    #[inline(always)]
+    fn spread_bytes(self, bytes: u64, to: &mut [i16; SUB_BLOCKS]) {
+        for (pair, byte) in to.chunks_exact_mut(2).zip(bytes.to_le_bytes()) {
+            pair.fill(i16::from(byte));
+        }
+    }
 
     /// Rearranges one block of sixteen rows.
     fn pack(self, blocks: [&Q8Block; PACKED_ROWS], to: &mut Self::Packed);
-    /// sums\[t\]\[r\] += (scale of row r * x\[t\].scale) * exact dot, fused, for sixteen rows and T tokens.
+    /// The same, with unsigned quants.
+    fn pack_unsigned(
+        self,
+        quants: &[[u8; BLOCK]; PACKED_ROWS],
+        scales: &[f32; PACKED_ROWS],
+        to: &mut Self::Packed,
+    );
+    /// sums\[t\]\[r\] += (scale of row r * x\[t\].scale) * exact dot, fused, for sixteen rows and T tokens, with `offset`
+    /// less in each quant.
     fn packed_step<const T: usize>(
         self,
         packed: &Self::Packed,
+        offset: i32,
         x: [BlockOperand<'_>; T],
         sums: &mut [Self::F; T],
     );

@@ -1,8 +1,11 @@
 //! Primitives in plain Rust, in a form that compilers vectorise.
 
-use super::{BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, Simd};
+use super::{
+    ActivationSuperblock, BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, SUMS, Simd,
+    SmallPanel, superblocks,
+};
+use crate::blocks::{BLOCK, Q8Block};
 use crate::reference::{LANES, reduce};
-use crate::view::Q8Block;
 
 /// Needs nothing.
 #[derive(Clone, Copy)]
@@ -14,6 +17,7 @@ impl Simd for Portable {
     type Packed = ();
     const LARGE_TILES: bool = false;
     const PACK_FROM_TOKENS: usize = usize::MAX;
+    const Q8_OFFSET: i32 = 0;
 
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.call(self)
@@ -48,6 +52,10 @@ impl Simd for Portable {
         std::array::from_fn(|lane| a[lane].mul_add(b[lane], c[lane]))
     }
     #[inline(always)]
+    fn mul(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|lane| a[lane] * b[lane])
+    }
+    #[inline(always)]
     fn reduce(self, x: [f32; LANES]) -> f32 {
         reduce(x)
     }
@@ -77,18 +85,83 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn small_step<const MINIMUM: bool>(
+        self,
+        panel: &SmallPanel<SUMS>,
+        offset: i32,
+        x: BlockOperand<'_>,
+        mut sums: [f32; SUMS],
+    ) -> [f32; SUMS] {
+        for (row, sum) in sums.iter_mut().enumerate() {
+            let dot = dot(&panel.quants[row], x.wide) - offset * x.block.sum;
+            *sum = (panel.scales[row] * x.block.scale).mul_add(dot as f32, *sum);
+            if MINIMUM {
+                let minimum = panel.minima[row] * x.block.scale;
+                *sum = minimum.mul_add(x.block.sum as f32, *sum);
+            }
+        }
+        sums
+    }
+    #[inline(always)]
+    fn superblock_step<const MINIMUM: bool, const T: usize>(
+        self,
+        panel: &superblocks::Panel,
+        x: [&ActivationSuperblock; T],
+        mut sums: [[f32; SUMS]; T],
+    ) -> [[f32; SUMS]; T] {
+        for (sums, x) in sums.iter_mut().zip(x) {
+            for (row, sum) in sums.iter_mut().enumerate() {
+                let (mut products, mut corrections) = (0, 0);
+                let parts = panel.quants[row].as_chunks::<16>().0.iter();
+                for (s, (quants, x_quants)) in parts.zip(x.quants.as_chunks::<16>().0).enumerate() {
+                    products +=
+                        i32::from(panel.scales[row][s]) * dot(quants, &x_quants.map(i16::from));
+                    corrections += i32::from(panel.corrections[row][s]) * i32::from(x.sums[s]);
+                }
+                if !MINIMUM {
+                    products += corrections;
+                }
+                let scale = widen_f16(panel.scale[row]) * x.scale;
+                *sum = scale.mul_add(products as f32, *sum);
+                if MINIMUM {
+                    let minimum = -(widen_f16(panel.minimum[row]) * x.scale);
+                    *sum = minimum.mul_add(corrections as f32, *sum);
+                }
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
     fn pack(self, _blocks: [&Q8Block; PACKED_ROWS], (): &mut ()) {
+        unreachable!("the portable set does not rearrange weights")
+    }
+    #[inline(always)]
+    fn pack_unsigned(
+        self,
+        _quants: &[[u8; BLOCK]; PACKED_ROWS],
+        _scales: &[f32; PACKED_ROWS],
+        (): &mut (),
+    ) {
         unreachable!("the portable set does not rearrange weights")
     }
     #[inline(always)]
     fn packed_step<const T: usize>(
         self,
         (): &(),
+        _offset: i32,
         _x: [BlockOperand<'_>; T],
         _sums: &mut [[f32; LANES]; T],
     ) {
         unreachable!("the portable set does not rearrange weights")
     }
+}
+
+/// The integer dot.
+#[inline(always)]
+fn dot<const N: usize>(weights: &[u8; N], x: &[i16; N]) -> i32 {
+    let products = weights.iter().zip(x);
+    products.map(|(&w, &x)| i32::from(w) * i32::from(x)).sum()
 }
 
 /// bfloat16 to binary32: its upper half.

@@ -1,7 +1,11 @@
 //! Matrix products: some rows of a weight with some rows of activations.
 
-use super::q8::{self, QuantisedRows};
-use super::{Bf16, Element, F16, F32, Kernel, Simd, float};
+use super::activations::{BlockRows, SuperblockRows};
+use super::small_blocks::{self, SmallBlockFormat};
+use super::superblocks::{self, SuperblockFormat};
+use super::{Bf16, Element, F16, F32, Kernel, Simd, float, q8};
+use super::{small_block_formats as small, superblock_formats as large};
+use crate::blocks::{BLOCK, SUPERBLOCK};
 use crate::memory::SharedSlice;
 use crate::view::WeightView;
 use odmoe_formats::BlockFormat;
@@ -11,13 +15,38 @@ use std::ops::Range;
 /// all tokens pass over it, and weights are read from memory once.
 pub const PANEL_ROWS: usize = 64;
 
-/// Rows of activations, in the form that the weight's format is multiplied with.
+/// In which form a product takes its activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActivationForm {
+    /// As they are.
+    Floats,
+    /// Blocks of 32.
+    Blocks,
+    /// Superblocks of 256.
+    Superblocks,
+}
+
+impl ActivationForm {
+    /// The form that weights of this format are multiplied with.
+    pub fn of(format: BlockFormat) -> Self {
+        match format.block_elements() {
+            1 => Self::Floats,
+            BLOCK => Self::Blocks,
+            SUPERBLOCK => Self::Superblocks,
+            other => panic!("the CPU backend has no product of {format} with blocks of {other}"),
+        }
+    }
+}
+
+/// Rows of activations, in each form that somebody wants.
 #[derive(Clone, Copy)]
-pub enum Activations<'a> {
+pub struct Activations<'a> {
     /// [_, columns].
-    Float(&'a [f32]),
-    /// For Q8_0.
-    Quantised(&'a QuantisedRows),
+    pub floats: &'a [f32],
+    /// The same rows.
+    pub blocks: Option<&'a BlockRows>,
+    /// The same rows.
+    pub superblocks: Option<&'a SuperblockRows>,
 }
 
 /// Where results go: token t's row is row `rows[t]` of a matrix with `stride` columns.
@@ -62,22 +91,30 @@ impl Kernel for Product<'_> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
-        match (self.weight.format, self.x) {
-            (BlockFormat::F32, Activations::Float(x)) => self.float::<S, F32>(simd, x),
-            (BlockFormat::F16, Activations::Float(x)) => self.float::<S, F16>(simd, x),
-            (BlockFormat::BF16, Activations::Float(x)) => self.float::<S, Bf16>(simd, x),
-            (BlockFormat::Q8_0, Activations::Quantised(x)) => self.quantised(simd, x),
-            (other, _) => {
-                panic!("the CPU backend has no product of {other:?} with such activations")
-            }
+        match self.weight.format {
+            BlockFormat::F32 => self.float::<S, F32>(simd),
+            BlockFormat::F16 => self.float::<S, F16>(simd),
+            BlockFormat::BF16 => self.float::<S, Bf16>(simd),
+            BlockFormat::Q8_0 => self.q8(simd),
+            BlockFormat::Q4_0 => self.small_blocks::<S, small::Q4_0>(simd),
+            BlockFormat::Q4_1 => self.small_blocks::<S, small::Q4_1>(simd),
+            BlockFormat::Q5_0 => self.small_blocks::<S, small::Q5_0>(simd),
+            BlockFormat::Q5_1 => self.small_blocks::<S, small::Q5_1>(simd),
+            BlockFormat::MXFP4 => self.small_blocks::<S, small::Mxfp4>(simd),
+            BlockFormat::Q2_K => self.superblocks::<S, large::Q2K>(simd),
+            BlockFormat::Q3_K => self.superblocks::<S, large::Q3K>(simd),
+            BlockFormat::Q4_K => self.superblocks::<S, large::Q4K>(simd),
+            BlockFormat::Q5_K => self.superblocks::<S, large::Q5K>(simd),
+            BlockFormat::Q6_K => self.superblocks::<S, large::Q6K>(simd),
+            other => panic!("the CPU backend has no product of {other}"),
         }
     }
 }
 
 impl Product<'_> {
     #[inline(always)]
-    fn float<S: Simd, E: Element>(&self, simd: S, x: &[f32]) {
-        let columns = self.weight.columns;
+    fn float<S: Simd, E: Element>(&self, simd: S) {
+        let (columns, x) = (self.weight.columns, self.x.floats);
         float::products(
             simd,
             self.rows.len(),
@@ -89,12 +126,36 @@ impl Product<'_> {
     }
 
     #[inline(always)]
-    fn quantised<S: Simd>(&self, simd: S, x: &QuantisedRows) {
+    fn q8<S: Simd>(&self, simd: S) {
         q8::products(
             simd,
             self.rows.len(),
-            |row| self.weight.q8_row(self.rows.start + row),
-            x,
+            |row| self.weight.blocks(self.rows.start + row),
+            self.x.blocks.expect("activations in blocks"),
+            self.tokens,
+            |token, row, sums| self.out.put(token, self.rows.start + row, sums),
+        );
+    }
+
+    #[inline(always)]
+    fn small_blocks<S: Simd, F: SmallBlockFormat>(&self, simd: S) {
+        small_blocks::products::<S, F>(
+            simd,
+            self.rows.len(),
+            |row| self.weight.blocks(self.rows.start + row),
+            self.x.blocks.expect("activations in blocks"),
+            self.tokens,
+            |token, row, sums| self.out.put(token, self.rows.start + row, sums),
+        );
+    }
+
+    #[inline(always)]
+    fn superblocks<S: Simd, F: SuperblockFormat>(&self, simd: S) {
+        superblocks::products::<S, F>(
+            simd,
+            self.rows.len(),
+            |row| self.weight.blocks(self.rows.start + row),
+            self.x.superblocks.expect("activations in superblocks"),
             self.tokens,
             |token, row, sums| self.out.put(token, self.rows.start + row, sums),
         );

@@ -1,6 +1,6 @@
 //! An 8 x 8 transpose of 32-bit words, for rearranging weights.
 
-use crate::view::Q8Block;
+use crate::blocks::Q8Block;
 use std::arch::x86_64::*;
 
 /// out\[i\] lane j = rows\[j\] lane i.

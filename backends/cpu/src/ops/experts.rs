@@ -3,13 +3,12 @@
 use super::Executor;
 use super::machine::Machine;
 use super::operands::{floats, floats_mut, read, weight_view, write};
-use super::products::{activations, chunk_rows};
+use super::products::{QuantisedScratch, activations, chunk_rows};
 use crate::kernel_set::KernelSet;
-use crate::kernels::{Activations, OutRows, Product, QuantisedRows, SiluMul};
+use crate::kernels::{Activations, OutRows, Product, SiluMul};
 use crate::memory::{ReadGuard, SharedSlice};
 use crate::reference::{self, ExpertView};
 use odmoe_backend::{Buffer, ExpertGroup, ExpertRow};
-use odmoe_formats::BlockFormat;
 use std::ops::Range;
 
 /// Floats of intermediate state that are kept at once, 8 MiB. An op with more goes in several passes.
@@ -22,8 +21,8 @@ pub struct ExpertScratch {
     gate: Vec<f32>,
     /// up x, [slots, F].
     up: Vec<f32>,
-    x: QuantisedRows,
-    state: QuantisedRows,
+    x: QuantisedScratch,
+    state: QuantisedScratch,
 }
 
 /// Some rows of one expert, with their places in the intermediate state.
@@ -165,19 +164,17 @@ fn run_pass(
         .collect();
     x_rows.sort_unstable();
     x_rows.dedup();
-    let formats = jobs
-        .iter()
-        .flat_map(|job| [job.expert.gate.format, job.expert.up.format]);
-    let inputs = Inputs::new(machine, formats, x, hidden, &x_rows, x_quantised);
+    let weights = jobs.iter().flat_map(|job| [job.expert.gate, job.expert.up]);
+    let inputs = activations(machine, weights, x, &x_rows, x_quantised);
     {
         let (gate, up) = (SharedSlice::new(gate), SharedSlice::new(up));
         for_chunks(machine, jobs, width, 2 * operations, |job, rows| {
-            open_rows(machine, job, rows, &inputs, &gate, &up);
+            open_rows(machine, job, rows, inputs, &gate, &up);
         });
     }
     let slots: Vec<u32> = (0..slots as u32).collect();
-    let formats = jobs.iter().map(|job| job.expert.down.format);
-    let states = Inputs::new(machine, formats, gate, width, &slots, state_quantised);
+    let weights = jobs.iter().map(|job| job.expert.down);
+    let states = activations(machine, weights, gate, &slots, state_quantised);
     let out = SharedSlice::new(out);
     for_chunks(machine, jobs, hidden, operations, |job, rows| {
         let weight = job.expert.down;
@@ -186,7 +183,7 @@ fn run_pass(
         machine.run(Product {
             weight,
             rows,
-            x: states.of(weight.format),
+            x: states,
             tokens: &job.slots,
             out,
         });
@@ -198,7 +195,7 @@ fn open_rows(
     machine: &Machine,
     job: &Job<'_>,
     rows: Range<usize>,
-    inputs: &Inputs<'_>,
+    x: Activations<'_>,
     gate: &SharedSlice<'_, f32>,
     up: &SharedSlice<'_, f32>,
 ) {
@@ -206,7 +203,6 @@ fn open_rows(
     for (weight, to) in [(job.expert.gate, gate), (job.expert.up, up)] {
         // SAFETY: slots are distinct over all jobs, and chunks of one job write different columns.
         let out = unsafe { OutRows::new(to, width, &job.slots) };
-        let x = inputs.of(weight.format);
         machine.run(Product {
             weight,
             rows: rows.clone(),
@@ -237,36 +233,4 @@ fn for_chunks(
         let start = index % per_job * chunk;
         body(&jobs[index / per_job], start..rows.min(start + chunk));
     });
-}
-
-/// The rows that go into products, as floats and, where a weight wants it, quantised.
-struct Inputs<'a> {
-    floats: &'a [f32],
-    quantised: Option<Activations<'a>>,
-}
-
-impl<'a> Inputs<'a> {
-    fn new(
-        machine: &Machine,
-        mut formats: impl Iterator<Item = BlockFormat>,
-        x: &'a [f32],
-        columns: usize,
-        rows: &[u32],
-        scratch: &'a mut QuantisedRows,
-    ) -> Self {
-        let wanted = formats.any(|format| format == BlockFormat::Q8_0);
-        let quantised =
-            wanted.then(|| activations(machine, BlockFormat::Q8_0, x, columns, rows, scratch));
-        Self {
-            floats: x,
-            quantised,
-        }
-    }
-
-    fn of(&self, format: BlockFormat) -> Activations<'a> {
-        match self.quantised {
-            Some(quantised) if format == BlockFormat::Q8_0 => quantised,
-            _ => Activations::Float(self.floats),
-        }
-    }
 }

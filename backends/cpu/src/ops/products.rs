@@ -1,18 +1,26 @@
 //! Products over the pool: activations are quantised where the weight wants it, weight rows are shared out.
 
 use super::machine::Machine;
+use crate::blocks::{BLOCK, SUPERBLOCK};
 use crate::kernels::{
-    Activations, OutRows, PACKED_ROWS, PANEL_ROWS, Product, Quantise, QuantisedPart, QuantisedRows,
+    ActivationForm, Activations, BlockRows, BlocksPart, OutRows, PACKED_ROWS, PANEL_ROWS, Product,
+    QuantiseBlocks, QuantiseSuperblocks, SuperblockRows,
 };
 use crate::memory::SharedSlice;
-use crate::view::{Q8_ELEMENTS, WeightView};
-use odmoe_formats::BlockFormat;
+use crate::view::WeightView;
 
 /// Buffers that ops need on the way. They grow to what the largest op needs (bounded by the largest batch), and stay.
 #[derive(Default)]
 pub struct ProductScratch {
-    quantised: QuantisedRows,
+    quantised: QuantisedScratch,
     identity: Vec<u32>,
+}
+
+/// Quantised activations, in both forms.
+#[derive(Default)]
+pub struct QuantisedScratch {
+    blocks: BlockRows,
+    superblocks: SuperblockRows,
 }
 
 /// 0, 1, 2, ... `count` - 1, from a vector that only grows.
@@ -21,43 +29,79 @@ fn identity(numbers: &mut Vec<u32>, count: usize) -> &[u32] {
     &numbers[..count]
 }
 
-/// Rows of x [_, columns] in the form that a product with `format` takes. `rows`, ascending, are those that the
-/// product will read.
+/// Rows of x [_, columns] in every form that products of these formats take. `rows`, ascending, are those that the
+/// products will read.
 pub fn activations<'a>(
     machine: &Machine,
-    format: BlockFormat,
+    weights: impl Iterator<Item = WeightView<'a>> + Clone,
     x: &'a [f32],
-    columns: usize,
     rows: &[u32],
-    quantised: &'a mut QuantisedRows,
+    scratch: &'a mut QuantisedScratch,
 ) -> Activations<'a> {
-    if format != BlockFormat::Q8_0 {
-        return Activations::Float(x);
-    }
     assert!(
         rows.is_sorted_by(|a, b| a < b),
         "a row would be written twice"
     );
+    let wanted = |form| {
+        let mut columns = weights
+            .clone()
+            .filter(|weight| ActivationForm::of(weight.format) == form)
+            .map(|weight| weight.columns);
+        columns.next()
+    };
+    let mut all = Activations {
+        floats: x,
+        blocks: None,
+        superblocks: None,
+    };
+    if let Some(columns) = wanted(ActivationForm::Blocks) {
+        quantise_blocks(machine, x, columns, rows, &mut scratch.blocks);
+        all.blocks = Some(&scratch.blocks);
+    }
+    if let Some(columns) = wanted(ActivationForm::Superblocks) {
+        quantise_superblocks(machine, x, columns, rows, &mut scratch.superblocks);
+        all.superblocks = Some(&scratch.superblocks);
+    }
+    all
+}
+
+fn quantise_blocks(machine: &Machine, x: &[f32], columns: usize, rows: &[u32], to: &mut BlockRows) {
     let rows_in_use = rows.last().map_or(0, |&last| last as usize + 1);
-    let QuantisedPart { blocks, wide } = quantised.prepare(rows_in_use, columns);
+    let BlocksPart { blocks, wide } = to.prepare(rows_in_use, columns);
     let (blocks, wide) = (SharedSlice::new(blocks), SharedSlice::new(wide));
-    let blocks_a_row = columns / Q8_ELEMENTS;
+    let blocks_a_row = columns / BLOCK;
     machine.parallel(rows.len(), rows.len() * columns, |index| {
         let row = rows[index] as usize;
         let range = row * blocks_a_row..(row + 1) * blocks_a_row;
         // SAFETY: every index is claimed once, and rows are distinct, so parts do not overlap.
         let to = unsafe {
-            QuantisedPart {
+            BlocksPart {
                 blocks: blocks.range_mut(range.clone()),
                 wide: wide.range_mut(range),
             }
         };
-        machine.run(Quantise {
-            x: &x[row * columns..(row + 1) * columns],
-            to,
-        });
+        let x = &x[row * columns..(row + 1) * columns];
+        machine.run(QuantiseBlocks { x, to });
     });
-    Activations::Quantised(quantised)
+}
+
+fn quantise_superblocks(
+    machine: &Machine,
+    x: &[f32],
+    columns: usize,
+    rows: &[u32],
+    to: &mut SuperblockRows,
+) {
+    let rows_in_use = rows.last().map_or(0, |&last| last as usize + 1);
+    let superblocks = SharedSlice::new(to.prepare(rows_in_use, columns));
+    let a_row = columns / SUPERBLOCK;
+    machine.parallel(rows.len(), rows.len() * columns, |index| {
+        let row = rows[index] as usize;
+        // SAFETY: every index is claimed once, and rows are distinct, so parts do not overlap.
+        let to = unsafe { superblocks.range_mut(row * a_row..(row + 1) * a_row) };
+        let x = &x[row * columns..(row + 1) * columns];
+        machine.run(QuantiseSuperblocks { x, to });
+    });
 }
 
 /// Weight rows of one chunk: as many as a panel holds, fewer where threads would go idle.
@@ -82,7 +126,7 @@ pub fn linear(
         identity: numbers,
     } = scratch;
     let rows = identity(numbers, tokens);
-    let x = activations(machine, weight.format, x, weight.columns, rows, quantised);
+    let x = activations(machine, std::iter::once(weight), x, rows, quantised);
     let shared = SharedSlice::new(out);
     // SAFETY: the rows are distinct, and chunks write different columns of them.
     let out = unsafe { OutRows::new(&shared, weight.rows, rows) };

@@ -1,8 +1,8 @@
 //! The sums that every kernel set must reproduce bit for bit.
 
 use crate::reference::quantise::{QuantisedRow, quantise_row};
-use crate::view::{Q8Block, WeightView, read_f32};
-use odmoe_formats::BlockFormat;
+use crate::reference::quantised::dot_quantised;
+use crate::view::WeightView;
 
 /// Partial sums of a float sum. Element k goes to partial sum k mod 16 in ascending k, whatever the machine's
 /// vectors are: one AVX-512 register, two of AVX2, four of NEON.
@@ -69,66 +69,25 @@ pub fn maximum(x: &[f32]) -> f32 {
     lanes.into_iter().fold(f32::NEG_INFINITY, larger)
 }
 
-/// Sum over blocks, ascending, of (weight scale * activation scale) * integer dot: one fused multiply-add a block.
-pub fn dot_q8(weight: &[Q8Block], x: &QuantisedRow<'_>) -> f32 {
-    assert_eq!(weight.len(), x.scales.len());
-    let mut sum = 0.0f32;
-    for (block, (quants, &scale)) in weight.iter().zip(x.quants.iter().zip(x.scales)) {
-        let dot: i32 = block
-            .quants
-            .iter()
-            .zip(quants)
-            .map(|(&w, &q)| i32::from(w) * i32::from(q))
-            .sum();
-        sum = (block.scale() * scale).mul_add(dot as f32, sum);
-    }
-    sum
-}
-
-/// Decodes a row to F32, exactly: also a binary16 scale times a signed byte fits the mantissa.
+/// Decodes a row to F32, as the format's own decoder does.
 pub fn decode_row(weight: &WeightView<'_>, row: usize, out: &mut [f32]) {
-    assert_eq!(out.len(), weight.columns);
-    let bytes = weight.row(row);
-    match weight.format {
-        BlockFormat::F32 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-                *out = read_f32(bytes);
-            }
-        }
-        BlockFormat::F16 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                *out = half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-            }
-        }
-        BlockFormat::BF16 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(2)) {
-                *out = half::bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-            }
-        }
-        BlockFormat::Q8_0 => {
-            for (out, block) in out.chunks_exact_mut(32).zip(weight.q8_row(row)) {
-                for (out, &quant) in out.iter_mut().zip(&block.quants) {
-                    *out = block.scale() * f32::from(quant);
-                }
-            }
-        }
-        other => panic!("the CPU backend has no kernels for {other:?}"),
-    }
+    weight.format.decode_row(weight.row(row), out);
 }
 
 /// out \[N\] = weight \[N, columns\] * x \[columns\].
 pub fn linear(weight: &WeightView<'_>, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), weight.columns);
     assert_eq!(out.len(), weight.rows);
-    if weight.format == BlockFormat::Q8_0 {
-        let (mut quants, mut scales) = (vec![[0i8; 32]; x.len() / 32], vec![0.0f32; x.len() / 32]);
+    if !weight.format.is_float() {
+        let blocks = x.len() / weight.format.block_elements();
+        let (mut quants, mut scales) = (vec![0i8; x.len()], vec![0.0f32; blocks]);
         quantise_row(x, &mut quants, &mut scales);
         let x = QuantisedRow {
             quants: &quants,
             scales: &scales,
         };
         for (row, out) in out.iter_mut().enumerate() {
-            *out = dot_q8(weight.q8_row(row), &x);
+            *out = dot_quantised(weight.format, weight.row(row), &x);
         }
         return;
     }

@@ -11,6 +11,7 @@ mod elementwise;
 mod exp;
 mod expert_ffn;
 mod quantise;
+mod quantised;
 mod rope;
 mod router;
 

@@ -22,7 +22,7 @@ fn missing_files_are_named() {
     let open = |path: &Path| open_source(path).err().unwrap().to_string();
     assert!(open(&folder.path().join("nowhere")).contains("No such file"));
     fs::write(folder.path().join("model.bin"), "x").unwrap();
-    assert!(open(&folder.path().join("model.bin")).contains("give a Hugging Face folder"));
+    assert!(open(&folder.path().join("model.bin")).contains("or a Hugging Face folder"));
 }
 
 #[test]

@@ -11,7 +11,6 @@ pub(super) fn field<const BITS: usize, const RUN: usize>(plane: &[u8], index: us
 }
 
 /// Adds the low bits of `value` to a field that is 0.
-#[cfg(test)]
 pub(super) fn put_field<const BITS: usize, const RUN: usize>(
     plane: &mut [u8],
     index: usize,

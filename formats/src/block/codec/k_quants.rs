@@ -6,7 +6,9 @@
 //! - affine (`Q2_K`, `Q4_K`, `Q5_K`): (d * s) * q - (m * t), all of s, t and q unsigned;
 //! - symmetric (`Q3_K`, `Q6_K`): (d * s) * q, with s and q signed.
 
+mod encode;
 mod packing;
+mod search;
 
 use half::f16;
 
@@ -79,4 +81,24 @@ pub(super) fn decode_q5_k(block: &[u8; 176], elements: &mut SuperBlock) {
 
 pub(super) fn decode_q6_k(block: &[u8; 210], elements: &mut SuperBlock) {
     packing::unpack_q6_k(block).decode(elements);
+}
+
+pub(super) fn encode_q2_k(elements: &SuperBlock, block: &mut [u8; 84]) {
+    packing::pack_q2_k(&encode::q2_k(elements), block);
+}
+
+pub(super) fn encode_q3_k(elements: &SuperBlock, block: &mut [u8; 110]) {
+    packing::pack_q3_k(&encode::q3_k(elements), block);
+}
+
+pub(super) fn encode_q4_k(elements: &SuperBlock, block: &mut [u8; 144]) {
+    packing::pack_q4_k(&encode::q4_k(elements), block);
+}
+
+pub(super) fn encode_q5_k(elements: &SuperBlock, block: &mut [u8; 176]) {
+    packing::pack_q5_k(&encode::q5_k(elements), block);
+}
+
+pub(super) fn encode_q6_k(elements: &SuperBlock, block: &mut [u8; 210]) {
+    packing::pack_q6_k(&encode::q6_k(elements), block);
 }

@@ -170,12 +170,66 @@ fn q8_0_error_is_at_most_half_a_step_plus_the_rounding_of_the_scale() {
 }
 
 #[test]
-fn q8_0_of_values_that_are_tiny_huge_or_not_finite_does_not_panic() {
-    for value in EDGES.into_iter().chain([f32::NAN, 1.0e-40, 8.0e6]) {
-        let mut row = [1.0e-42f32; 32];
-        row[31] = value;
-        let encoded = encode(BlockFormat::Q8_0, &row);
-        decode(BlockFormat::Q8_0, &encoded);
+fn values_that_are_tiny_huge_or_not_finite_do_not_panic() {
+    for format in BlockFormat::ALL {
+        for value in EDGES
+            .into_iter()
+            .chain([f32::NAN, -f32::NAN, 1.0e-40, 8.0e6])
+        {
+            for others in [0.0, 1.0e-42, 1.0, -3.0e38, f32::NAN, f32::INFINITY] {
+                let mut row = [others; 512];
+                (row[31], row[300], row[511]) = (value, -value, value);
+                let encoded = encode(format, &row);
+                assert_eq!(decode(format, &encoded).len(), 512);
+            }
+        }
+    }
+}
+
+#[test]
+fn zeros_stay_zeros() {
+    for format in BlockFormat::ALL {
+        let decoded = decode(format, &encode(format, &[0.0; 256]));
+        assert!(decoded.iter().all(|x| *x == 0.0), "{format}");
+    }
+}
+
+/// Root mean square errors on normally distributed values, as shares of their own: what the bits of a format buy.
+#[test]
+fn more_bits_lose_less() {
+    use BlockFormat::{MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+    let seed = 11;
+    let mut random = Random::new(seed);
+    // The sum of twelve uniform values is close to normal.
+    let row: Vec<f32> = (0..256 * 64)
+        .map(|_| (0..12).map(|_| random.signed_unit()).sum::<f32>() * 0.01)
+        .collect();
+    let share_lost = |format| {
+        let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>();
+        let back = decode(format, &encode(format, &row));
+        let mut errors = row.iter().zip(back).map(|(x, y)| x - y);
+        (squares(&mut errors) / squares(&mut row.iter().copied())).sqrt()
+    };
+    let bounds = [
+        (Q2_K, 0.30),
+        (Q3_K, 0.15),
+        (MXFP4, 0.13),
+        (Q4_0, 0.10),
+        (Q4_1, 0.08),
+        (Q4_K, 0.08),
+        (Q5_0, 0.05),
+        (Q5_1, 0.04),
+        (Q5_K, 0.04),
+        (Q6_K, 0.02),
+        (Q8_0, 0.007),
+    ];
+    for (format, bound) in bounds {
+        let lost = share_lost(format);
+        assert!(lost < bound, "seed {seed}, {format}: {lost}");
+        assert!(
+            lost > bound / 2.0,
+            "seed {seed}, {format}: {lost} is too good"
+        );
     }
 }
 
@@ -208,6 +262,7 @@ fn sizes_are_checked() {
 
 #[test]
 fn rounding_to_bytes_is_that_of_the_standard_library() {
+    use super::one_scale::round_to_i8;
     let agree = |x: f32| assert_eq!(round_to_i8(x), x.round() as i8, "{x:?}");
     // Every half and whole number with its neighbours, and floats of all sizes, infinite and NaN too.
     for halves in -270i16..270 {

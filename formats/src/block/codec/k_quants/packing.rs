@@ -10,7 +10,7 @@
 //!
 //! [`fields`]: super::super::fields
 
-use super::super::fields::field;
+use super::super::fields::{field, put_field};
 use super::{Affine, ELEMENTS, Symmetric};
 use half::f16;
 use std::array::from_fn;
@@ -31,6 +31,18 @@ pub(super) fn unpack_q2_k(block: &[u8; 84]) -> Affine<16> {
     }
 }
 
+pub(super) fn pack_q2_k(from: &Affine<16>, block: &mut [u8; 84]) {
+    block.fill(0);
+    for (index, (scale, minimum)) in from.scales.iter().zip(from.minima).enumerate() {
+        block[index] = minimum << 4 | scale;
+    }
+    for (index, quant) in from.quants.iter().enumerate() {
+        put_field::<2, 32>(&mut block[16..80], index, *quant);
+    }
+    put_half(block, 80, from.scale);
+    put_half(block, 82, from.minimum);
+}
+
 pub(super) fn unpack_q3_k(block: &[u8; 110]) -> Symmetric {
     let (third, lower) = (&block[..32], &block[32..96]);
     let (scale_lower, scale_upper) = (&block[96..104], &block[104..108]);
@@ -49,16 +61,48 @@ pub(super) fn unpack_q3_k(block: &[u8; 110]) -> Symmetric {
     }
 }
 
+pub(super) fn pack_q3_k(from: &Symmetric, block: &mut [u8; 110]) {
+    block.fill(0);
+    for (index, scale) in from.scales.iter().enumerate() {
+        let scale = (scale + Q3_K_SCALE_OFFSET) as u8;
+        put_field::<4, 8>(&mut block[96..104], index, scale);
+        put_field::<2, 4>(&mut block[104..108], index, scale >> 4);
+    }
+    for (index, quant) in from.quants.iter().enumerate() {
+        let quant = (quant + Q3_K_OFFSET) as u8;
+        put_field::<2, 32>(&mut block[32..96], index, quant);
+        put_field::<1, 32>(&mut block[..32], index, quant >> 2);
+    }
+    put_half(block, 108, from.scale);
+}
+
 pub(super) fn unpack_q4_k(block: &[u8; 144]) -> Affine<8> {
     let quants = &block[16..];
     let quants = from_fn(|index| field::<4, 32>(quants, index));
     unpack_six_bit_affine(&block[..16], quants)
 }
 
+pub(super) fn pack_q4_k(from: &Affine<8>, block: &mut [u8; 144]) {
+    block.fill(0);
+    pack_six_bit_affine(from, &mut block[..16]);
+    for (index, quant) in from.quants.iter().enumerate() {
+        put_field::<4, 32>(&mut block[16..], index, *quant);
+    }
+}
+
 pub(super) fn unpack_q5_k(block: &[u8; 176]) -> Affine<8> {
     let (fifth, lower) = (&block[16..48], &block[48..]);
     let quants = from_fn(|index| field::<1, 32>(fifth, index) << 4 | field::<4, 32>(lower, index));
     unpack_six_bit_affine(&block[..16], quants)
+}
+
+pub(super) fn pack_q5_k(from: &Affine<8>, block: &mut [u8; 176]) {
+    block.fill(0);
+    pack_six_bit_affine(from, &mut block[..16]);
+    for (index, quant) in from.quants.iter().enumerate() {
+        put_field::<1, 32>(&mut block[16..48], index, quant >> 4);
+        put_field::<4, 32>(&mut block[48..], index, *quant);
+    }
 }
 
 pub(super) fn unpack_q6_k(block: &[u8; 210]) -> Symmetric {
@@ -72,6 +116,19 @@ pub(super) fn unpack_q6_k(block: &[u8; 210]) -> Symmetric {
             (upper << 4 | lower) as i8 - Q6_K_OFFSET
         }),
     }
+}
+
+pub(super) fn pack_q6_k(from: &Symmetric, block: &mut [u8; 210]) {
+    block.fill(0);
+    for (index, quant) in from.quants.iter().enumerate() {
+        let quant = (quant + Q6_K_OFFSET) as u8;
+        put_field::<4, 64>(&mut block[..128], index, quant);
+        put_field::<2, 32>(&mut block[128..192], index, quant >> 4);
+    }
+    for (index, scale) in from.scales.iter().enumerate() {
+        block[192 + index] = *scale as u8;
+    }
+    put_half(block, 208, from.scale);
 }
 
 /// The 16 bytes before the quants of `Q4_K` and `Q5_K`. Of the 12 after d and m, the first four hold the scales of
@@ -92,6 +149,22 @@ fn unpack_six_bit_affine(head: &[u8], quants: [u8; ELEMENTS]) -> Affine<8> {
     }
 }
 
+/// The inverse of [`unpack_six_bit_affine`], into zeros.
+fn pack_six_bit_affine(from: &Affine<8>, head: &mut [u8]) {
+    put_half(head, 0, from.scale);
+    put_half(head, 2, from.minimum);
+    for index in 0..4 {
+        let (scale, minimum) = (from.scales[index + 4], from.minima[index + 4]);
+        head[4 + index] = (scale >> 4) << 6 | from.scales[index];
+        head[8 + index] = (minimum >> 4) << 6 | from.minima[index];
+        head[12 + index] = minimum << 4 | scale & 15;
+    }
+}
+
 fn half_at(bytes: &[u8], at: usize) -> f16 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn put_half(bytes: &mut [u8], at: usize, value: f16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
 }

@@ -1,0 +1,209 @@
+//! Rows of activations, quantised: in blocks of 32 and in superblocks of 256.
+
+use super::{Kernel, Simd};
+use crate::blocks::{BLOCK, SUB_BLOCKS, SUPERBLOCK};
+use crate::reference::quantise_block;
+
+/// 32 quantised activations.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ActivationBlock {
+    /// The integers.
+    pub quants: [i8; BLOCK],
+    /// Their unit.
+    pub scale: f32,
+    /// Their sum, for minima and for sets that multiply with unsigned weights.
+    pub sum: i32,
+}
+
+/// A block of activations, as integers of both widths: each set takes the one that its instructions want.
+#[derive(Clone, Copy)]
+pub struct BlockOperand<'a> {
+    /// The block.
+    pub block: &'a ActivationBlock,
+    /// Its integers, wider.
+    pub wide: &'a [i16; BLOCK],
+}
+
+/// 256 quantised activations.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct ActivationSuperblock {
+    /// The integers.
+    pub quants: [i8; SUPERBLOCK],
+    /// Sums of 16 of them, at most 2032 in magnitude.
+    pub sums: [i16; SUB_BLOCKS],
+    /// Their unit.
+    pub scale: f32,
+}
+
+/// Rows of blocks of 32. Grown, never shrunk.
+#[derive(Default)]
+pub struct BlockRows {
+    blocks_a_row: usize,
+    blocks: Vec<ActivationBlock>,
+    wide: Vec<[i16; BLOCK]>,
+}
+
+/// The part of [`BlockRows`] that one chunk of a parallel loop fills.
+pub struct BlocksPart<'a> {
+    /// See [`BlockOperand`].
+    pub blocks: &'a mut [ActivationBlock],
+    /// See [`BlockOperand`].
+    pub wide: &'a mut [[i16; BLOCK]],
+}
+
+/// One row of [`BlockRows`].
+#[derive(Clone, Copy)]
+pub struct BlockRow<'a> {
+    blocks: &'a [ActivationBlock],
+    wide: &'a [[i16; BLOCK]],
+}
+
+/// Rows of superblocks. Grown, never shrunk.
+#[derive(Default)]
+pub struct SuperblockRows {
+    superblocks_a_row: usize,
+    superblocks: Vec<ActivationSuperblock>,
+}
+
+/// In both forms together an element takes at most 5 bytes, which `odmoe_backend::scratch_bytes_max` counts on.
+const _: () = {
+    let blocks = SUPERBLOCK / BLOCK * (size_of::<ActivationBlock>() + size_of::<[i16; BLOCK]>());
+    assert!(blocks + size_of::<ActivationSuperblock>() <= 5 * SUPERBLOCK);
+};
+
+impl BlockRows {
+    /// Makes room for `rows` of `columns` and hands it out.
+    pub fn prepare(&mut self, rows: usize, columns: usize) -> BlocksPart<'_> {
+        assert_whole(columns, BLOCK);
+        self.blocks_a_row = columns / BLOCK;
+        let blocks = rows * self.blocks_a_row;
+        if self.blocks.len() < blocks {
+            let empty = ActivationBlock {
+                quants: [0; BLOCK],
+                scale: 0.0,
+                sum: 0,
+            };
+            self.blocks.resize(blocks, empty);
+            self.wide.resize(blocks, [0; BLOCK]);
+        }
+        BlocksPart {
+            blocks: &mut self.blocks[..blocks],
+            wide: &mut self.wide[..blocks],
+        }
+    }
+
+    /// One row.
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> BlockRow<'_> {
+        let range = row * self.blocks_a_row..(row + 1) * self.blocks_a_row;
+        BlockRow {
+            blocks: &self.blocks[range.clone()],
+            wide: &self.wide[range],
+        }
+    }
+}
+
+impl<'a> BlockRow<'a> {
+    /// So many blocks, as a slice whose length the compiler knows.
+    #[inline(always)]
+    pub fn first(self, blocks: usize) -> Self {
+        Self {
+            blocks: &self.blocks[..blocks],
+            wide: &self.wide[..blocks],
+        }
+    }
+
+    /// One block.
+    #[inline(always)]
+    pub fn block(self, block: usize) -> BlockOperand<'a> {
+        BlockOperand {
+            block: &self.blocks[block],
+            wide: &self.wide[block],
+        }
+    }
+}
+
+impl SuperblockRows {
+    /// Makes room for `rows` of `columns` and hands it out.
+    pub fn prepare(&mut self, rows: usize, columns: usize) -> &mut [ActivationSuperblock] {
+        assert_whole(columns, SUPERBLOCK);
+        self.superblocks_a_row = columns / SUPERBLOCK;
+        let superblocks = rows * self.superblocks_a_row;
+        if self.superblocks.len() < superblocks {
+            let empty = ActivationSuperblock {
+                quants: [0; SUPERBLOCK],
+                sums: [0; SUB_BLOCKS],
+                scale: 0.0,
+            };
+            self.superblocks.resize(superblocks, empty);
+        }
+        &mut self.superblocks[..superblocks]
+    }
+
+    /// One row.
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> &[ActivationSuperblock] {
+        &self.superblocks[row * self.superblocks_a_row..][..self.superblocks_a_row]
+    }
+}
+
+fn assert_whole(columns: usize, block: usize) {
+    assert!(
+        columns.is_multiple_of(block),
+        "{columns} columns are not whole blocks of {block}"
+    );
+}
+
+/// Quantises activations into blocks of 32.
+pub struct QuantiseBlocks<'a> {
+    /// Whole blocks.
+    pub x: &'a [f32],
+    /// As many blocks.
+    pub to: BlocksPart<'a>,
+}
+
+impl Kernel for QuantiseBlocks<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, _simd: S) {
+        let (x, to) = (self.x.as_chunks::<BLOCK>().0, self.to);
+        assert!(x.len() == to.blocks.len() && x.len() == to.wide.len());
+        for ((x, block), wide) in x.iter().zip(to.blocks).zip(to.wide) {
+            block.scale = quantise_block(x, &mut block.quants);
+            block.sum = 0;
+            for (quant, wide) in block.quants.iter().zip(wide) {
+                *wide = i16::from(*quant);
+                block.sum += i32::from(*quant);
+            }
+        }
+    }
+}
+
+/// Quantises activations into superblocks.
+pub struct QuantiseSuperblocks<'a> {
+    /// Whole superblocks.
+    pub x: &'a [f32],
+    /// As many superblocks.
+    pub to: &'a mut [ActivationSuperblock],
+}
+
+impl Kernel for QuantiseSuperblocks<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn call<S: Simd>(self, _simd: S) {
+        let x = self.x.as_chunks::<SUPERBLOCK>().0;
+        assert_eq!(x.len(), self.to.len());
+        for (x, superblock) in x.iter().zip(self.to) {
+            superblock.scale = quantise_block(x, &mut superblock.quants);
+            let parts = superblock
+                .quants
+                .as_chunks::<{ SUPERBLOCK / SUB_BLOCKS }>()
+                .0;
+            for (sum, part) in superblock.sums.iter_mut().zip(parts) {
+                *sum = part.iter().map(|&quant| i16::from(quant)).sum();
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The files of a model in one folder: which were used, and the signs by which a change of them is seen.
+
+use crate::source::{Advice, SourceError, SourceFileInfo, advise_file};
+use odmoe_formats::ByteCount;
+use std::fs::{self, File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// Size and time of last change of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sign {
+    bytes: u64,
+    modified_s: i64,
+    modified_ns: i64,
+}
+
+impl Sign {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            bytes: metadata.len(),
+            modified_s: metadata.mtime(),
+            modified_ns: metadata.mtime_nsec(),
+        }
+    }
+}
+
+pub(crate) struct SourceFolder {
+    path: PathBuf,
+    infos: Vec<SourceFileInfo>,
+    signs: Vec<Sign>,
+}
+
+impl SourceFolder {
+    pub fn new(path: &Path) -> Result<Self, SourceError> {
+        // The full path, so that "." has a name too.
+        let full = path.canonicalize();
+        let path = full.map_err(|source| SourceError::Io {
+            path: path.into(),
+            source,
+        })?;
+        Ok(Self {
+            path,
+            infos: Vec::new(),
+            signs: Vec::new(),
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn file_path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The folder's name, fit to be shown: a model's name is often all that a folder says about it.
+    pub fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let shown: String = name.chars().filter(|c| !c.is_control()).take(256).collect();
+        if shown.is_empty() {
+            "model".into()
+        } else {
+            shown
+        }
+    }
+
+    pub fn infos(&self) -> &[SourceFileInfo] {
+        &self.infos
+    }
+
+    /// Notes a file as used. None where there is no file of that name.
+    pub fn add(&mut self, name: &str) -> Result<Option<usize>, SourceError> {
+        let path = self.file_path(name);
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(SourceError::Io { path, source }),
+        };
+        // Anything else, a pipe say, might never answer a read.
+        if !metadata.is_file() {
+            return Err(SourceError::Malformed {
+                path,
+                reason: "not a regular file".into(),
+            });
+        }
+        let sign = Sign::of(&metadata);
+        self.infos.push(SourceFileInfo {
+            name: name.into(),
+            bytes: sign.bytes,
+        });
+        self.signs.push(sign);
+        Ok(Some(self.infos.len() - 1))
+    }
+
+    /// Reads a whole file of at most `limit` bytes and notes it as used. None where there is none of that name.
+    pub fn read_whole(
+        &mut self,
+        name: &str,
+        limit: ByteCount,
+    ) -> Result<Option<Vec<u8>>, SourceError> {
+        let Some(index) = self.add(name)? else {
+            return Ok(None);
+        };
+        let path = self.file_path(name);
+        let found = ByteCount(self.infos[index].bytes);
+        if found > limit {
+            return Err(SourceError::FileTooLong { path, found, limit });
+        }
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(limit.0).read_to_end(&mut bytes));
+        match read {
+            Ok(_) => Ok(Some(bytes)),
+            Err(source) => Err(SourceError::Io { path, source }),
+        }
+    }
+
+    pub fn read_at(&self, index: usize, offset: u64, into: &mut [u8]) -> Result<(), SourceError> {
+        let path = self.file_path(&self.infos[index].name);
+        let read = File::open(&path).and_then(|file| file.read_exact_at(into, offset));
+        read.map_err(|source| SourceError::Io { path, source })
+    }
+
+    pub fn advise(&self, index: usize, offset: u64, bytes: u64, advice: Advice) {
+        // Where the file is gone the next read says so.
+        if let Ok(file) = File::open(self.file_path(&self.infos[index].name)) {
+            advise_file(&file, offset, bytes, advice);
+        }
+    }
+
+    /// Names, sizes and times of all used files, for the fingerprint.
+    pub fn signs(&self) -> String {
+        let lines = self.infos.iter().zip(&self.signs).map(|(info, sign)| {
+            let Sign {
+                bytes,
+                modified_s,
+                modified_ns,
+            } = sign;
+            format!("{:?} {bytes} {modified_s} {modified_ns}\n", info.name)
+        });
+        lines.collect()
+    }
+
+    pub fn check_unchanged(&self) -> Result<(), SourceError> {
+        for (info, sign) in self.infos.iter().zip(&self.signs) {
+            let path = self.file_path(&info.name);
+            if fs::metadata(&path).ok().map(|metadata| Sign::of(&metadata)) != Some(*sign) {
+                return Err(SourceError::Changed { path });
+            }
+        }
+        Ok(())
+    }
+}
