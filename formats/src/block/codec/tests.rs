@@ -262,6 +262,7 @@ fn sizes_are_checked() {
 
 #[test]
 fn rounding_to_bytes_is_that_of_the_standard_library() {
+    use super::one_scale::round_to_i8;
     let agree = |x: f32| assert_eq!(round_to_i8(x), x.round() as i8, "{x:?}");
     // Every half and whole number with its neighbours, and floats of all sizes, infinite and NaN too.
     for halves in -270i16..270 {
