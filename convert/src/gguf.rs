@@ -6,6 +6,7 @@ mod names;
 mod parts;
 mod rotary;
 mod tensors;
+pub mod tokenizer;
 mod variations;
 
 use crate::fingerprint::{Fingerprint, FingerprintBuilder};
@@ -42,10 +43,15 @@ impl GgufModel {
             .part("files", parts.folder.signs().as_bytes())
             .part("headers", parts.header_digest.to_string().as_bytes())
             .finish();
+        let text = tokenizer::import(&parts.metadata);
+        let text = text.map_err(|source| SourceError::GgufTokenizer {
+            path: parts.path.clone(),
+            source,
+        })?;
         let metadata = ModelMetadata {
             suggested_name: suggested_name(&parts.metadata, &parts.name),
             config,
-            text: Default::default(),
+            text,
         };
         Ok(Self {
             metadata,

@@ -254,6 +254,14 @@ pub enum SourceError {
         /// What is wrong.
         source: GgufError,
     },
+    /// A tokenizer that cannot be taken over from a GGUF file.
+    #[error("{path}: {source}")]
+    GgufTokenizer {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: crate::gguf::tokenizer::ImportError,
+    },
     /// A model in several files of which some are not there.
     #[error(
         "{folder}: the model is in several files and {count} are missing: {names}; download them"

@@ -5,7 +5,7 @@ use odmoe_tests::binary::odmoe_binary;
 use odmoe_tests::cgroup::MemoryCgroup;
 use odmoe_tests::conversion::{Conversion, assert_same_files, files_below, recorded_experts};
 use odmoe_tests::models::large_model;
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,13 +25,13 @@ impl Tmpfs {
         Self(at)
     }
 
-    /// Takes all room that is left, whatever is written meanwhile.
-    fn fill(&self, ballast: &File, taken: &mut u64) {
-        let found = statvfs(&self.0).expect("a mounted file system");
-        let free = found.f_bfree * found.f_frsize;
-        // Where a writer was faster there is less than was seen; the next round takes it.
-        if free > 0 && fallocate(ballast, FallocateFlags::empty(), *taken, free).is_ok() {
-            *taken += free;
+    /// Takes all room that is left.
+    fn fill(ballast: &File, taken: &mut u64) {
+        // An allocation that does not fit whole gives back what it took.
+        for bytes in [1 << 20, 4096] {
+            while fallocate(ballast, FallocateFlags::empty(), *taken, bytes).is_ok() {
+                *taken += bytes;
+            }
         }
     }
 }
@@ -65,7 +65,7 @@ fn a_disk_that_fills_up_is_said_and_the_conversion_goes_on_once_there_is_room() 
     let mut conversion = Conversion::start(&source, &store);
     conversion.run_until(|_| {
         if taken > 0 || !recorded_experts(&store).is_empty() {
-            disk.fill(&ballast, &mut taken);
+            Tmpfs::fill(&ballast, &mut taken);
         }
         false
     });

@@ -17,6 +17,7 @@ use odmoe_bench::trace::{Ranking, TraceShape};
 use odmoe_bench::{belady, recall, replay};
 use odmoe_convert::WeightFormat;
 use odmoe_engine::PositionLogprobs;
+use odmoe_formats::gguf::Gguf;
 use odmoe_tests::engine::{EngineOptions, TestEngine};
 use odmoe_tests::golden::{numbers, read_json, token_ids};
 use odmoe_tests::store_files::StoreFolder;
@@ -325,4 +326,48 @@ fn replays_agree_with_the_recorded_statistics() {
             }
         }
     }
+}
+
+/// Vocabularies of public models in GGUF encode as llama.cpp's own tests expect.
+#[test]
+fn vocabularies_of_gguf_files_give_the_expected_ids() {
+    const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
+    let fixtures = tiny_moe().join("../vocab");
+    let mut checked = 0;
+    for entry in std::fs::read_dir(&fixtures).expect("a folder of vocabularies") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "gguf") {
+            continue;
+        }
+        let bytes = std::fs::read(&path).expect("a file");
+        let gguf = Gguf::read(&mut bytes.as_slice(), bytes.len() as u64);
+        let gguf = gguf.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let begun = std::time::Instant::now();
+        let text = odmoe_convert::gguf::tokenizer::import(&gguf.metadata)
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let imported_s = begun.elapsed().as_secs_f64();
+        let tokenizer = Tokenizer::from_json(&text.tokenizer.expect("a tokenizer"))
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let beside = |kind: &str| {
+            let path = format!("{}.{kind}", path.display());
+            std::fs::read_to_string(path).expect("a text file")
+        };
+        let (texts, expected) = (beside("inp"), beside("out"));
+        let texts = texts.strip_suffix(SEPARATOR).expect("the last text's end");
+        let texts: Vec<&str> = texts.split(SEPARATOR).collect();
+        assert_eq!(texts.len(), expected.lines().count(), "{}", path.display());
+        for (text, line) in texts.iter().zip(expected.lines()) {
+            let line = line.split_whitespace().map(|id| id.parse().expect("an id"));
+            let expected: Vec<u32> = line.collect();
+            let found = tokenizer.encode(text, false);
+            assert_eq!(found, Ok(expected), "{}: {text:?}", path.display());
+        }
+        println!(
+            "{}: {} texts have the expected ids; imported in {imported_s:.2} s",
+            path.display(),
+            texts.len()
+        );
+        checked += 1;
+    }
+    assert!(checked > 0, "{}: no vocabulary", fixtures.display());
 }

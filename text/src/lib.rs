@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod detokenize;
+mod facts;
 mod python;
 mod stop;
 mod surface;
@@ -12,6 +13,7 @@ mod template;
 mod tokenizer;
 
 pub use detokenize::IncrementalDetokenizer;
+pub use facts::TokenizerFacts;
 pub use stop::{StopMatcher, StopOutcome};
 pub use template::{ChatTemplate, RenderOptions, TemplateError};
 pub use tokenizer::{Tokenizer, TokenizerError};

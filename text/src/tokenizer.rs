@@ -8,7 +8,8 @@ use std::sync::Arc;
 const TOKEN_ID_LIMIT: u32 = 1 << 22;
 /// A text longer than this is counted in pieces before it is encoded whole: the library takes some 300 bytes a token.
 const PIECE_BYTES: usize = 16 << 10;
-/// Tokens by which a piece may come out longer for being cut out of its text.
+/// Tokens by which a piece may come out longer for being cut out of its text; more where a token is longer than so many
+/// bytes, which a cut may leave as one token a byte.
 const CUT_TOKENS: usize = 64;
 
 /// Why a tokenizer could not be opened, or a text not be encoded.
@@ -69,6 +70,7 @@ struct TokenTable {
     /// Token `i` is `bytes[starts[i]..starts[i + 1]]`.
     starts: Vec<usize>,
     special: Vec<bool>,
+    longest_bytes: usize,
 }
 
 impl Tokenizer {
@@ -114,11 +116,12 @@ impl Tokenizer {
         add_special_tokens: bool,
         limit: usize,
     ) -> Result<Vec<u32>, TokenizerError> {
+        let cut_tokens = CUT_TOKENS.max(self.0.tokens.longest_bytes);
         let mut at_least = 0;
         let mut rest = text;
         while text.len() > PIECE_BYTES && !rest.is_empty() {
             let (piece, after) = rest.split_at(char_boundary(rest, PIECE_BYTES));
-            at_least += self.encode(piece, false)?.len().saturating_sub(CUT_TOKENS);
+            at_least += self.encode(piece, false)?.len().saturating_sub(cut_tokens);
             if at_least > limit {
                 return Err(TokenizerError::TooMany { at_least, limit });
             }
@@ -222,6 +225,7 @@ impl TokenTable {
             bytes: Vec::new(),
             starts: vec![0],
             special,
+            longest_bytes: 0,
         };
         let mut entries = entries.into_iter().peekable();
         for id in 0..size {
@@ -229,7 +233,9 @@ impl TokenTable {
             while let Some((_, bytes)) = entries.next_if(|(entry, _)| *entry == id) {
                 text = Some(bytes);
             }
-            table.bytes.extend_from_slice(&text.unwrap_or_default());
+            let text = text.unwrap_or_default();
+            table.longest_bytes = table.longest_bytes.max(text.len());
+            table.bytes.extend_from_slice(&text);
             table.starts.push(table.bytes.len());
         }
         Ok(table)

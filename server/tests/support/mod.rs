@@ -1,6 +1,8 @@
 //! Runs the real binary with an environment of its own: no user's cache, configuration or variables.
 #![allow(dead_code)] // Each test file uses a part.
 
+pub mod dense;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};

@@ -110,7 +110,7 @@ pub(super) fn encode_q8_0(elements: &Block, block: &mut [u8; 34]) {
     let inverse = inverse(scale);
     put_f16(block, 0, scale);
     for (quant, x) in block[2..].iter_mut().zip(elements) {
-        *quant = (x * inverse).round() as i8 as u8;
+        *quant = super::round_to_i8(x * inverse) as u8;
     }
 }
 
