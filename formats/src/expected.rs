@@ -5,8 +5,6 @@ use crate::architecture::{self, Architecture, QueryKeyNorm};
 use crate::model_config::ModelConfig;
 use crate::names::{self, ExpertRole, LayerTensor};
 
-pub use crate::architecture::QWEN3_MOE;
-
 /// What a tensor is used for; decides how it may be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TensorUse {

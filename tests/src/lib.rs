@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod client;
 pub mod conversion;
 pub mod engine;
+pub mod fuzzing;
 pub mod golden;
 pub mod memory_sum;
 pub mod metrics;

@@ -13,42 +13,47 @@ fn sha256(path: &Path) -> String {
         .collect()
 }
 
+/// Compares the files of a folder with its `provenance.json`.
+fn check_one(model: &Path, script: &str) {
+    let oracle = root().join("tests/oracle");
+    let text = std::fs::read_to_string(model.join("provenance.json")).expect("provenance.json");
+    let provenance: Value = serde_json::from_str(&text).expect("JSON");
+    let scripts = provenance["script_sha256"].as_object().expect("hashes");
+    assert!(scripts.contains_key(script));
+    for (name, hash) in scripts {
+        assert_eq!(
+            *hash,
+            sha256(&oracle.join(name)),
+            "{}: run {script} again",
+            model.display()
+        );
+    }
+    let recorded = provenance["sha256"].as_object().expect("hashes");
+    for (name, hash) in recorded {
+        assert_eq!(
+            *hash,
+            sha256(&model.join(name)),
+            "{}/{name}",
+            model.display()
+        );
+    }
+    let files = std::fs::read_dir(model).expect("a folder").count();
+    assert_eq!(
+        files,
+        recorded.len() + 1,
+        "{}: a file without a hash",
+        model.display()
+    );
+}
+
 /// Compares every model of a folder with its provenance; `script` is the one that makes them.
 fn check(folder: &str, script: &str, expected_models: usize) {
-    let oracle = root().join("tests/oracle");
-    let models = std::fs::read_dir(oracle.join(folder)).expect("models");
+    let models = std::fs::read_dir(root().join("tests/oracle").join(folder)).expect("models");
     let models: Vec<_> = models
         .map(|entry| entry.expect("a readable folder").path())
         .collect();
     for model in &models {
-        let text = std::fs::read_to_string(model.join("provenance.json")).expect("provenance.json");
-        let provenance: Value = serde_json::from_str(&text).expect("JSON");
-        let scripts = provenance["script_sha256"].as_object().expect("hashes");
-        assert!(scripts.contains_key(script));
-        for (name, hash) in scripts {
-            assert_eq!(
-                *hash,
-                sha256(&oracle.join(name)),
-                "{}: run {script} again",
-                model.display()
-            );
-        }
-        let recorded = provenance["sha256"].as_object().expect("hashes");
-        for (name, hash) in recorded {
-            assert_eq!(
-                *hash,
-                sha256(&model.join(name)),
-                "{}/{name}",
-                model.display()
-            );
-        }
-        let files = std::fs::read_dir(model).expect("a folder").count();
-        assert_eq!(
-            files,
-            recorded.len() + 1,
-            "{}: a file without a hash",
-            model.display()
-        );
+        check_one(model, script);
     }
     assert_eq!(models.len(), expected_models);
 }
@@ -61,4 +66,12 @@ fn hugging_face_models_are_those_that_the_script_wrote() {
 #[test]
 fn gguf_models_are_those_that_the_script_wrote() {
     check("gguf", "make_gguf_goldens.py", 16);
+}
+
+#[test]
+fn vectors_of_block_formats_are_those_that_the_script_wrote() {
+    check_one(
+        &root().join("formats/tests/quants"),
+        "quants/make_quants.py",
+    );
 }

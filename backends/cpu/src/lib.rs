@@ -5,8 +5,9 @@
 //! out the work; `memory` holds the bytes.
 //!
 //! Beside the buffers that its caller allocates, a backend keeps scratch that grows to what the largest op needs, within
-//! [`odmoe_backend::scratch_bytes_max`]: at most 24 MiB for the intermediate state of experts, 3.25 bytes an element of the largest batch of activations that
-//! meets Q8_0 weights, the router's logits, and a few hundred KiB a thread.
+//! [`odmoe_backend::scratch_bytes_max`]: at most 26 MiB for the intermediate state of experts; for the largest batch of
+//! activations that meets quantised weights 3.25 bytes an element in blocks of 32 and 1.25 in superblocks of 256; the
+//! router's logits, and a few hundred KiB a thread.
 //!
 //! `unsafe` is where it must be: in `memory` (borrow states make the outside safe), in `pool` (a loop's body outlives
 //! the loop), in the vector primitives of `kernels`, and where `ops` hands disjoint parts of an output to threads.

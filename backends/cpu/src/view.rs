@@ -64,7 +64,11 @@ impl<'a> WeightView<'a> {
 
     /// All elements of an F32 weight. Copies only where the bytes are not aligned.
     pub fn as_f32(&self) -> Cow<'a, [f32]> {
-        assert_eq!(self.format, BlockFormat::F32, "norm weights are F32");
+        assert_eq!(
+            self.format,
+            BlockFormat::F32,
+            "weights of norms and biases are F32"
+        );
         match bytemuck::try_cast_slice(self.bytes) {
             Ok(elements) => Cow::Borrowed(elements),
             Err(_) => Cow::Owned(self.bytes.chunks_exact(4).map(read_f32).collect()),

@@ -73,8 +73,9 @@ pub struct OpShape {
 /// The most memory that a backend may keep for itself beside the buffers that its caller allocates. Backends keep to it,
 /// so that a memory sum can be given before one is chosen.
 ///
-/// Two sets of activations in the form that a quantised product takes (at most 4 bytes an element), the intermediate
-/// state of experts in passes of 2 Mi elements (at most 12 bytes each), small per-row values, and 2 MiB for threads.
+/// Two sets of activations in the forms that quantised products take (at most 5 bytes an element; an op over weights of
+/// several formats needs several forms), the intermediate state of experts in passes of 2 Mi elements (at most 13 bytes
+/// each), small per-row values, and 2 MiB for threads.
 pub const fn scratch_bytes_max(shape: OpShape) -> usize {
     const STATE_ELEMENTS_MAX: usize = 2 << 20;
     const THREADS: usize = 2 << 20;
@@ -84,7 +85,7 @@ pub const fn scratch_bytes_max(shape: OpShape) -> usize {
     } else {
         STATE_ELEMENTS_MAX
     };
-    shape.rows * shape.width * 8 + state * 12 + shape.rows * shape.small * 8 + THREADS
+    shape.rows * shape.width * 10 + state * 13 + shape.rows * shape.small * 8 + THREADS
 }
 
 /// Memory that could not be had.

@@ -32,7 +32,7 @@ pub enum Command {
     Generate(Box<GenerateArgs>),
     /// Convert a GGUF file or a Hugging Face folder to a store that can be paged from.
     Convert(ConvertArgs),
-    /// Say what is in a model: a GGUF file, a Hugging Face folder or a store.
+    /// Say what is in a model: a store, a GGUF file or a Hugging Face folder.
     Inspect(InspectArgs),
     /// Measure a model on this machine.
     Bench(Box<BenchArgs>),
@@ -64,8 +64,7 @@ impl Command {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model and memory")]
 pub struct ModelArgs {
-    /// A GGUF file or a Hugging Face folder, which is converted once into the cache folder, or a store made by
-    /// `odmoe convert`.
+    /// A store made by `odmoe convert`, or a GGUF file or Hugging Face folder, which is converted once into the cache folder.
     /// Without it, the small embedded model.
     #[arg(long, env = "ODMOE_MODEL", value_name = "PATH")]
     pub model: Option<PathBuf>,
@@ -344,7 +343,7 @@ impl Weights {
 /// `odmoe inspect`.
 #[derive(Args, Clone, Debug)]
 pub struct InspectArgs {
-    /// A GGUF file, a Hugging Face folder or a store. Without it, the embedded model.
+    /// A store, a GGUF file or a Hugging Face folder. Without it, the embedded model.
     pub input: Option<PathBuf>,
 
     /// Print one JSON object.

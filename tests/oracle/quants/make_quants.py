@@ -12,10 +12,14 @@ In OUTPUT, all little endian:
   decode-FORMAT.f32     their elements as binary32
   encode.f32            values, in rows of 256: ordinary weights and awkward ones, all finite
   encode-FORMAT.blocks  their blocks
+  provenance.json       versions, seed, and SHA-256 of this script and of each file
 """
 
 import ctypes
+import hashlib
+import importlib.metadata
 import itertools
+import json
 import pathlib
 import sys
 
@@ -165,6 +169,10 @@ def same_bits(left, right):
     return bool(np.all((left.view(np.uint32) == right.view(np.uint32)) | both_nan))
 
 
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def main():
     root = pathlib.Path(__file__).resolve().parents[3]
     output = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else root / "formats/tests/quants"
@@ -192,6 +200,14 @@ def main():
         files[f"encode-{kind.name}.blocks"] = encoded
     for name, array in files.items():
         (output / name).write_bytes(np.ascontiguousarray(array).tobytes())
+    packages = ["gguf", "llama-cpp-python", "numpy"]
+    provenance = {
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "seed": SEED,
+        "script_sha256": {"quants/make_quants.py": sha256(pathlib.Path(__file__))},
+        "sha256": {name: sha256(output / name) for name in sorted(files)},
+    }
+    (output / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
     print(f"{len(files)} files, {sum(a.nbytes for a in files.values())} bytes in {output}")
 
 

@@ -58,7 +58,7 @@ pub fn cases() -> Vec<Case> {
             all.push(mat_mul(format, rows, columns, tokens));
         }
         // Large enough that a pool is used.
-        all.push(mat_mul(format, 513, 512, 6));
+        all.push(mat_mul(format, 129, 512, 6));
     }
     let routers = [
         (3, 16, 1, 3),

@@ -67,6 +67,12 @@ pub struct SuperblockRows {
     superblocks: Vec<ActivationSuperblock>,
 }
 
+/// In both forms together an element takes at most 5 bytes, which `odmoe_backend::scratch_bytes_max` counts on.
+const _: () = {
+    let blocks = SUPERBLOCK / BLOCK * (size_of::<ActivationBlock>() + size_of::<[i16; BLOCK]>());
+    assert!(blocks + size_of::<ActivationSuperblock>() <= 5 * SUPERBLOCK);
+};
+
 impl BlockRows {
     /// Makes room for `rows` of `columns` and hands it out.
     pub fn prepare(&mut self, rows: usize, columns: usize) -> BlocksPart<'_> {

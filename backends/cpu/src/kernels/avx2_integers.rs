@@ -23,6 +23,45 @@ pub fn widen_halves(halves: &[HalfBytes; SUMS]) -> __m256 {
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(halves.as_ptr().cast()) })
 }
 
+/// 16 in byte i where bit i is set, else 0.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn fifth_bits(bits: [u8; 4]) -> [u8; BLOCK] {
+    let all = _mm256_set1_epi32(i32::from_le_bytes(bits));
+    let eight = 0x0101_0101_0101_0101;
+    let bytes = _mm256_set_epi64x(3 * eight, 2 * eight, eight, 0);
+    let kept = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+    let of_byte = _mm256_and_si256(_mm256_shuffle_epi8(all, bytes), kept);
+    let set = _mm256_cmpeq_epi8(of_byte, kept);
+    store(_mm256_and_si256(set, _mm256_set1_epi8(16)))
+}
+
+/// The entry of each code, all below 16.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn look_up(table: &[u8; 16], codes: [u8; BLOCK]) -> [u8; BLOCK] {
+    // SAFETY: arrays of 16 and 32 bytes.
+    let (table, codes) = unsafe {
+        (
+            _mm_loadu_si128(table.as_ptr().cast()),
+            _mm256_loadu_si256(codes.as_ptr().cast()),
+        )
+    };
+    store(_mm256_shuffle_epi8(
+        _mm256_broadcastsi128_si256(table),
+        codes,
+    ))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(bytes: __m256i) -> [u8; BLOCK] {
+    let mut out = [0; BLOCK];
+    // SAFETY: the array has 32 bytes.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), bytes) }
+    out
+}
+
 /// Each of eight bytes as two 16-bit integers.
 #[inline]
 #[target_feature(enable = "avx2")]

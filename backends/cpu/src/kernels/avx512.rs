@@ -194,6 +194,14 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn fifth_bits(self, bits: [u8; 4]) -> [u8; BLOCK] {
+        unsafe { avx2_integers::fifth_bits(bits) }
+    }
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], codes: [u8; BLOCK]) -> [u8; BLOCK] {
+        unsafe { avx2_integers::look_up(table, codes) }
+    }
+    #[inline(always)]
     fn spread_bytes(self, bytes: u64, to: &mut [i16; SUB_BLOCKS]) {
         unsafe { avx2_integers::spread_bytes(bytes, to) }
     }

@@ -29,12 +29,6 @@ pub fn spread_bits(bits: u8) -> u64 {
     kept.wrapping_add(each(0x7f)) >> 7 & each(1)
 }
 
-/// 1 in each byte that is at least `least`; bytes are below 128.
-#[inline(always)]
-pub fn at_least(bytes: u64, least: u8) -> u64 {
-    bytes.wrapping_add(each(128 - least)) >> 7 & each(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,11 +41,5 @@ mod tests {
                 assert_eq!(byte, bits >> k & 1, "bit {k} of {bits:#x}");
             }
         }
-    }
-
-    #[test]
-    fn bytes_are_compared_each_for_itself() {
-        let bytes = u64::from_le_bytes([0, 4, 5, 6, 7, 127, 1, 5]);
-        assert_eq!(at_least(bytes, 5).to_le_bytes(), [0, 0, 1, 1, 1, 1, 0, 1]);
     }
 }

@@ -133,6 +133,20 @@ pub trait Simd: Copy + Send + Sync {
         sums: [Self::Sums8; T],
     ) -> [Self::Sums8; T];
 
+    /// 16 in byte i where bit i is set, else 0.
+    #[inline(always)]
+    fn fifth_bits(self, bits: [u8; 4]) -> [u8; BLOCK] {
+        let mut spread = [0; BLOCK];
+        for (index, bits) in bits.into_iter().enumerate() {
+            bytes::put(&mut spread, index, bytes::spread_bits(bits) << 4);
+        }
+        spread
+    }
+    /// The entry of each code, all below 16.
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], codes: [u8; BLOCK]) -> [u8; BLOCK] {
+        codes.map(|code| table[usize::from(code & 15)])
+    }
     /// Each of eight bytes as two 16-bit integers.
     #[inline(always)]
     fn spread_bytes(self, bytes: u64, to: &mut [i16; SUB_BLOCKS]) {

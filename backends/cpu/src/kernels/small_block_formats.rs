@@ -1,7 +1,7 @@
 //! Blocks of 32 of each format as rows of a panel.
 
 use super::Simd;
-use super::bytes::{at_least, each, put, spread_bits, word};
+use super::bytes::{each, put, word};
 use super::small_blocks::SmallBlockFormat;
 use crate::blocks::{BLOCK, HalfBytes, Mxfp4Block, Q4Block, Q4MinBlock, Q5Block, Q5MinBlock};
 use crate::reference::LANES;
@@ -23,7 +23,7 @@ impl SmallBlockFormat for Q4_0 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    fn quants(block: &Q4Block) -> [u8; BLOCK] {
+    fn quants<S: Simd>(_simd: S, block: &Q4Block) -> [u8; BLOCK] {
         halves(&block.quants)
     }
     #[inline(always)]
@@ -43,7 +43,7 @@ impl SmallBlockFormat for Q4_1 {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    fn quants(block: &Q4MinBlock) -> [u8; BLOCK] {
+    fn quants<S: Simd>(_simd: S, block: &Q4MinBlock) -> [u8; BLOCK] {
         halves(&block.quants)
     }
     #[inline(always)]
@@ -64,8 +64,8 @@ impl SmallBlockFormat for Q5_0 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    fn quants(block: &Q5Block) -> [u8; BLOCK] {
-        with_fifth_bits(block.fifth, halves(&block.quants))
+    fn quants<S: Simd>(simd: S, block: &Q5Block) -> [u8; BLOCK] {
+        with_fifth_bits(simd, block.fifth, halves(&block.quants))
     }
     #[inline(always)]
     fn units<S: Simd, const N: usize>(
@@ -84,8 +84,8 @@ impl SmallBlockFormat for Q5_1 {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    fn quants(block: &Q5MinBlock) -> [u8; BLOCK] {
-        with_fifth_bits(block.fifth, halves(&block.quants))
+    fn quants<S: Simd>(simd: S, block: &Q5MinBlock) -> [u8; BLOCK] {
+        with_fifth_bits(simd, block.fifth, halves(&block.quants))
     }
     #[inline(always)]
     fn units<S: Simd, const N: usize>(
@@ -106,23 +106,12 @@ impl SmallBlockFormat for Mxfp4 {
 
     /// Twice each float, 0 to 12 in magnitude, 12 more.
     #[inline(always)]
-    fn quants(block: &Mxfp4Block) -> [u8; BLOCK] {
-        let mut quants = halves(&block.quants);
-        for index in 0..BLOCK / 8 {
-            let codes = word(&quants, index);
-            let (magnitude, negative) = (codes & each(7), codes >> 3 & each(1));
-            // Codes 0 to 7 are 0, 1, 2, 3, 4, 6, 8, 12.
-            let above = at_least(magnitude, 5) + at_least(magnitude, 6);
-            let magnitude = magnitude + above + 3 * at_least(magnitude, 7);
-            // 12 + m, or 12 - m as (15 - m) + 12 - 15.
-            let fifteen = 15 * negative;
-            put(
-                &mut quants,
-                index,
-                (magnitude ^ fifteen) + each(12) - fifteen,
-            );
-        }
-        quants
+    fn quants<S: Simd>(simd: S, block: &Mxfp4Block) -> [u8; BLOCK] {
+        const TWICE_AND_12: [u8; 16] = [
+            12, 13, 14, 15, 16, 18, 20, 24, // 0, 1, 2, 3, 4, 6, 8, 12
+            12, 11, 10, 9, 8, 6, 4, 0, // and their negatives
+        ];
+        simd.look_up(&TWICE_AND_12, halves(&block.quants))
     }
     #[inline(always)]
     fn units<S: Simd, const N: usize>(
@@ -155,10 +144,11 @@ fn halves(packed: &[u8; BLOCK / 2]) -> [u8; BLOCK] {
 
 /// Bit i of the word becomes bit 4 of element i.
 #[inline(always)]
-fn with_fifth_bits(fifth: [u8; 4], mut quants: [u8; BLOCK]) -> [u8; BLOCK] {
-    for (index, bits) in fifth.into_iter().enumerate() {
-        let quants_of_bits = word(&quants, index);
-        put(&mut quants, index, quants_of_bits | spread_bits(bits) << 4);
+fn with_fifth_bits<S: Simd>(simd: S, fifth: [u8; 4], mut quants: [u8; BLOCK]) -> [u8; BLOCK] {
+    let fifth = simd.fifth_bits(fifth);
+    for index in 0..BLOCK / 8 {
+        let both = word(&quants, index) | word(&fifth, index);
+        put(&mut quants, index, both);
     }
     quants
 }

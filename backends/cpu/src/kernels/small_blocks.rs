@@ -17,7 +17,7 @@ pub trait SmallBlockFormat {
     /// Whether blocks have minima.
     const MINIMUM: bool;
     /// The unsigned quants, below 64.
-    fn quants(block: &Self::Block) -> [u8; BLOCK];
+    fn quants<S: Simd>(simd: S, block: &Self::Block) -> [u8; BLOCK];
     /// Scales and minima of some blocks.
     fn units<S: Simd, const N: usize>(
         simd: S,
@@ -49,7 +49,7 @@ impl<const N: usize> SmallPanel<N> {
     #[inline(always)]
     fn unpack<S: Simd, F: SmallBlockFormat>(&mut self, simd: S, blocks: [&F::Block; N]) {
         for (quants, block) in self.quants.iter_mut().zip(blocks) {
-            *quants = F::quants(block);
+            *quants = F::quants(simd, block);
         }
         F::units(simd, blocks, &mut self.scales, &mut self.minima);
     }

@@ -38,9 +38,13 @@ impl SuperblockFormat for Q3K {
 
     #[inline(always)]
     fn unpack<S: Simd>(_simd: S, block: &Q3KBlock, panel: &mut Panel, row: usize) {
-        let quants = &mut panel.quants[row];
-        pairs(&block.quants, quants);
-        or_bit_planes::<2>(&block.third, quants);
+        for j in 0..8 {
+            for w in 0..4 {
+                let low = word(&block.quants, j / 4 * 4 + w) >> (2 * (j % 4)) & each(3);
+                let third = word(&block.third, w) >> j & each(1);
+                put(&mut panel.quants[row], 4 * j + w, low | third << 2);
+            }
+        }
         let packed = &block.scales;
         let [first, second, upper] = words(packed);
         let low = |word: u32, shift: u32| word >> shift & 0x0f0f_0f0f;
@@ -52,8 +56,8 @@ impl SuperblockFormat for Q3K {
             low(second, 4) | high(6),
         ];
         let scales: [u8; SUB_BLOCKS] = bytemuck::cast(scales.map(u32::to_le_bytes));
-        for s in 0..SUB_BLOCKS {
-            let scale = i16::from(scales[s]) - 32;
+        for (s, scale) in scales.into_iter().enumerate() {
+            let scale = i16::from(scale) - 32;
             panel.scales[row][s] = scale;
             panel.corrections[row][s] = -4 * scale;
         }
@@ -80,9 +84,13 @@ impl SuperblockFormat for Q5K {
 
     #[inline(always)]
     fn unpack<S: Simd>(simd: S, block: &Q5KBlock, panel: &mut Panel, row: usize) {
-        let quants = &mut panel.quants[row];
-        halves(&block.quants, quants);
-        or_bit_planes::<4>(&block.fifth, quants);
+        for j in 0..8 {
+            for w in 0..4 {
+                let low = word(&block.quants, j / 2 * 4 + w) >> (4 * (j % 2)) & each(15);
+                let fifth = word(&block.fifth, w) >> j & each(1);
+                put(&mut panel.quants[row], 4 * j + w, low | fifth << 4);
+            }
+        }
         scales_and_minima(simd, &block.scales, panel, row);
         panel.scale[row] = block.scale;
         panel.minimum[row] = block.minimum;
@@ -138,18 +146,6 @@ fn halves(packed: &[u8; 128], to: &mut [u8; SUPERBLOCK]) {
         let (bytes, at) = (word(packed, index), index / 4 * 8 + index % 4);
         put(to, at, bytes & each(15));
         put(to, at + 4, bytes >> 4 & each(15));
-    }
-}
-
-/// Bit j of byte l becomes bit `TO` of element 32 j + l.
-#[inline(always)]
-fn or_bit_planes<const TO: u32>(planes: &[u8; 32], to: &mut [u8; SUPERBLOCK]) {
-    for j in 0..8 {
-        for w in 0..4 {
-            let bits = (word(planes, w) >> j & each(1)) << TO;
-            let quants = word(to, 4 * j + w);
-            put(to, 4 * j + w, quants | bits);
-        }
     }
 }
 
