@@ -240,6 +240,68 @@ fn gguf_files_that_cannot_be_taken_are_refused_in_a_sentence() {
     }
 }
 
+/// The names that programs read.
+#[test]
+fn a_report_has_these_fields() {
+    let world = World::new();
+    let gguf = world.path("toy.gguf");
+    let made = world.done(&["synth", "toy", "--output", text_of(&gguf), "--json"]);
+    let made = json(&made);
+    assert_eq!(made["bytes"], std::fs::metadata(&gguf).unwrap().len());
+    let report = json(&world.done(&["inspect", text_of(&gguf), "--json"]));
+    let fields = |value: &Value| -> Vec<String> {
+        let mut names: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
+        names.sort();
+        names
+    };
+    let names = [
+        "active_parameters",
+        "architecture",
+        "bytes_a_token",
+        "chat_template_bytes",
+        "config",
+        "experts",
+        "kind",
+        "memory_to_run",
+        "name",
+        "parameters",
+        "refused",
+        "resident_bytes",
+        "store_bytes",
+        "tensors_by_format",
+        "tokenizer",
+    ];
+    assert_eq!(fields(&report), names);
+    let experts = ["bytes", "count", "largest_bytes", "smallest_bytes"];
+    assert_eq!(fields(&report["experts"]), experts);
+    let memory = ["least", "limit_bytes", "limit_source", "sums"];
+    assert_eq!(fields(&report["memory_to_run"]), memory);
+    assert_eq!(report["kind"], "GGUF file");
+    assert_eq!(report["architecture"], "qwen3moe");
+    assert_eq!(report["parameters"], made["parameters"]);
+    let least = &report["memory_to_run"]["least"]["total_bytes"];
+    let quarter = &report["memory_to_run"]["sums"][0]["total_bytes"];
+    assert!(least.as_u64() <= quarter.as_u64());
+}
+
+/// Commands that make no model say which flag is at fault.
+#[test]
+fn shapes_that_no_model_has_are_refused_by_their_flag() {
+    let world = World::new();
+    let output = world.path("m.gguf");
+    let refuse = |code: i32, more: &[&str]| {
+        let fixed = ["synth", "--output", text_of(&output)];
+        let told = world.refused(code, &[&fixed, more].concat());
+        assert!(!output.exists());
+        told
+    };
+    assert!(refuse(2, &["toys"]).contains("qwen3-30b-a3b"));
+    assert!(refuse(2, &["llama-1b", "--experts", "4"]).contains("is dense"));
+    assert!(refuse(2, &["toy", "--quant", "Q9"]).contains("Q4_K_M"));
+    assert!(refuse(2, &["toy", "--top-k", "9"]).contains("num_experts_per_tok"));
+    assert!(refuse(1, &["toy", "--vocab", "100"]).contains("259"));
+}
+
 /// Not at a terminal, so in lines: where to, how much, then how far and how long yet.
 #[test]
 fn serving_a_source_tells_of_its_conversion_once() {

@@ -146,9 +146,13 @@ impl Scoring {
     }
 }
 
+/// Where slots start in the store's memory.
+const SLOT_ALIGNMENT: u64 = 16 << 10;
+
 fn store_config(manifest: &Manifest, share: f64) -> StoreConfig {
     let bytes = manifest.objects.iter().map(|object| object.bytes);
-    let least = 2 * bytes.clone().max().unwrap_or(0);
+    let slot = bytes.clone().max().unwrap_or(0);
+    let least = 2 * slot.next_multiple_of(SLOT_ALIGNMENT);
     let budget = ((bytes.sum::<u64>() as f64 * share) as u64).max(least);
     StoreConfig {
         budget: ByteCount(budget),

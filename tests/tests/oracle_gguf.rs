@@ -13,11 +13,15 @@
 //! In quantised products both round activations to 8 bits a block. Rounding to a step of max / 127 errs by
 //! max / 440 in the root mean square, and the largest of 256 normal values is about three deviations: 0.68 % of a
 //! product; over the same chain 2 % of the logits, 0.06, more where attention amplifies it. What it truly is for a file is
-//! known: the difference between llama.cpp and the reference. The engine rounds the same way, so its own
-//! difference from the reference may be no more than that but for chance, a quarter, and the two differ by no
-//! more than two independent errors of that size.
-//! One more turned rounding spreads over a row, so that nothing smaller can be asked of the two. A tensor read wrongly
-//! differs by more than 1.
+//! known: the difference between llama.cpp and the reference, 0.06 to 0.13 in these. The engine rounds the same way, so
+//! its own difference from the reference is of that size, and the two differ by no more than two independent errors
+//! would. How much of it is chance was seen on 26 more random models: the engine's error was 0.81 to 1.31 of
+//! llama.cpp's, 0.98 in the mean; half as much again is allowed.
+//! One turned rounding turns many more after it, so that nothing smaller can be asked of every file. Where none was
+//! turned the engine and llama.cpp agreed to 1e-5, as if nothing were rounded; the largest found is 0.38. A tensor that
+//! is read wrongly differs by more than 1.
+//!
+//! Found, from llama.cpp: F32 2.1e-5; F16 and BF16 0.067, and 1.4e-5 from the fp32 reference.
 
 use odmoe_tests::engine::{EngineOptions, TestEngine};
 use odmoe_tests::golden::{Difference, Golden};
@@ -27,7 +31,7 @@ const SUM_ORDER: f64 = 2e-4;
 /// Root mean square of what rounding activations to bfloat16 costs; derived above.
 const HALF_ROUNDING: f64 = 0.02;
 /// How much larger than llama.cpp's our own error may be by chance.
-const CHANCE: f64 = 1.25;
+const CHANCE: f64 = 1.5;
 /// The largest of some ten thousand errors over their root mean square: normal ones would reach 4.
 const LARGEST_OVER_RMS: f64 = 8.0;
 

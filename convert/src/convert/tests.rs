@@ -6,9 +6,11 @@ use crate::progress::{Level, NoProgress, ProgressReport};
 use crate::random_model::RandomModel;
 use crate::source::TensorId;
 use crate::store::{check_store_files, open_store};
-use crate::test_support::{Fixture, fixture, source_values, store_values};
+use crate::test_support::{Fixture, MadeUpSource, fixture, source_values, store_values};
 use crate::verify::verify_store;
 use odmoe_formats::BlockFormat;
+use odmoe_formats::ExpertKey;
+use odmoe_formats::names::ExpertRole;
 use odmoe_formats::safetensors::FILLER_PREFIX;
 use std::fs;
 use std::ops::ControlFlow;
@@ -273,4 +275,48 @@ fn progress_rises_to_the_total_on_both_levels() {
     assert!(reports.windows(2).all(rising));
     let (_, whole, step) = reports.last().unwrap();
     assert_eq!((whole.done, step.done), (whole.total, step.total));
+}
+
+#[test]
+fn what_is_in_blocks_already_stays_and_routers_are_decoded() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut source = MadeUpSource::new(RandomModel::default().model_config());
+    let gate = TensorId::Expert(ExpertKey::routed(0, 0), ExpertRole::GateProj);
+    for tensor in &mut source.tensors {
+        match &tensor.id {
+            TensorId::Resident(name) if name == "layers.1.router" => {
+                tensor.format = BlockFormat::Q8_0;
+            }
+            TensorId::Resident(name) if name == "layers.0.q_proj" => {
+                tensor.format = BlockFormat::Q4_0;
+            }
+            id if *id == gate => tensor.format = BlockFormat::Q4_0,
+            _ => {}
+        }
+    }
+    for (options, floats) in [
+        (ConvertOptions::default(), BlockFormat::F32),
+        (quantised(), BlockFormat::Q8_0),
+    ] {
+        let store = folder.path().join(floats.name());
+        let summary = convert(&source, &store, &options, &NoProgress).unwrap();
+        let manifest = open_store(&store).unwrap();
+        let format = |name: &str| manifest.resident[name].format;
+        assert_eq!(format("layers.0.q_proj"), BlockFormat::Q4_0);
+        assert_eq!(format("layers.1.q_proj"), floats);
+        assert_eq!(format("layers.0.router"), BlockFormat::F32);
+        assert_eq!(format("layers.1.router"), BlockFormat::F32);
+        // The experts of one store may differ in size.
+        let [first, second] = [0, 1].map(|index| &manifest.objects[index]);
+        assert_eq!(first.tensors["gate_proj"].format, BlockFormat::Q4_0);
+        assert_eq!(first.tensors["down_proj"].format, floats);
+        assert!(first.tensors["gate_proj"].bytes < second.tensors["gate_proj"].bytes);
+        let smaller = first.bytes < second.bytes;
+        assert_eq!(smaller, floats == BlockFormat::F32, "on whole pages");
+        let already = if floats == BlockFormat::Q8_0 { 2 } else { 0 };
+        let counted = (summary.kept_matrices, summary.quantised_already);
+        assert_eq!(counted, (0, already));
+        let verified = verify_store(&store, &NoProgress).unwrap();
+        assert_eq!(verified.problems, []);
+    }
 }

@@ -1,3 +1,4 @@
+mod families;
 mod files;
 
 use super::*;
@@ -83,8 +84,8 @@ fn a_random_model_is_described_as_it_was_asked_for() {
 #[test]
 fn what_would_change_results_is_refused_by_name() {
     refused(
-        json!({"model_type": "llama"}),
-        "model_type \"llama\" is not supported; supported: qwen3_moe",
+        json!({"model_type": "gemma2"}),
+        "model_type \"gemma2\" is not supported; supported: llama, mistral, mixtral, olmoe, qwen2_moe, qwen3, qwen3_moe",
     );
     refused(json!({"model_type": null}), "model_type \"\"");
     refused(
@@ -101,8 +102,8 @@ fn what_would_change_results_is_refused_by_name() {
         "rope_scaling of type \"yarn\"",
     );
     refused(
-        json!({"rope_scaling": {"type": "linear", "factor": 2.0}}),
-        "rope_scaling of type \"linear\"",
+        json!({"rope_scaling": {"type": "linear"}}),
+        "\"factor\" must be a number",
     );
     refused(
         json!({"rope_parameters": {"full_attention": {}}}),
@@ -281,4 +282,19 @@ fn a_dtype_that_is_not_supported_is_named() {
     let expected =
         "\"model.layers.0.mlp.experts.1.up_proj.weight\" has dtype I16; F32, F16 and BF16";
     assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn a_stack_of_another_shape_is_refused() {
+    let fixture = default_fixture();
+    edit_header(&fixture, |header| {
+        let up = "model.layers.0.mlp.experts.0.up_proj.weight";
+        rename_tensor(header, up, "model.layers.0.mlp.experts.gate_up_proj");
+    });
+    let error = error_of(&fixture);
+    assert!(
+        error
+            .contains("gate_up_proj\" has shape [32, 64]; the configuration calls for [8, 64, 64]"),
+        "{error}"
+    );
 }

@@ -3,7 +3,7 @@
 use super::{RandomModel, Routing};
 use crate::source::TensorId;
 use odmoe_formats::BlockFormat;
-use odmoe_formats::names::{EMBED_TOKENS, ExpertRole, LM_HEAD};
+use odmoe_formats::names::{EMBED_TOKENS, LM_HEAD};
 use std::fmt;
 use std::str::FromStr;
 
@@ -170,6 +170,7 @@ mod tests {
     use super::*;
     use crate::random_model::Preset;
     use odmoe_formats::ExpertKey;
+    use odmoe_formats::names::ExpertRole;
 
     #[test]
     fn names_are_read_back() {

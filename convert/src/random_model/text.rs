@@ -18,11 +18,10 @@ const QWEN2_PIECES: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L
 /// Byte-level BPE.
 pub(super) fn tokenizer(vocab: u32) -> Value {
     let Vocabulary { tokens, merges } = Vocabulary::new(vocab);
-    let is_special = |id: u32| SPECIAL.iter().any(|(_, special)| *special == id);
+    // The special ones too: what is only added would have to come after all others.
     let vocabulary: Map<String, Value> = tokens
         .into_iter()
         .zip(0u32..)
-        .filter(|(_, id)| !is_special(*id))
         .map(|(token, id)| (token, id.into()))
         .collect();
     let added: Vec<Value> = SPECIAL

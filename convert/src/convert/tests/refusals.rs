@@ -28,7 +28,8 @@ fn a_stop_at_any_report_leaves_nothing_that_opens_and_the_next_attempt_succeeds(
             "report {stopped}"
         );
     }
-    assert!(stopped >= 6, "only {stopped} places to stop at");
+    // Steps that threads have done by the time they are shown are told of once.
+    assert!(stopped >= 4, "only {stopped} places to stop at");
     assert_eq!(
         verify_store(&fixture.store, &NoProgress).unwrap().problems,
         []

@@ -58,24 +58,28 @@ pub(super) fn meaning(name: &str, config: &ModelConfig) -> Option<Meaning> {
     }
     let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
     let layer = plain_number(layer, config.num_hidden_layers)?;
-    if config.is_sparse(layer)
+    if config.moe.is_some()
         && let Some(found) = expert_meaning(layer, part, config)
     {
         return Some(found);
     }
-    resident(&names::in_layer(layer, layer_tensor(part)?))
+    resident(&names::in_layer(layer, layer_tensor(part, config)?))
 }
 
-fn layer_tensor(part: &str) -> Option<LayerTensor> {
+fn layer_tensor(part: &str, config: &ModelConfig) -> Option<LayerTensor> {
     if let Some(biased) = part.strip_suffix(".bias") {
         return match biased {
+            _ if !config.attention_bias => None,
             "self_attn.q_proj" => Some(LayerTensor::QBias),
             "self_attn.k_proj" => Some(LayerTensor::KBias),
             "self_attn.v_proj" => Some(LayerTensor::VBias),
             _ => None,
         };
     }
-    Some(match part.strip_suffix(".weight")? {
+    let part = part.strip_suffix(".weight")?;
+    let shared = config.shared_expert_intermediate_size() > 0;
+    Some(match part {
+        _ if part.starts_with("mlp.shared_expert") && !shared => return None,
         "input_layernorm" => LayerTensor::InputNorm,
         "post_attention_layernorm" => LayerTensor::PostAttentionNorm,
         "self_attn.q_proj" => LayerTensor::QProj,

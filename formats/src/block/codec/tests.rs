@@ -259,3 +259,18 @@ fn sizes_are_checked() {
     }
     assert_eq!(BlockFormat::from_name("Q9_K"), None);
 }
+
+#[test]
+fn rounding_to_bytes_is_that_of_the_standard_library() {
+    use super::one_scale::round_to_i8;
+    let agree = |x: f32| assert_eq!(round_to_i8(x), x.round() as i8, "{x:?}");
+    // Every half and whole number with its neighbours, and floats of all sizes, infinite and NaN too.
+    for halves in -270i16..270 {
+        let x = f32::from(halves) / 2.0;
+        [x, x.next_up(), x.next_down()].into_iter().for_each(agree);
+    }
+    (0..=u32::MAX)
+        .step_by(9973)
+        .map(f32::from_bits)
+        .for_each(agree);
+}
