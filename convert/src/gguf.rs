@@ -1,6 +1,7 @@
 //! GGUF files: a model in one file, or in a set `NAME-00001-of-0000N.gguf`, described by its metadata alone.
 
 mod config;
+mod folder;
 mod keys;
 mod names;
 mod parts;
@@ -14,6 +15,7 @@ use crate::source::{
     Advice, ModelMetadata, ModelSource, SourceError, SourceFileInfo, SourceTensor,
 };
 use crate::source_folder::SourceFolder;
+pub use folder::model_of_folder;
 use odmoe_formats::gguf::{MAGIC, Metadata};
 use parts::Parts;
 use std::fs::File;

@@ -262,6 +262,14 @@ pub enum SourceError {
         /// Why.
         source: crate::gguf::tokenizer::ImportError,
     },
+    /// A folder that does not tell which model is meant.
+    #[error("{folder}: there are several models in it; give one of them: {names}")]
+    SeveralModels {
+        /// What was given.
+        folder: PathBuf,
+        /// A file of each, or of the first of them.
+        names: String,
+    },
     /// A model in several files of which some are not there.
     #[error(
         "{folder}: the model is in several files and {count} are missing: {names}; download them"
@@ -355,9 +363,10 @@ pub enum SourceError {
 /// Opens a model by its path, whatever its kind.
 pub fn open_source(path: &Path) -> Result<Box<dyn ModelSource>, SourceError> {
     if path.is_dir() {
-        return Ok(Box::new(crate::hugging_face::HuggingFaceFolder::open(
-            path,
-        )?));
+        return Ok(match crate::gguf::model_of_folder(path)? {
+            Some(file) => Box::new(crate::gguf::GgufModel::open(&file)?),
+            None => Box::new(crate::hugging_face::HuggingFaceFolder::open(path)?),
+        });
     }
     // Named here so that a mistyped path says "no such file", not "unknown kind".
     let found = std::fs::metadata(path);

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 /// The most files of a set; the numbers in their names have five digits.
 const MAX_PARTS: u64 = 10_000;
-/// How many missing files an error names.
-const MISSING_NAMED: usize = 8;
+/// How many files an error names.
+const FILES_NAMED: usize = 8;
 
 /// One tensor of one of the files.
 pub(super) struct PartTensor {
@@ -233,14 +233,14 @@ fn check_names(path: &Path, tensors: &[PartTensor]) -> Result<(), SourceError> {
 }
 
 /// The name of a file of a set: `STEM-NUMBER-of-COUNT.gguf`.
-struct SetName<'a> {
+pub(super) struct SetName<'a> {
     stem: &'a str,
     count: u64,
     extension: &'a str,
 }
 
 impl<'a> SetName<'a> {
-    fn of(file_name: &'a str) -> Option<Self> {
+    pub fn of(file_name: &'a str) -> Option<Self> {
         let (rest, extension) = file_name.rsplit_once('.')?;
         let (rest, count) = rest.rsplit_once("-of-")?;
         let (stem, number) = rest.rsplit_once('-')?;
@@ -256,7 +256,7 @@ impl<'a> SetName<'a> {
         })
     }
 
-    fn file_name(&self, number: u64) -> String {
+    pub fn file_name(&self, number: u64) -> String {
         let Self {
             stem,
             count,
@@ -273,13 +273,14 @@ fn stem(file_name: &str) -> String {
         .into()
 }
 
-fn listed(names: &[&String]) -> String {
+/// Names with commas between, the first of them where there are many.
+pub(super) fn listed(names: &[&String]) -> String {
     let shown: Vec<&str> = names
         .iter()
-        .take(MISSING_NAMED)
+        .take(FILES_NAMED)
         .map(|name| name.as_str())
         .collect();
-    let rest = if names.len() > MISSING_NAMED {
+    let rest = if names.len() > FILES_NAMED {
         ", ..."
     } else {
         ""

@@ -1,7 +1,7 @@
 //! What a model's path leads to.
 
-use odmoe_convert::gguf::is_gguf;
-use odmoe_convert::is_store;
+use odmoe_convert::gguf::{is_gguf, model_of_folder};
+use odmoe_convert::{SourceError, is_store};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -29,10 +29,13 @@ pub enum LocateError {
         /// What the system said.
         source: io::Error,
     },
+    /// A folder of several models.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// Something else.
     #[error(
-        "{0}: neither a store (a folder with manifest.json), nor a GGUF file, nor a Hugging Face folder (config.json and \
-         safetensors)"
+        "{0}: no model is here; give a GGUF file, a folder with one GGUF model, a Hugging Face folder (config.json and \
+         safetensors), or a store (a folder with manifest.json)"
     )]
     Unknown(PathBuf),
 }
@@ -50,6 +53,9 @@ pub fn locate(path: Option<&Path>) -> Result<ModelLocation, LocateError> {
     if metadata.is_dir() {
         if is_store(path) {
             return Ok(ModelLocation::Store(path.to_owned()));
+        }
+        if let Some(file) = model_of_folder(path)? {
+            return Ok(ModelLocation::Gguf(file));
         }
         if path.join("config.json").is_file() {
             return Ok(ModelLocation::HuggingFace(path.to_owned()));
@@ -84,6 +90,14 @@ mod tests {
             locate(Some(path)).unwrap(),
             ModelLocation::Store(path.to_owned())
         );
+        let downloaded = path.join("downloaded");
+        std::fs::create_dir(&downloaded).unwrap();
+        let one = downloaded.join("one.gguf");
+        std::fs::write(&one, "").unwrap();
+        assert_eq!(locate(Some(&downloaded)).unwrap(), ModelLocation::Gguf(one));
+        std::fs::write(downloaded.join("two.gguf"), "").unwrap();
+        let error = locate(Some(&downloaded)).unwrap_err().to_string();
+        assert!(error.contains("one.gguf, two.gguf"), "{error}");
         let gguf = path.join("model.GGUF");
         std::fs::write(&gguf, "").unwrap();
         assert_eq!(locate(Some(&gguf)).unwrap(), ModelLocation::Gguf(gguf));
