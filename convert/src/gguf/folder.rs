@@ -100,6 +100,9 @@ mod tests {
         ];
         let error = found(&names).unwrap_err();
         let listed = "a.gguf, b-00001-of-00002.gguf, b-00001-of-00003.gguf";
-        assert!(error.ends_with(&format!("give one of them: {listed}")), "{error}");
+        assert!(
+            error.ends_with(&format!("give one of them: {listed}")),
+            "{error}"
+        );
     }
 }

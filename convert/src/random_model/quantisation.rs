@@ -194,7 +194,7 @@ mod tests {
         let down = |layer| TensorId::Expert(ExpertKey::routed(layer, 5), ExpertRole::DownProj);
         let of = |model: &RandomModel, id: &TensorId| Quantisation::Q4KM.of(model, id, 2048);
         for layer in 0..48 {
-            let more = layer < 6 || layer >= 42 || (layer - 6) % 3 == 2;
+            let more = !(6..42).contains(&layer) || (layer - 6) % 3 == 2;
             let expected = if more {
                 BlockFormat::Q6_K
             } else {

@@ -224,7 +224,10 @@ fn the_template_for_chats_is_taken() {
     assert_eq!(template(&[]), None);
     assert_eq!(template(&[("chat_template", text(""))]), None);
     let named = ("chat_template.default", text("named"));
-    assert_eq!(template(std::slice::from_ref(&named)).as_deref(), Some("named"));
+    assert_eq!(
+        template(std::slice::from_ref(&named)).as_deref(),
+        Some("named")
+    );
     let both = [("chat_template", text("plain")), named];
     assert_eq!(template(&both).as_deref(), Some("plain"));
 }

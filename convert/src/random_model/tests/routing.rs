@@ -7,10 +7,13 @@ use crate::random_model::random::Random;
 const TOKENS: usize = 192;
 const SEED: u64 = 5;
 
+/// A resident tensor's values by its name.
+type Weights = Box<dyn Fn(&str) -> Vec<f32>>;
+
 /// What the router of layer 0 is made of, as rows.
 struct FirstLayer {
     model: RandomModel,
-    weights: Box<dyn Fn(&str) -> Vec<f32>>,
+    weights: Weights,
 }
 
 fn norm(x: &[f32], weight: &[f32]) -> Vec<f32> {
