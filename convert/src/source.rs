@@ -160,6 +160,12 @@ pub enum SourceError {
         /// What was given.
         path: PathBuf,
     },
+    /// What a conversion makes.
+    #[error("{path}: this is a store already; serve it as it is")]
+    Store {
+        /// What was given.
+        path: PathBuf,
+    },
     /// The system refused.
     #[error("{path}: {source}")]
     Io {
@@ -362,6 +368,9 @@ pub enum SourceError {
 
 /// Opens a model by its path, whatever its kind.
 pub fn open_source(path: &Path) -> Result<Box<dyn ModelSource>, SourceError> {
+    if crate::is_store(path) {
+        return Err(SourceError::Store { path: path.into() });
+    }
     if path.is_dir() {
         return Ok(match crate::gguf::model_of_folder(path)? {
             Some(file) => Box::new(crate::gguf::GgufModel::open(&file)?),

@@ -2,8 +2,8 @@
 
 use crate::engine::TestEngine;
 use crate::workspace::root;
-use odmoe_engine::PositionLogprobs;
 use serde_json::Value;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// An oracle model with its values, as `tests/oracle/README.md` describes them.
@@ -118,18 +118,32 @@ impl Difference {
         for (position, reference) in found.iter().zip(&reference[prompt_tokens - 1..]) {
             assert_eq!(position.top.len(), vocabulary);
             assert_eq!(reference.len(), vocabulary);
-            self.largest = self.largest.max(largest_difference(position, reference));
-            for token in &position.top {
-                let apart = f64::from(token.logprob) - reference[token.token as usize];
-                self.squares += apart * apart;
+            for token in position.top.iter().chain([&position.chosen]) {
+                let reference = reference[token.token as usize];
+                self.add_one(f64::from(token.logprob), reference);
             }
-            self.count += vocabulary;
         }
+    }
+
+    /// Takes one token's logprob in.
+    pub fn add_one(&mut self, found: f64, reference: f64) {
+        let apart = (found - reference).abs();
+        // Passes over NaN, which the sum of squares keeps.
+        self.largest = self.largest.max(apart);
+        self.squares += apart * apart;
+        self.count += 1;
     }
 
     /// The root of the mean square.
     pub fn root_mean_square(&self) -> f64 {
         (self.squares / self.count as f64).sqrt()
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let root_mean_square = self.root_mean_square();
+        write!(f, "{:.1e} (rms {root_mean_square:.1e})", self.largest)
     }
 }
 
@@ -185,11 +199,4 @@ pub fn log_softmax(logits: &[f32]) -> Vec<f64> {
         .iter()
         .map(|&logit| f64::from(logit - greatest) - sum.ln())
         .collect()
-}
-
-/// The largest difference between reported logprobs and the reference's, over all tokens that were reported.
-pub fn largest_difference(found: &PositionLogprobs, reference: &[f64]) -> f64 {
-    let all = found.top.iter().chain([&found.chosen]);
-    let differences = all.map(|t| (f64::from(t.logprob) - reference[t.token as usize]).abs());
-    differences.fold(0.0, f64::max)
 }

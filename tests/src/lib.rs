@@ -18,6 +18,7 @@ pub mod process;
 pub mod server;
 pub mod sse;
 pub mod store_files;
+pub mod tolerance;
 pub mod workspace;
 
 pub use client::{Client, Reply};

@@ -187,6 +187,10 @@ fn head_dim(keys: &Keys<'_>, hidden: u32, heads: u32) -> Result<u32, SourceError
 
 /// Rows of the embedding. A file may say something else of its vocabulary, but these are the rows that there are.
 fn vocab_size(keys: &Keys<'_>, parts: &Parts) -> Result<u32, SourceError> {
+    if parts.tensors.is_empty() {
+        let reason = "it holds a vocabulary and no weights; give the file that has them";
+        return Err(keys.malformed(reason.into()));
+    }
     let embedding = parts.find(EMBEDDING).map(|tensor| &tensor.info.shape);
     let Some(&[rows, _]) = embedding.map(Vec::as_slice) else {
         return Err(keys.malformed(format!("there is no matrix {EMBEDDING}")));

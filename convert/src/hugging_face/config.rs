@@ -29,7 +29,7 @@ pub(super) fn read(folder: &mut SourceFolder) -> Result<Config, SourceError> {
         return Err(SourceError::MissingFile {
             folder: folder.path().into(),
             file: FILE,
-            advice: "a Hugging Face model folder has one",
+            advice: "a Hugging Face model folder has one, and there is no GGUF file here either",
         });
     };
     let fields = Fields {

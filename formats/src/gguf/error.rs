@@ -10,7 +10,10 @@ pub enum GgufError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// Another kind of file.
-    #[error("not a GGUF file: it begins with {0:02x?}, not with \"GGUF\"")]
+    #[error(
+        "not a GGUF file: it begins with \"{}\", not with \"GGUF\"; download the file itself, not a page or a pointer to it",
+        .0.escape_ascii()
+    )]
     Magic([u8; 4]),
     /// Written by a machine of the other byte order.
     #[error("a big-endian GGUF file; convert it to little endian first")]

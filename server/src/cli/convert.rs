@@ -39,7 +39,11 @@ fn describe(summary: &Summary) -> String {
     };
     format!(
         "{store}\n  store     {}\n  resident  {}\n  experts   {} in {} files\n{reused}{kept}{already}\
-         serve it with: odmoe serve --model {store}\n",
-        summary.store_bytes, summary.resident_bytes, summary.expert_bytes, summary.experts
+         serve it with: odmoe serve --model {}\n",
+        summary.store_bytes,
+        summary.resident_bytes,
+        summary.expert_bytes,
+        summary.experts,
+        terminal::shell_word(&summary.store),
     )
 }

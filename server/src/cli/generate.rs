@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 /// A longer file of prompts is refused.
 const PROMPTS_LIMIT_BYTES: u64 = 64 << 20;
+const NO_TEMPLATE: &str =
+    "the model has no chat template; leave --chat out, and the prompt is continued as it is";
 
 /// Answers every prompt, in order; as many at once as the engine runs.
 pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
@@ -92,8 +94,7 @@ impl Generator<'_> {
         let text = &self.model.prepared.text;
         let ids = if self.args.chat {
             let template = text.template.as_ref();
-            let template = template
-                .ok_or_else(|| Failure::Failed("the model has no chat template".to_owned()))?;
+            let template = template.ok_or_else(|| Failure::Failed(NO_TEMPLATE.to_owned()))?;
             let messages = json!([{"role": "user", "content": prompt}]);
             let options = RenderOptions {
                 add_generation_prompt: true,

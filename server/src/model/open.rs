@@ -20,6 +20,7 @@ use odmoe_engine::{
 use odmoe_expert_store::{Catalog, FileReader, OpenError, StoreConfig};
 use odmoe_formats::ByteCount;
 use odmoe_formats::manifest::Manifest;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,6 +49,16 @@ pub enum OpenModelError {
     /// There is no home folder to convert into.
     #[error("there is no home folder to keep the converted model in; name one with --store-dir")]
     NoCacheFolder,
+    /// Converted models cannot be kept where they should be.
+    #[error(
+        "{path}: {source}; converted models are kept there: name another folder with --store-dir"
+    )]
+    CacheFolder {
+        /// The folder, or a file in it.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The store is refused.
     #[error(transparent)]
     Store(#[from] OpenStoreError),
@@ -242,12 +253,15 @@ fn obtain_store(
                 .cache_folder
                 .as_deref()
                 .ok_or(OpenModelError::NoCacheFolder)?;
-            let obtained = store_cache::obtain(
-                &*source,
-                &cache.join("stores"),
-                &ConvertOptions::default(),
-                progress,
-            )?;
+            let stores = cache.join("stores");
+            let options = ConvertOptions::default();
+            let obtained = store_cache::obtain(&*source, &stores, &options, progress);
+            let obtained = obtained.map_err(|error| match error {
+                ConvertError::Io { path, source } if path.starts_with(&stores) => {
+                    OpenModelError::CacheFolder { path, source }
+                }
+                other => other.into(),
+            })?;
             Ok((obtained.store, None))
         }
     }

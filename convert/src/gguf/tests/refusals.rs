@@ -316,6 +316,8 @@ fn tensors_that_are_there_twice_or_misshapen_are_refused() {
     let mut made = Made::new(QWEN3);
     made.without("token_embd.weight");
     refused(&made, "there is no matrix token_embd.weight");
+    made.tensors.clear();
+    refused(&made, "it holds a vocabulary and no weights");
     let mut made = Made::new(QWEN3);
     let tokens = vec![b"t".to_vec(); 41];
     made.set("tokenizer.ggml.tokens", Value::Array(Array::String(tokens)));
