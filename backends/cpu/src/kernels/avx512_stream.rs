@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 const PARTS: usize = 4;
 
 /// Number b * T + t: the exact products of block b with x\[b\]\[t\], corrections included where there are no minima.
-/// Sums of two products, within 16 bits, are what scales are multiplied with.
+/// Sums of four products, within 16 bits, are what scales are multiplied with.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub fn dots<F: StreamFormat, const T: usize>(
@@ -21,7 +21,7 @@ pub fn dots<F: StreamFormat, const T: usize>(
     for index in 0..DOTS / T {
         let (block, x) = (&blocks[index], &x[index]);
         // SAFETY: this function's instructions are those of `Avx512`.
-        let [scales, corrections] = unsafe { F::scales(block) };
+        let [scales, corrections] = unsafe { F::scales_avx512(block) };
         if F::MINIMUM {
             // SAFETY: sixteen 16-bit integers are 32 bytes.
             unsafe { _mm256_storeu_si256(minima[index].as_mut_ptr().cast(), corrections) };
@@ -33,35 +33,84 @@ pub fn dots<F: StreamFormat, const T: usize>(
             }
         }
         let scales = _mm512_castsi256_si512(scales);
-        for part in 0..PARTS {
-            let scales = _mm512_permutexvar_epi16(places::<F>(part), scales);
+        for pair in 0..PARTS / 2 {
+            let scales = _mm512_permutexvar_epi16(places::<F>(pair), scales);
             // SAFETY: as above.
-            let quants = unsafe { F::quants_avx512(block, part) };
+            let quants = unsafe {
+                [
+                    F::quants_avx512(block, 2 * pair),
+                    F::quants_avx512(block, 2 * pair + 1),
+                ]
+            };
             for t in 0..T {
-                // SAFETY: parts 0 to 3 of 64 bytes lie within 256.
-                let x = unsafe { _mm512_loadu_si512(x[t].quants.as_ptr().add(64 * part).cast()) };
-                let pairs = _mm512_maddubs_epi16(quants, x);
-                sums[index * T + t] = _mm512_dpwssd_epi32(sums[index * T + t], pairs, scales);
+                let fours = [
+                    fours(quants[0], x[t], 2 * pair),
+                    fours(quants[1], x[t], 2 * pair + 1),
+                ];
+                let fours = _mm512_packs_epi32(fours[0], fours[1]);
+                sums[index * T + t] = _mm512_dpwssd_epi32(sums[index * T + t], fours, scales);
             }
         }
     }
     sum_wide_rows8(sums)
 }
 
-/// Where the scales of a part go: eight or sixteen 16-bit lanes each.
+/// Sums of four products of a part.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn fours(quants: __m512i, x: &ActivationSuperblock, part: usize) -> __m512i {
+    // SAFETY: parts 0 to 3 of 64 bytes lie within 256.
+    let x = unsafe { _mm512_loadu_si512(x.quants.as_ptr().add(64 * part).cast()) };
+    _mm512_dpbusd_epi32(_mm512_setzero_si512(), quants, x)
+}
+
+/// Where the scales of two parts go: in each 128 bits four 16-bit lanes belong to 16 elements of the first part and
+/// four to 16 of the second.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn places<F: StreamFormat>(part: usize) -> __m512i {
-    let pair = |scale: usize| 0x0001_0001 * scale as i32;
-    let quarter = |q: usize| {
-        pair(if F::WIDE_SUB_BLOCKS {
-            8 + 2 * part + q / 2
+fn places<F: StreamFormat>(pair: usize) -> __m512i {
+    let scale = |part: usize, quarter: usize| {
+        let scale = if F::WIDE_SUB_BLOCKS {
+            8 + 2 * part + quarter / 2
         } else {
-            4 * part + q
-        })
+            4 * part + quarter
+        };
+        0x0001_0001_0001_0001 * scale as i64
     };
-    let (a, b, c, d) = (quarter(0), quarter(1), quarter(2), quarter(3));
-    _mm512_set_epi32(d, d, d, d, c, c, c, c, b, b, b, b, a, a, a, a)
+    let (a, b) = (2 * pair, 2 * pair + 1);
+    _mm512_set_epi64(
+        scale(b, 3),
+        scale(a, 3),
+        scale(b, 2),
+        scale(a, 2),
+        scale(b, 1),
+        scale(a, 1),
+        scale(b, 0),
+        scale(a, 0),
+    )
+}
+
+/// Q4_K and Q5_K as in `avx2_stream`, with shifts of their own for each lane.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+pub fn six_bit_scales(block: &[u8]) -> __m256i {
+    let start = block.first_chunk::<16>().expect("units and scales");
+    // SAFETY: the array has 16 bytes.
+    let bytes = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(start.as_ptr().cast()) });
+    let z = -1;
+    let places = _mm256_setr_epi8(
+        8, z, 9, z, 10, z, 11, z, 12, 8, 13, 9, 14, 10, 15, 11, //
+        4, z, 5, z, 6, z, 7, z, 12, 4, 13, 5, 14, 6, 15, 7,
+    );
+    let both = _mm256_shuffle_epi8(bytes, places);
+    let counts = _mm256_setr_epi16(0, 0, 0, 0, 4, 4, 4, 4, 0, 0, 0, 0, 0, 0, 0, 0);
+    let (six, four) = (0x3f, 0x0f);
+    let masks = _mm256_setr_epi16(
+        six, six, six, six, four, four, four, four, six, six, six, six, four, four, four, four,
+    );
+    let low = _mm256_and_si256(_mm256_srlv_epi16(both, counts), masks);
+    let high = _mm256_srli_epi16::<10>(both);
+    _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi16(0x30)))
 }
 
 /// Bytes 32 * part to 32 * part + 31, in both halves.

@@ -113,6 +113,11 @@ pub trait Simd: Copy + Send + Sync {
     }
     /// A wish to have the cache line of this address soon. Any address will do.
     fn prefetch(self, address: *const u8);
+    /// The same for a line that will be used later: near, but not in the innermost cache.
+    #[inline(always)]
+    fn prefetch_far(self, address: *const u8) {
+        self.prefetch(address)
+    }
 
     /// Eight sums of zero.
     fn sums8_zero(self) -> Self::Sums8;

@@ -18,8 +18,11 @@ use std::arch::x86_64::{__m256i, __m512i};
 pub const DOTS: usize = 8;
 /// Superblocks of a pass: enough to hide the second half's latency, few enough for what it leaves to stay in L1.
 const PASS: usize = 64;
-/// How far ahead of use memory is asked for. More than the machine's own prefetcher, which stops at pages of 4 KiB.
-const AHEAD_BYTES: usize = 4096;
+/// How far ahead of use a line is asked for from memory. The machine's own prefetcher looks some twenty lines ahead and
+/// stops at pages of 4 KiB, and one core must have more under way.
+const FAR_BYTES: usize = 16 << 10;
+/// How far ahead of use a line is asked for into the innermost cache.
+const NEAR_BYTES: usize = 1 << 10;
 
 /// A superblock format that vector sets can multiply without a detour over memory.
 pub trait StreamFormat: SuperblockFormat {
@@ -46,6 +49,26 @@ pub trait StreamFormat: SuperblockFormat {
     /// The machine has the instructions of `Avx2`.
     #[cfg(target_arch = "x86_64")]
     unsafe fn scales(block: &Self::Block) -> [__m256i; 2];
+    /// The same.
+    ///
+    /// # Safety
+    /// The machine has the instructions of `Avx512`.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn scales_avx512(block: &Self::Block) -> [__m256i; 2] {
+        // SAFETY: by contract.
+        unsafe { Self::scales(block) }
+    }
+}
+
+/// Elsewhere no set streams.
+#[cfg(not(target_arch = "x86_64"))]
+impl<F: SuperblockFormat> StreamFormat for F {
+    const WIDE_SUB_BLOCKS: bool = false;
+
+    fn units(_block: &Self::Block) -> [HalfBytes; 2] {
+        unreachable!("no set of this machine streams")
+    }
 }
 
 /// Minima of one superblock, as [`StreamFormat::scales`] has them.
@@ -219,7 +242,8 @@ fn prefetch<S: Simd, B>(simd: S, blocks: &[B]) {
     const LINE: usize = 64;
     let start: *const u8 = blocks.as_ptr().cast();
     for offset in (0..size_of_val(blocks)).step_by(LINE) {
-        simd.prefetch(start.wrapping_add(AHEAD_BYTES + offset));
+        simd.prefetch_far(start.wrapping_add(FAR_BYTES + offset));
+        simd.prefetch(start.wrapping_add(NEAR_BYTES + offset));
     }
 }
 

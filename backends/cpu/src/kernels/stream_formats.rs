@@ -81,6 +81,10 @@ impl StreamFormat for Q4K {
     unsafe fn scales(block: &Q4KBlock) -> [__m256i; 2] {
         unsafe { [narrow::six_bit_scales(bytemuck::bytes_of(block)); 2] }
     }
+    #[inline(always)]
+    unsafe fn scales_avx512(block: &Q4KBlock) -> [__m256i; 2] {
+        unsafe { [wide::six_bit_scales(bytemuck::bytes_of(block)); 2] }
+    }
 }
 
 #[allow(clippy::undocumented_unsafe_blocks)]
@@ -109,6 +113,10 @@ impl StreamFormat for Q5K {
     #[inline(always)]
     unsafe fn scales(block: &Q5KBlock) -> [__m256i; 2] {
         unsafe { [narrow::six_bit_scales(bytemuck::bytes_of(block)); 2] }
+    }
+    #[inline(always)]
+    unsafe fn scales_avx512(block: &Q5KBlock) -> [__m256i; 2] {
+        unsafe { [wide::six_bit_scales(bytemuck::bytes_of(block)); 2] }
     }
 }
 
