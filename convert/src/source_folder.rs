@@ -7,9 +7,11 @@ use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Size and time of last change of a file.
+/// Which file it is, its size and time of last change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sign {
+    device: u64,
+    inode: u64,
     bytes: u64,
     modified_s: i64,
     modified_ns: i64,
@@ -18,6 +20,8 @@ struct Sign {
 impl Sign {
     fn of(metadata: &Metadata) -> Self {
         Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
             bytes: metadata.len(),
             modified_s: metadata.mtime(),
             modified_ns: metadata.mtime_nsec(),
@@ -107,17 +111,38 @@ impl SourceFolder {
         if found > limit {
             return Err(SourceError::FileTooLong { path, found, limit });
         }
+        let file = self.open(index)?;
         let mut bytes = Vec::new();
-        let read = File::open(&path).and_then(|file| file.take(limit.0).read_to_end(&mut bytes));
-        match read {
-            Ok(_) => Ok(Some(bytes)),
-            Err(source) => Err(SourceError::Io { path, source }),
-        }
+        let read = (&file).take(limit.0).read_to_end(&mut bytes);
+        self.check_read(index, &file, read)?;
+        Ok(Some(bytes))
     }
 
     pub fn read_at(&self, index: usize, offset: u64, into: &mut [u8]) -> Result<(), SourceError> {
+        let file = self.open(index)?;
+        let read = file.read_exact_at(into, offset);
+        self.check_read(index, &file, read)
+    }
+
+    /// Opens a used file. What is read of it counts only after [`Self::check_read`].
+    pub fn open(&self, index: usize) -> Result<File, SourceError> {
         let path = self.file_path(&self.infos[index].name);
-        let read = File::open(&path).and_then(|file| file.read_exact_at(into, offset));
+        File::open(&path).map_err(|source| SourceError::Io { path, source })
+    }
+
+    /// What came of reading an open file, once it is known that the file was the noted one until then: neither
+    /// another one of its name, nor written to. A look before the reading would say less.
+    pub fn check_read<T>(
+        &self,
+        index: usize,
+        file: &File,
+        read: std::io::Result<T>,
+    ) -> Result<T, SourceError> {
+        let path = self.file_path(&self.infos[index].name);
+        let found = file.metadata().ok().map(|metadata| Sign::of(&metadata));
+        if found != Some(self.signs[index]) {
+            return Err(SourceError::Changed { path });
+        }
         read.map_err(|source| SourceError::Io { path, source })
     }
 
@@ -128,13 +153,14 @@ impl SourceFolder {
         }
     }
 
-    /// Names, sizes and times of all used files, for the fingerprint.
+    /// Names, sizes and times of all used files, for the fingerprint. A copy on another disk has the same ones.
     pub fn signs(&self) -> String {
         let lines = self.infos.iter().zip(&self.signs).map(|(info, sign)| {
             let Sign {
                 bytes,
                 modified_s,
                 modified_ns,
+                ..
             } = sign;
             format!("{:?} {bytes} {modified_s} {modified_ns}\n", info.name)
         });

@@ -1,10 +1,11 @@
 //! Conversions that go on where another stopped, and disks that fill up.
 
 use super::*;
+use crate::source::SourceError;
 use crate::test_support::StopAtStep;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 /// Remembers what it is told of an earlier conversion.
 #[derive(Default)]
@@ -172,6 +173,76 @@ fn a_stop_between_the_manifest_and_the_markers_removal_is_taken_up() {
     // A whole store without a marker is still not touched unasked.
     let again = run(&fixture, &ConvertOptions::default()).unwrap_err();
     assert!(matches!(again, ConvertError::StoreExists { .. }), "{again}");
+}
+
+/// Puts another model of the same layout, size and time in the source's place, as soon as a step begins.
+struct SwapAt<'a> {
+    step: &'static str,
+    weights: &'a Path,
+    other: &'a Path,
+    swapped: AtomicBool,
+}
+
+impl Progress for SwapAt<'_> {
+    fn report(&self, report: &ProgressReport<'_>) -> ControlFlow<()> {
+        if report.step == self.step && !self.swapped.swap(true, Ordering::Relaxed) {
+            fs::hard_link(self.weights, self.weights.with_extension("aside")).unwrap();
+            fs::rename(self.other, self.weights).unwrap();
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+#[test]
+fn bytes_of_a_file_that_took_the_sources_place_are_not_recorded() {
+    let model = |seed| RandomModel {
+        experts: 64,
+        layers: 4,
+        seed,
+        ..RandomModel::default()
+    };
+    let (fixture, other) = (fixture(&model(1)), fixture(&model(2)));
+    let options = ConvertOptions::default();
+    let whole = fixture.folder.path().join("whole");
+    convert(&fixture.open(), &whole, &options, &NoProgress).unwrap();
+    let [weights, other] =
+        [&fixture, &other].map(|fixture| fixture.model.join("model.safetensors"));
+    let modified = fs::metadata(&weights).unwrap().modified().unwrap();
+    let file = File::options().write(true).open(&other).unwrap();
+    file.set_modified(modified).unwrap();
+    let swap = SwapAt {
+        step: "experts of layer 0",
+        weights: &weights,
+        other: &other,
+        swapped: AtomicBool::new(false),
+    };
+    let error = convert(&fixture.open(), &fixture.store, &options, &swap).unwrap_err();
+    let changed = matches!(error, ConvertError::Source(SourceError::Changed { .. }));
+    assert!(changed, "{error}");
+    fs::rename(weights.with_extension("aside"), &weights).unwrap();
+    go_on(&fixture, &options);
+    assert_same(&fixture.store, &whole);
+}
+
+#[test]
+fn bytes_that_are_written_into_the_source_are_not_read() {
+    let fixture = fixture(&RandomModel::default());
+    let weights = fixture.model.join("model.safetensors");
+    // Clocks of file systems are coarse.
+    let file = File::options().write(true).open(&weights).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let source = fixture.open();
+    let mut bytes = fs::read(&weights).unwrap();
+    let mut read = [0; 4];
+    source.read_tensor(0, 0, &mut read).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, &bytes).unwrap();
+    let error = source.read_tensor(0, 0, &mut read).unwrap_err();
+    assert!(matches!(error, SourceError::Changed { .. }), "{error}");
+    // A file that has become shorter has changed too, whatever the read says.
+    fs::write(&weights, "").unwrap();
+    let error = source.read_tensor(0, 0, &mut read).unwrap_err();
+    assert!(matches!(error, SourceError::Changed { .. }), "{error}");
 }
 
 /// A disk that takes so many bytes more.
