@@ -1,7 +1,10 @@
 //! The files of a model in one folder: which were used, and the signs by which a change of them is seen.
 
+use crate::content_sample;
+use crate::fingerprint::{Fingerprint, FingerprintBuilder};
 use crate::source::{Advice, SourceError, SourceFileInfo, advise_file};
 use odmoe_formats::ByteCount;
+use odmoe_formats::checksum::{Xxh3, Xxh3Hasher};
 use std::fs::{self, File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -33,6 +36,8 @@ pub(crate) struct SourceFolder {
     path: PathBuf,
     infos: Vec<SourceFileInfo>,
     signs: Vec<Sign>,
+    /// Of the files that were read whole.
+    digests: Vec<Option<Xxh3>>,
 }
 
 impl SourceFolder {
@@ -47,6 +52,7 @@ impl SourceFolder {
             path,
             infos: Vec::new(),
             signs: Vec::new(),
+            digests: Vec::new(),
         })
     }
 
@@ -94,6 +100,7 @@ impl SourceFolder {
             bytes: sign.bytes,
         });
         self.signs.push(sign);
+        self.digests.push(None);
         Ok(Some(self.infos.len() - 1))
     }
 
@@ -115,6 +122,9 @@ impl SourceFolder {
         let mut bytes = Vec::new();
         let read = (&file).take(limit.0).read_to_end(&mut bytes);
         self.check_read(index, &file, read)?;
+        let mut hasher = Xxh3Hasher::new();
+        hasher.update(&bytes);
+        self.digests[index] = Some(hasher.finish());
         Ok(Some(bytes))
     }
 
@@ -153,18 +163,33 @@ impl SourceFolder {
         }
     }
 
-    /// Names, sizes and times of all used files, for the fingerprint. A copy on another disk has the same ones.
-    pub fn signs(&self) -> String {
-        let lines = self.infos.iter().zip(&self.signs).map(|(info, sign)| {
-            let Sign {
-                bytes,
-                modified_s,
-                modified_ns,
-                ..
-            } = sign;
-            format!("{:?} {bytes} {modified_s} {modified_ns}\n", info.name)
-        });
-        lines.collect()
+    /// Tells these files from all others: their names, sizes and times, the contents of those that were read whole and
+    /// samples of the contents of the rest. A copy on another disk gives the same.
+    pub fn fingerprint(&self) -> Result<Fingerprint, SourceError> {
+        let not_read = self.digests.iter().filter(|digest| digest.is_none());
+        let blocks = content_sample::blocks_per_file(not_read.count());
+        let mut builder = FingerprintBuilder::new("files");
+        for (index, (info, sign)) in self.infos.iter().zip(&self.signs).enumerate() {
+            let content = match self.digests[index] {
+                Some(digest) => digest,
+                None => self.sample(index, blocks)?,
+            };
+            let times = [sign.modified_s, sign.modified_ns].map(i64::to_le_bytes);
+            builder = builder
+                .part("name", info.name.as_bytes())
+                .part("bytes", &sign.bytes.to_le_bytes())
+                .part("modified", &times.concat())
+                .part("content", content.to_hex().as_bytes());
+        }
+        Ok(builder.finish())
+    }
+
+    fn sample(&self, index: usize, blocks: usize) -> Result<Xxh3, SourceError> {
+        let file = self.open(index)?;
+        let mut hasher = Xxh3Hasher::new();
+        let taken = content_sample::take(&mut hasher, &file, self.signs[index].bytes, blocks);
+        self.check_read(index, &file, taken)?;
+        Ok(hasher.finish())
     }
 
     pub fn check_unchanged(&self) -> Result<(), SourceError> {
