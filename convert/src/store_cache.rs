@@ -7,7 +7,7 @@
 use crate::convert::{CONVERSION_REVISION, ConvertError, ConvertOptions, convert_with};
 use crate::fingerprint::{Fingerprint, FingerprintBuilder};
 use crate::progress::{Progress, Tracker};
-use crate::source::ModelSource;
+use crate::source::{ModelSource, SourceError};
 use crate::store::{check_store_files, open_store};
 use odmoe_formats::manifest::FORMAT_VERSION;
 use serde::{Deserialize, Serialize};
@@ -104,7 +104,14 @@ pub fn obtain(
     if !is_complete(&partial, key) {
         let fingerprint = fingerprint_file(key);
         let more_files = [(FINGERPRINT_FILE, fingerprint.as_slice())];
-        convert_with(source, &partial, &options, &more_files, progress)?;
+        let converted = convert_with(source, &partial, &options, &more_files, progress);
+        if let Err(ConvertError::Source(SourceError::Changed { .. })) = converted
+            && partial.exists()
+        {
+            // The source will have another key when it is whole, and nobody would look here again.
+            fs::remove_dir_all(&partial).map_err(ConvertError::io(&partial))?;
+        }
+        converted?;
     }
     let store = cache_dir.join(folder);
     put_in_place(&partial, &store, cache_dir)?;

@@ -174,6 +174,21 @@ fn waiting_for_another_process_is_reported_and_can_be_ended() {
 }
 
 #[test]
+fn nothing_stays_of_a_source_that_is_still_changing() {
+    let fixture = small();
+    let source = fixture.open();
+    let weights = fixture.model.join("model.safetensors");
+    let file = File::options().write(true).open(weights).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let options = ConvertOptions::default();
+    let error = obtain(&source, &fixture.store, &options, &NoProgress).unwrap_err();
+    let changed = matches!(error, ConvertError::Source(SourceError::Changed { .. }));
+    assert!(changed, "{error}");
+    assert_eq!(entries(&fixture.store), [""; 0]);
+    assert!(get(&fixture).converted);
+}
+
+#[test]
 fn names_become_plain_folder_names() {
     assert_eq!(plain_name("Qwen3-30B-A3B"), "Qwen3-30B-A3B");
     assert_eq!(plain_name("../a b/ü"), "_a_b__");
