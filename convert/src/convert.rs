@@ -74,6 +74,14 @@ pub struct ConvertOptions {
     pub base_file_limit: ByteCount,
 }
 
+impl ConvertOptions {
+    /// The name that the store of a source will have.
+    pub(crate) fn name_of<'a>(&'a self, source: &'a dyn ModelSource) -> &'a str {
+        let suggested = &source.metadata().suggested_name;
+        self.name.as_ref().unwrap_or(suggested)
+    }
+}
+
 impl Default for ConvertOptions {
     fn default() -> Self {
         Self {

@@ -40,10 +40,7 @@ pub fn key(source: &dyn ModelSource, options: &ConvertOptions) -> Fingerprint {
     FingerprintBuilder::new("cached store")
         .part("source", source.fingerprint().to_string().as_bytes())
         .part("weights", options.weights.label().as_bytes())
-        .part(
-            "name",
-            options.name.as_deref().unwrap_or_default().as_bytes(),
-        )
+        .part("name", options.name_of(source).as_bytes())
         .part("version", &FORMAT_VERSION.to_le_bytes())
         .part("revision", &CONVERSION_REVISION.to_le_bytes())
         .finish()
@@ -79,11 +76,8 @@ pub fn obtain(
         });
     }
     fs::create_dir_all(cache_dir).map_err(ConvertError::io(cache_dir))?;
-    let name = options
-        .name
-        .as_deref()
-        .unwrap_or(&source.metadata().suggested_name);
-    let folder = format!("{}{}", plain_name(name), folder_suffix(key));
+    let name = plain_name(options.name_of(source));
+    let folder = format!("{name}{}", folder_suffix(key));
     let _lock = lock(
         &cache_dir.join(format!(".lock{}", folder_suffix(key))),
         progress,

@@ -382,10 +382,7 @@ fn empty_manifest(source: &dyn ModelSource, options: &ConvertOptions) -> Manifes
     let file = |there: bool, name: &str| there.then(|| name.to_string());
     Manifest {
         format_version: FORMAT_VERSION,
-        name: options
-            .name
-            .clone()
-            .unwrap_or_else(|| metadata.suggested_name.clone()),
+        name: options.name_of(source).into(),
         config: metadata.config.clone(),
         files: Vec::new(),
         resident: BTreeMap::new(),

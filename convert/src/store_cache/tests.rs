@@ -84,6 +84,18 @@ fn another_source_or_other_options_are_another_store() {
 }
 
 #[test]
+fn a_model_is_served_under_the_name_that_its_folder_has_now() {
+    let mut fixture = small();
+    let first = get(&fixture).store;
+    let renamed = fixture.folder.path().join("renamed");
+    fs::rename(&fixture.model, &renamed).unwrap();
+    fixture.model = renamed;
+    let second = get(&fixture).store;
+    assert_ne!(second, first);
+    assert_eq!(open_store(&second).unwrap().name, "renamed");
+}
+
+#[test]
 fn a_damaged_store_is_made_again() {
     let damages: [fn(&Path); 3] = [
         |store| fs::remove_file(store.join("base-00001.safetensors")).unwrap(),
