@@ -8,7 +8,7 @@
 use super::disk::Disk;
 use super::journal::{self, Found, Heading, Journal, Records};
 use super::old_files::{OldFiles, remove_if_there};
-use super::store_writer::StoreWriter;
+use super::store_writer::{StoreWriter, make_folder};
 use super::{ConvertError, Preflight};
 use odmoe_formats::ByteCount;
 use odmoe_formats::manifest::MANIFEST_FILE;
@@ -99,7 +99,7 @@ impl<'a> Destination<'a> {
         planned: &HashSet<&Path>,
         disk: &'a dyn Disk,
     ) -> Result<Taken<'a>, ConvertError> {
-        fs::create_dir_all(&self.path).map_err(ConvertError::io(&self.path))?;
+        make_folder(&self.path, disk)?;
         let marker = lock_marker(&self.path)?;
         let marker_path = self.path.join(MARKER_FILE);
         let found = journal::read(&marker_path, self.heading)?;

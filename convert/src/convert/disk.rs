@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 pub(super) trait Disk: Sync {
     /// Writes all of `bytes` at `offset`.
@@ -12,6 +13,11 @@ pub(super) trait Disk: Sync {
     /// Waits until a file's bytes are on disk.
     fn sync(&self, file: &File) -> std::io::Result<()> {
         file.sync_data()
+    }
+
+    /// Waits until the names in a folder are on disk.
+    fn sync_folder(&self, folder: &Path) -> std::io::Result<()> {
+        File::open(folder)?.sync_all()
     }
 
     /// Lets the system begin to write a range, without waiting, and forget what of it is written already: a store is

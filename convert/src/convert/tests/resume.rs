@@ -291,3 +291,34 @@ fn a_disk_that_fills_up_says_so_and_the_conversion_goes_on_later() {
         fs::remove_dir_all(&fixture.store).unwrap();
     }
 }
+
+#[test]
+fn folders_above_a_new_store_reach_the_disk_with_it() {
+    #[derive(Default)]
+    struct Synced(Mutex<Vec<PathBuf>>);
+    impl Disk for Synced {
+        fn sync_folder(&self, folder: &Path) -> std::io::Result<()> {
+            self.0.lock().unwrap().push(folder.into());
+            SystemDisk.sync_folder(folder)
+        }
+    }
+    let fixture = fixture(&model());
+    let disk = Synced::default();
+    let conversion = Conversion {
+        source: &fixture.open(),
+        options: &ConvertOptions::default(),
+        more_files: &[],
+        disk: &disk,
+    };
+    let top = fixture.folder.path();
+    conversion.run(&top.join("b/c/store"), &NoProgress).unwrap();
+    let synced = disk.0.into_inner().unwrap();
+    for folder in ["", "b", "b/c", "b/c/store"] {
+        // No ending slash: it is a path like any other.
+        let folder = match folder {
+            "" => top.to_path_buf(),
+            below => top.join(below),
+        };
+        assert!(synced.contains(&folder), "{}", folder.display());
+    }
+}
