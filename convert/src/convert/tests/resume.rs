@@ -1,6 +1,8 @@
 //! Conversions that go on where another stopped, and disks that fill up.
 
 use super::*;
+use crate::convert::disk::Room;
+use crate::convert::old_files::OldFiles;
 use crate::source::SourceError;
 use crate::test_support::StopAtStep;
 use std::fs::File;
@@ -245,51 +247,154 @@ fn bytes_that_are_written_into_the_source_are_not_read() {
     assert!(matches!(error, SourceError::Changed { .. }), "{error}");
 }
 
-/// A disk that takes so many bytes more.
-struct FillsUp(AtomicI64);
+/// A disk that takes so many bytes more, and then says why not.
+struct FillsUp {
+    left: AtomicI64,
+    refusal: rustix::io::Errno,
+    /// What it claims to have free from then on.
+    then_free: Room,
+}
+
+impl FillsUp {
+    fn at(bytes: i64, refusal: rustix::io::Errno, then_free: Room) -> Self {
+        Self {
+            left: AtomicI64::new(bytes),
+            refusal,
+            then_free,
+        }
+    }
+
+    /// The error of a conversion to it.
+    fn refuse(&self, fixture: &Fixture, options: &ConvertOptions) -> ConvertError {
+        let conversion = Conversion {
+            source: &fixture.open(),
+            options,
+            more_files: &[],
+            disk: self,
+        };
+        let error = conversion.run(&fixture.store, &NoProgress).unwrap_err();
+        assert!(!crate::store::is_store(&fixture.store));
+        error
+    }
+}
 
 impl Disk for FillsUp {
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
         use std::os::unix::fs::FileExt;
         let wanted = bytes.len() as i64;
-        let left = self.0.fetch_sub(wanted, Ordering::Relaxed);
+        let left = self.left.fetch_sub(wanted, Ordering::Relaxed);
         let fits = left.clamp(0, wanted) as usize;
         file.write_all_at(&bytes[..fits], offset)?;
         match fits < bytes.len() {
-            true => Err(rustix::io::Errno::NOSPC.into()),
+            true => Err(self.refusal.into()),
             false => Ok(()),
         }
     }
+
+    fn room(&self, folder: &Path) -> std::io::Result<Room> {
+        match self.left.load(Ordering::Relaxed) {
+            0.. => SystemDisk.room(folder),
+            _ => Ok(self.then_free),
+        }
+    }
 }
+
+const NOTHING: Room = Room {
+    bytes: 0,
+    files: Some(1),
+};
 
 #[test]
 fn a_disk_that_fills_up_says_so_and_the_conversion_goes_on_later() {
     let fixture = fixture(&model());
     let whole = fixture.folder.path().join("whole");
-    let source = fixture.open();
     let options = ConvertOptions::default();
-    let summary = convert(&source, &whole, &options, &NoProgress).unwrap();
+    let summary = convert(&fixture.open(), &whole, &options, &NoProgress).unwrap();
     let bytes = summary.store_bytes.0 as i64;
     for room in [0, 10_000, bytes / 3, bytes - 1] {
-        let disk = FillsUp(AtomicI64::new(room));
-        let conversion = Conversion {
-            source: &source,
-            options: &options,
-            more_files: &[],
-            disk: &disk,
-        };
-        let error = conversion.run(&fixture.store, &NoProgress).unwrap_err();
+        let disk = FillsUp::at(room, rustix::io::Errno::NOSPC, NOTHING);
+        let error = disk.refuse(&fixture, &options);
         assert!(matches!(error, ConvertError::DiskFull { .. }), "{error}");
         let said = error.to_string();
         assert!(
             said.contains("must be free") && said.contains("goes on"),
             "{said}"
         );
-        assert!(!crate::store::is_store(&fixture.store), "{room}");
         go_on(&fixture, &options);
         assert_same(&fixture.store, &whole);
         fs::remove_dir_all(&fixture.store).unwrap();
     }
+}
+
+#[test]
+fn a_limit_that_is_not_the_disks_is_told_as_what_it_is() {
+    use rustix::io::Errno;
+    let fixture = fixture(&model());
+    let options = ConvertOptions::default();
+    let bytes = 1 << 40;
+    let files = Some(7);
+    let cases = [
+        (Errno::DQUOT, Room { bytes, files }, "the quota"),
+        (
+            Errno::NOSPC,
+            Room {
+                bytes,
+                files: Some(0),
+            },
+            "no more files",
+        ),
+        (
+            Errno::NOSPC,
+            Room { bytes, files: None },
+            "though the disk has room",
+        ),
+        (Errno::DQUOT, NOTHING, "must be free"),
+    ];
+    for (refusal, then_free, expected) in cases {
+        let said = FillsUp::at(10_000, refusal, then_free).refuse(&fixture, &options);
+        let said = said.to_string();
+        assert!(
+            said.contains(expected) && said.contains("goes on"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_disk_with_too_few_inodes_is_refused_before_a_byte_is_written() {
+    struct FewFiles(Option<u64>);
+    impl Disk for FewFiles {
+        fn room(&self, _folder: &Path) -> std::io::Result<Room> {
+            let bytes = 1 << 40;
+            Ok(Room {
+                bytes,
+                files: self.0,
+            })
+        }
+    }
+    let fixture = fixture(&model());
+    let convert = |files| {
+        let conversion = Conversion {
+            source: &fixture.open(),
+            options: &ConvertOptions::default(),
+            more_files: &[],
+            disk: &FewFiles(files),
+        };
+        conversion.run(&fixture.store, &NoProgress)
+    };
+    let error = convert(Some(10)).unwrap_err();
+    let ConvertError::TooManyFiles { needed, free, .. } = error else {
+        panic!("{error}")
+    };
+    assert!(needed > 16 && free == 10, "{needed}");
+    assert!(!fixture.store.exists());
+    convert(Some(needed)).unwrap();
+    let files = OldFiles::find(&fixture.store, true).unwrap();
+    let made = (files.files.len() + files.folders.len()) as u64;
+    // With the folder itself and the marker, and without what this model does not have.
+    assert!((made + 2..made + 5).contains(&needed), "{made} {needed}");
+    fs::remove_dir_all(&fixture.store).unwrap();
+    convert(None).unwrap();
 }
 
 #[test]
