@@ -1,6 +1,6 @@
 //! Models opened from files made here.
 
-mod made;
+pub(crate) mod made;
 mod refusals;
 mod sets;
 
