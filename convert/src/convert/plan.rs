@@ -2,7 +2,7 @@
 //! for its digests.
 
 use super::{ConvertError, ConvertOptions, WeightFormat};
-use crate::source::{ModelMetadata, ModelSource, SourceError, TensorId};
+use crate::source::{ModelMetadata, ModelSource, SourceError, TensorId, shown};
 use odmoe_formats::expected::{self, ExpectedTensor, TensorUse};
 use odmoe_formats::manifest::{
     FORMAT_VERSION, FileIndex, LAYOUT_ROW_MAJOR, Manifest, ObjectTensor, PageableObject,
@@ -184,7 +184,7 @@ impl<'a> TensorIndex<'a> {
         let tensor = &source.tensors()[index];
         if tensor.shape != expected {
             return Err(SourceError::Shape {
-                source_name: tensor.source_name.clone(),
+                source_name: shown(&tensor.source_name),
                 expected: expected.to_vec(),
                 found: tensor.shape.clone(),
             });
@@ -209,7 +209,7 @@ impl<'a> TensorIndex<'a> {
                 }
             };
             if !known {
-                return Err(SourceError::UnknownTensor(tensor.source_name.clone()));
+                return Err(SourceError::UnknownTensor(shown(&tensor.source_name)));
             }
             if self.by_id[&tensor.id] != index {
                 return Err(SourceError::DuplicateTensor(tensor.id.clone()));

@@ -1,7 +1,7 @@
 //! The files of a model: one, or a set that `gguf-split` made, found from any of its members.
 
 use crate::fingerprint::{Fingerprint, FingerprintBuilder};
-use crate::source::SourceError;
+use crate::source::{SourceError, shown};
 use crate::source_folder::SourceFolder;
 use odmoe_formats::ByteCount;
 use odmoe_formats::gguf::{Gguf, GgufError, Metadata, TensorInfo};
@@ -249,7 +249,7 @@ fn check_names(path: &Path, tensors: &[PartTensor]) -> Result<(), SourceError> {
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(malformed(
             path,
-            format!("tensor {:?} is in two of the set's files", pair[0]),
+            format!("tensor {:?} is in two of the set's files", shown(pair[0])),
         )),
         None => Ok(()),
     }
