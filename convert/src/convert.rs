@@ -20,6 +20,8 @@ mod worker;
 
 use crate::progress::{Cancelled, Earlier, Progress};
 use crate::source::{ModelSource, SourceError};
+use crate::store_cache::{self, FINGERPRINT_FILE};
+use crate::verify::{VerifyError, verify_store};
 use destination::{Destination, Taken};
 use disk::{Disk, SystemDisk};
 use journal::{Heading, Records};
@@ -111,7 +113,7 @@ pub struct Summary {
     pub store: PathBuf,
     /// Bytes of its tensor files.
     pub store_bytes: ByteCount,
-    /// Bytes of them that an earlier, stopped conversion had written.
+    /// Bytes of them that an earlier conversion had written.
     pub reused_bytes: ByteCount,
     /// Bytes of tensors that stay in memory.
     pub resident_bytes: ByteCount,
@@ -256,7 +258,8 @@ impl From<Cancelled> for ConvertError {
     }
 }
 
-/// What [`convert`] would need, found without writing. The errors are those that `convert` would begin with.
+/// What [`convert`] would need, found without writing. The errors are those that `convert` would begin with;
+/// where it would find its own store it still says that there is one.
 pub fn preflight(
     source: &dyn ModelSource,
     destination: &Path,
@@ -274,28 +277,20 @@ pub fn preflight(
 /// be, the destination, the free space. The manifest is written last, after every other file has reached the disk.
 ///
 /// What an earlier attempt of the same source with the same options left at the destination is taken up: its finished
-/// parts are read again and compared with the digests that it recorded. Anything else is removed.
+/// parts are read again and compared with the digests that it recorded. Anything else is removed. A whole store of the
+/// same source and options is read again in the same way, and left as it is.
 pub fn convert(
     source: &dyn ModelSource,
     destination: &Path,
     options: &ConvertOptions,
     progress: &dyn Progress,
 ) -> Result<Summary, ConvertError> {
-    convert_with(source, destination, options, &[], progress)
-}
-
-/// [`convert`], with more files beside the manifest.
-pub(crate) fn convert_with(
-    source: &dyn ModelSource,
-    destination: &Path,
-    options: &ConvertOptions,
-    more_files: &[TextFile<'_>],
-    progress: &dyn Progress,
-) -> Result<Summary, ConvertError> {
+    let key = store_cache::key(source, options);
+    let fingerprint = store_cache::fingerprint_file(key);
     let what = Conversion {
         source,
         options,
-        more_files,
+        more_files: &[(FINGERPRINT_FILE, &fingerprint)],
         disk: &SystemDisk,
     };
     what.run(destination, progress)
@@ -314,7 +309,15 @@ impl Conversion<'_> {
         let plan = Plan::new(self.source, self.options)?;
         let needed = plan.needed();
         let heading = Heading::new(self.source, self.options);
-        let place = Destination::inspect(destination, self.options.overwrite, &heading)?;
+        let place = match Destination::inspect(destination, self.options.overwrite, &heading) {
+            Err(ConvertError::StoreExists { path }) => {
+                return match self.is_made_already(destination, &plan, progress)? {
+                    true => Ok(summary(&plan, path, ByteCount(plan.store_bytes()))),
+                    false => Err(ConvertError::StoreExists { path }),
+                };
+            }
+            place => place?,
+        };
         let preflight = place.preflight(needed, self.disk)?;
         if preflight.needed > preflight.free {
             let Preflight {
@@ -332,6 +335,27 @@ impl Conversion<'_> {
         progress.planned(&preflight);
         let written = self.write(plan, place, progress);
         written.map_err(|error| self.explain_full_disk(error, destination, needed))
+    }
+
+    /// Whether the destination is the very store that is to be made: a process may have been stopped after its last
+    /// step and before it could say so. A damaged one is not.
+    fn is_made_already(
+        &self,
+        destination: &Path,
+        plan: &Plan,
+        progress: &dyn Progress,
+    ) -> Result<bool, ConvertError> {
+        let key = store_cache::key(self.source, self.options);
+        if !store_cache::is_complete(destination, key) {
+            return Ok(false);
+        }
+        progress.earlier(&Earlier::Resumed {
+            already_there: ByteCount(plan.store_bytes()),
+        });
+        match verify_store(destination, progress) {
+            Err(VerifyError::Cancelled) => Err(ConvertError::Cancelled),
+            verified => Ok(verified.is_ok_and(|report| report.problems.is_empty())),
+        }
     }
 
     fn write(
@@ -369,16 +393,7 @@ impl Conversion<'_> {
         let reused_bytes = ByteCount(outcome.reused_bytes);
         let manifest = complete_manifest(&plan, &work, outcome);
         let store = writer.finish(&manifest.to_json())?;
-        Ok(Summary {
-            store,
-            store_bytes: ByteCount(plan.store_bytes()),
-            reused_bytes,
-            resident_bytes: manifest.resident_bytes(),
-            expert_bytes: manifest.object_bytes(),
-            experts: manifest.objects.len(),
-            kept_matrices: plan.kept_matrices,
-            quantised_already: plan.quantised_already,
-        })
+        Ok(summary(&plan, store, reused_bytes))
     }
 
     /// An error that says that the disk is full, as one that says how much is missing, or what else there is too
@@ -414,6 +429,20 @@ impl Conversion<'_> {
             }
         };
         ConvertError::LimitReached { destination, limit }
+    }
+}
+
+fn summary(plan: &Plan, store: PathBuf, reused_bytes: ByteCount) -> Summary {
+    let manifest = &plan.manifest;
+    Summary {
+        store,
+        store_bytes: ByteCount(plan.store_bytes()),
+        reused_bytes,
+        resident_bytes: manifest.resident_bytes(),
+        expert_bytes: manifest.object_bytes(),
+        experts: manifest.objects.len(),
+        kept_matrices: plan.kept_matrices,
+        quantised_already: plan.quantised_already,
     }
 }
 

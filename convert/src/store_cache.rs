@@ -4,7 +4,7 @@
 //! converted to, and stands whole in a file beside the manifest. A conversion happens in a hidden folder that is
 //! renamed when it is complete, under a lock file that is never removed. Where it was stopped it goes on in that folder.
 
-use crate::convert::{CONVERSION_REVISION, ConvertError, ConvertOptions, convert_with};
+use crate::convert::{CONVERSION_REVISION, ConvertError, ConvertOptions, convert};
 use crate::fingerprint::{Fingerprint, FingerprintBuilder};
 use crate::progress::{Progress, Tracker};
 use crate::source::{ModelSource, SourceError};
@@ -16,7 +16,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Beside the manifest of a store in a cache folder: which source and options it was made from.
+/// Beside the manifest of a store: which source and options it was made from.
 pub(crate) const FINGERPRINT_FILE: &str = "fingerprint.json";
 /// Digits of the key in a folder's name.
 const KEY_DIGITS: usize = 16;
@@ -40,6 +40,7 @@ pub fn key(source: &dyn ModelSource, options: &ConvertOptions) -> Fingerprint {
     FingerprintBuilder::new("cached store")
         .part("source", source.fingerprint().to_string().as_bytes())
         .part("weights", options.weights.label().as_bytes())
+        .part("base files", &options.base_file_limit.0.to_le_bytes())
         .part("name", options.name_of(source).as_bytes())
         .part("version", &FORMAT_VERSION.to_le_bytes())
         .part("revision", &CONVERSION_REVISION.to_le_bytes())
@@ -96,9 +97,7 @@ pub fn obtain(
     };
     // A process may have been stopped after the conversion and before the renaming.
     if !is_complete(&partial, key) {
-        let fingerprint = fingerprint_file(key);
-        let more_files = [(FINGERPRINT_FILE, fingerprint.as_slice())];
-        let converted = convert_with(source, &partial, &options, &more_files, progress);
+        let converted = convert(source, &partial, &options, progress);
         if let Err(ConvertError::Source(SourceError::Changed { .. })) = converted
             && partial.exists()
         {
@@ -141,7 +140,7 @@ fn plain_name(name: &str) -> String {
     }
 }
 
-fn is_complete(folder: &Path, key: Fingerprint) -> bool {
+pub(crate) fn is_complete(folder: &Path, key: Fingerprint) -> bool {
     let mut text = String::new();
     let read = File::open(folder.join(FINGERPRINT_FILE))
         .and_then(|file| file.take(1 << 16).read_to_string(&mut text));
@@ -168,7 +167,7 @@ fn lock(path: &Path, progress: &dyn Progress) -> Result<File, ConvertError> {
     }
 }
 
-fn fingerprint_file(key: Fingerprint) -> Vec<u8> {
+pub(crate) fn fingerprint_file(key: Fingerprint) -> Vec<u8> {
     let contents = FingerprintFile {
         key: key.to_string(),
     };

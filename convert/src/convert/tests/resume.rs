@@ -172,9 +172,49 @@ fn a_stop_between_the_manifest_and_the_markers_removal_is_taken_up() {
     let (summary, _) = go_on(&fixture, &ConvertOptions::default());
     assert!(summary.reused_bytes > summary.expert_bytes);
     assert_same(&fixture.store, &whole);
-    // A whole store without a marker is still not touched unasked.
-    let again = run(&fixture, &ConvertOptions::default()).unwrap_err();
-    assert!(matches!(again, ConvertError::StoreExists { .. }), "{again}");
+}
+
+#[test]
+fn a_store_that_is_what_would_be_made_is_an_answer_and_no_other_is() {
+    let fixture = fixture(&model());
+    let options = ConvertOptions::default();
+    let first = run(&fixture, &options).unwrap();
+    let manifest = fixture.store.join("manifest.json");
+    let before = fs::metadata(&manifest).unwrap().ino();
+    let (again, said) = go_on(&fixture, &options);
+    let already_there = first.store_bytes;
+    assert_eq!(said, [Earlier::Resumed { already_there }]);
+    let all = Summary {
+        reused_bytes: first.store_bytes,
+        ..first
+    };
+    assert_eq!(again, all);
+    assert_eq!(fs::metadata(&manifest).unwrap().ino(), before);
+
+    let refuse = |options: &ConvertOptions| {
+        let error = run(&fixture, options).unwrap_err();
+        assert!(matches!(error, ConvertError::StoreExists { .. }), "{error}");
+    };
+    let named = ConvertOptions {
+        name: Some("other".into()),
+        ..options.clone()
+    };
+    let split = ConvertOptions {
+        base_file_limit: ByteCount(40_000),
+        ..options.clone()
+    };
+    [quantised(), named, split].iter().for_each(refuse);
+    let base = fixture.store.join("base-00001.safetensors");
+    let whole = fs::read(&base).unwrap();
+    let mut damaged = whole.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    fs::write(&base, damaged).unwrap();
+    refuse(&options);
+    fs::write(&base, whole).unwrap();
+    go_on(&fixture, &options);
+    fixture.edit_json("config.json", |config| config["rms_norm_eps"] = 1e-5.into());
+    refuse(&options);
 }
 
 /// Puts another model of the same layout, size and time in the source's place, as soon as a step begins.
