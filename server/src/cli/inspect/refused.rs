@@ -30,10 +30,12 @@ pub(super) fn tell(path: &Path, reason: &str, as_json: bool) -> Result<(), Failu
     if as_json {
         return terminal::print(&format!("{report}\n"));
     }
+    // A file may hold anything, a terminal's commands too.
+    let architecture = report["architecture"].as_str().unwrap_or("not named");
+    let architecture: String = architecture.chars().filter(|c| !c.is_control()).collect();
     let mut text = format!(
-        "{}: GGUF file\n  architecture  {}\n  tensors       {}, {} parameters, {}\n",
+        "{}: GGUF file\n  architecture  {architecture:.64}\n  tensors       {}, {} parameters, {}\n",
         path.display(),
-        report["architecture"].as_str().unwrap_or("not named"),
         report["tensors"],
         human_count(report["parameters"].as_u64().unwrap_or(0)),
         ByteCount(report["tensor_bytes"].as_u64().unwrap_or(0)),
