@@ -431,7 +431,8 @@ pub struct SynthArgs {
     pub quant: Option<Quantisation>,
 
     /// Which experts tokens are sent to: uniform follows the token alone, and neighbours share experts by chance; with
-    /// reuse a token keeps 30 to 50 % of the experts of the one before.
+    /// reuse a token keeps 30 to 50 % of the experts of the one before, which takes at most a quarter of a layer's experts
+    /// a token.
     #[arg(long, value_enum, default_value_t = SynthRouting::Uniform)]
     pub routing: SynthRouting,
 
