@@ -346,6 +346,10 @@ pub struct InspectArgs {
     /// A store, a GGUF file or a Hugging Face folder. Without it, the embedded model.
     pub input: Option<PathBuf>,
 
+    /// Where converted models are kept. [default: odmoe in the user's cache folder]
+    #[arg(long, env = "ODMOE_STORE_DIR", value_name = "FOLDER")]
+    pub store_dir: Option<PathBuf>,
+
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
