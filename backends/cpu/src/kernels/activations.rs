@@ -33,6 +33,8 @@ pub struct ActivationSuperblock {
     pub quants: [i8; SUPERBLOCK],
     /// Sums of 16 of them, at most 2032 in magnitude.
     pub sums: [i16; SUB_BLOCKS],
+    /// Sums of 32 of them.
+    pub wide_sums: [i16; SUB_BLOCKS / 2],
     /// Their unit.
     pub scale: f32,
 }
@@ -135,6 +137,7 @@ impl SuperblockRows {
             let empty = ActivationSuperblock {
                 quants: [0; SUPERBLOCK],
                 sums: [0; SUB_BLOCKS],
+                wide_sums: [0; SUB_BLOCKS / 2],
                 scale: 0.0,
             };
             self.superblocks.resize(superblocks, empty);
@@ -203,6 +206,10 @@ impl Kernel for QuantiseSuperblocks<'_> {
                 .0;
             for (sum, part) in superblock.sums.iter_mut().zip(parts) {
                 *sum = part.iter().map(|&quant| i16::from(quant)).sum();
+            }
+            let pairs = superblock.sums.as_chunks::<2>().0;
+            for (sum, [first, second]) in superblock.wide_sums.iter_mut().zip(pairs) {
+                *sum = first + second;
             }
         }
     }

@@ -8,9 +8,13 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_integers;
 #[cfg(target_arch = "x86_64")]
+mod avx2_stream;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_integers;
+#[cfg(target_arch = "x86_64")]
+mod avx512_stream;
 mod bytes;
 mod elementwise;
 mod float;
@@ -21,6 +25,9 @@ mod q8;
 mod rows;
 mod small_block_formats;
 mod small_blocks;
+mod stream;
+#[cfg(target_arch = "x86_64")]
+mod stream_formats;
 mod superblock_formats;
 mod superblocks;
 #[cfg(target_arch = "x86_64")]
@@ -39,6 +46,7 @@ use crate::reference::LANES;
 use activations::{ActivationBlock, ActivationSuperblock, BlockOperand};
 use portable::{Portable, widen_bf16, widen_f16};
 use small_blocks::SmallPanel;
+use stream::{DOTS, Minima, StreamFormat};
 
 /// Elements as they lie in memory, without alignment.
 pub type Bytes2 = [u8; 2];
@@ -64,6 +72,8 @@ pub trait Simd: Copy + Send + Sync {
     const LARGE_TILES: bool;
     /// From how many tokens on it pays to rearrange weights; `usize::MAX` where it never does.
     const PACK_FROM_TOKENS: usize;
+    /// Whether there are [`Self::stream_dots`].
+    const STREAMS: bool = false;
     /// What [`Self::pack`] adds to the quants.
     const Q8_OFFSET: i32;
 
@@ -132,6 +142,26 @@ pub trait Simd: Copy + Send + Sync {
         x: [&ActivationSuperblock; T],
         sums: [Self::Sums8; T],
     ) -> [Self::Sums8; T];
+
+    /// Number b * T + t: the exact products of block b, of `DOTS / T`, with x\[b\]\[t\], corrections included where there
+    /// are no minima. Else writes the minima of each block.
+    #[inline(always)]
+    fn stream_dots<F: StreamFormat, const T: usize>(
+        self,
+        _blocks: &[F::Block],
+        _x: &[[&ActivationSuperblock; T]],
+        _minima: &mut [Minima],
+    ) -> [f32; DOTS] {
+        unreachable!("this set does not stream")
+    }
+    /// Number i: the exact product of these minima with the sums of the superblock beside them.
+    #[inline(always)]
+    fn stream_corrections<F: StreamFormat>(
+        self,
+        _operands: [(&Minima, &ActivationSuperblock); DOTS],
+    ) -> [f32; DOTS] {
+        unreachable!("this set does not stream")
+    }
 
     /// 16 in byte i where bit i is set, else 0.
     #[inline(always)]
