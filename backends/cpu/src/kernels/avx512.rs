@@ -64,6 +64,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn many_tokens(self, product: &super::Product<'_>) -> bool {
+        super::many_tokens::product(self, product)
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         unsafe { _mm512_set1_ps(x) }
     }

@@ -14,6 +14,8 @@ mod avx512_integers;
 mod bytes;
 mod elementwise;
 mod float;
+#[cfg(target_arch = "x86_64")]
+mod many_tokens;
 mod packed;
 mod portable;
 mod product;
@@ -69,6 +71,12 @@ pub trait Simd: Copy + Send + Sync {
 
     /// Runs a kernel, compiled with the set's instructions.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
+
+    /// Takes a product of many tokens, where the set has kernels for these; else says so.
+    #[inline(always)]
+    fn many_tokens(self, _product: &Product<'_>) -> bool {
+        false
+    }
 
     /// Sixteen times x.
     fn splat(self, x: f32) -> Self::F;
