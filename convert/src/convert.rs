@@ -239,6 +239,15 @@ pub fn preflight(
     destination.preflight(plan.needed())
 }
 
+/// The manifest of the store that [`convert`] would make, with zeros for digests: which tensors there must be is checked,
+/// and that each has its shape.
+pub fn planned_manifest(
+    source: &dyn ModelSource,
+    options: &ConvertOptions,
+) -> Result<Manifest, ConvertError> {
+    Plan::new(source, options).map(|plan| plan.manifest)
+}
+
 /// Converts a model to a store.
 ///
 /// Everything that can be known is checked before the first byte is written: the source's tensors, the manifest to

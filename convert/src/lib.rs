@@ -21,7 +21,8 @@ mod verify;
 mod test_support;
 
 pub use convert::{
-    ConvertError, ConvertOptions, Preflight, Summary, WeightFormat, convert, preflight,
+    ConvertError, ConvertOptions, Preflight, Summary, WeightFormat, convert, planned_manifest,
+    preflight,
 };
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
 pub use progress::{Earlier, Level, NoProgress, Progress, ProgressReport};
