@@ -177,12 +177,11 @@ impl Kernel for QuantiseBlocks<'_> {
         let (x, to) = (self.x.as_chunks::<BLOCK>().0, self.to);
         assert!(x.len() == to.blocks.len() && x.len() == to.wide.len());
         for ((x, block), wide) in x.iter().zip(to.blocks).zip(to.wide) {
-            block.scale = quantise_block(x, &mut block.quants);
-            block.sum = 0;
-            for (quant, wide) in block.quants.iter().zip(wide) {
-                *wide = i16::from(*quant);
-                block.sum += i32::from(*quant);
-            }
+            let mut quants = [0; BLOCK];
+            block.scale = quantise_block(x, &mut quants);
+            block.quants = quants;
+            *wide = quants.map(i16::from);
+            block.sum = wide.iter().map(|&quant| i32::from(quant)).sum();
         }
     }
 }

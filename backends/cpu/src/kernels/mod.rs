@@ -2,6 +2,8 @@
 //! `portable`, `avx2` and `avx512` differ. They reproduce `reference` bit for bit.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -203,7 +205,7 @@ pub enum Instructions {
     /// AVX2, FMA, F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
-    /// AVX-512.
+    /// AVX-512, with or without AMX.
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
 }
@@ -217,8 +219,10 @@ impl Instructions {
             KernelSet::Avx2 => avx2::Avx2::detect().map(Self::Avx2),
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx512 => avx512::Avx512::detect().map(Self::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Amx => avx512::Avx512::detect_with_tiles().map(Self::Avx512),
             #[cfg(not(target_arch = "x86_64"))]
-            KernelSet::Avx2 | KernelSet::Avx512 => None,
+            KernelSet::Avx2 | KernelSet::Avx512 | KernelSet::Amx => None,
         }
     }
 

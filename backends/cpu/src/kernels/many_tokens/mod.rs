@@ -1,14 +1,20 @@
 //! Products of many tokens in AVX-512 with VNNI: rows of weights in lanes, unpacked once for all tokens.
 
+mod block_formats;
+mod blocks;
 mod columns;
-mod superblock_formats;
+pub mod superblock_formats;
 mod superblocks;
 
 use super::avx512::Avx512;
 use super::product::Product;
-use crate::blocks::SUPERBLOCK;
+use crate::blocks::{BLOCK, SUPERBLOCK};
+use block_formats as small;
 use odmoe_formats::BlockFormat as F;
+
+pub use columns::ROWS;
 use superblock_formats as large;
+pub use superblocks::{Format as SuperblockFormat, PANEL_ROWS, Slice, Sums, add};
 
 /// From how many tokens on unpacking rows into lanes pays.
 const FROM_TOKENS: usize = 4;
@@ -24,12 +30,18 @@ pub fn product(proof: Avx512, product: &Product<'_>) -> bool {
         F::Q4_K => superblocks::<large::Q4K>(proof, product),
         F::Q5_K => superblocks::<large::Q5K>(proof, product),
         F::Q6_K => superblocks::<large::Q6K>(proof, product),
+        F::Q8_0 => blocks::<small::Q8_0>(proof, product),
+        F::Q4_0 => blocks::<small::Q4_0>(proof, product),
+        F::Q4_1 => blocks::<small::Q4_1>(proof, product),
+        F::Q5_0 => blocks::<small::Q5_0>(proof, product),
+        F::Q5_1 => blocks::<small::Q5_1>(proof, product),
+        F::MXFP4 => blocks::<small::Mxfp4>(proof, product),
         _ => return false,
     }
     true
 }
 
-fn superblocks<F: superblocks::Format>(_proof: Avx512, product: &Product<'_>) {
+fn superblocks<F: SuperblockFormat>(_proof: Avx512, product: &Product<'_>) {
     debug_assert_eq!(product.weight.format.block_elements(), SUPERBLOCK);
     let first = product.rows.start;
     // SAFETY: the machine has the instructions, as the proof says.
@@ -38,6 +50,21 @@ fn superblocks<F: superblocks::Format>(_proof: Avx512, product: &Product<'_>) {
             product.rows.len(),
             |row| product.weight.blocks(first + row),
             product.x.superblocks.expect("activations in superblocks"),
+            product.tokens,
+            |token, row, sums| product.out.put(token, first + row, sums),
+        );
+    }
+}
+
+fn blocks<F: blocks::Format>(_proof: Avx512, product: &Product<'_>) {
+    debug_assert_eq!(product.weight.format.block_elements(), BLOCK);
+    let first = product.rows.start;
+    // SAFETY: the machine has the instructions, as the proof says.
+    unsafe {
+        blocks::products::<F>(
+            product.rows.len(),
+            |row| product.weight.blocks(first + row),
+            product.x.blocks.expect("activations in blocks"),
             product.tokens,
             |token, row, sums| product.out.put(token, first + row, sums),
         );

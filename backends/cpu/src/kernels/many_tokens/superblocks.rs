@@ -53,7 +53,8 @@ pub struct Slice {
 }
 
 impl Slice {
-    const EMPTY: Self = Self {
+    /// Zeros.
+    pub const EMPTY: Self = Self {
         quants: [[[0; WORD]; ROWS]; SUPERBLOCK / WORD],
         scales: [[0; ROWS]; SUB_BLOCKS],
         minima: [[0; ROWS]; SUB_BLOCKS / 2],
@@ -62,7 +63,8 @@ impl Slice {
     };
 }
 
-type Sums = [[f32; ROWS]; SLICES];
+/// Running sums of a panel's rows with one token.
+pub type Sums = [[f32; ROWS]; SLICES];
 
 /// Every product of weight rows with rows `tokens` of x; column r of `out` starts at `first`.
 ///
@@ -137,32 +139,58 @@ unsafe fn tile_of<F: Format, const T: usize>(
     for (to, &token) in operands.iter_mut().zip(tokens).skip(1) {
         *to = &x.row(token as usize)[block];
     }
-    let x = operands;
+    // SAFETY: as this function's.
     unsafe {
-        let dots = dots::<F, T>(panel, x);
+        let dots = dots::<F, T>(panel, operands);
+        finish::<F, T>(panel, operands, dots, sums);
+    }
+}
+
+/// Adds the dots of one superblock of the panel's rows, with their units, to the sums of one token.
+///
+/// # Safety
+/// The machine has AVX-512 F, BW, DQ, VL and VNNI.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub unsafe fn add<F: Format>(
+    panel: &[Slice; SLICES],
+    x: &ActivationSuperblock,
+    dots: [__m512i; SLICES],
+    sums: &mut Sums,
+) {
+    // SAFETY: as this function's.
+    unsafe { finish::<F, 1>(panel, [x], [dots], std::slice::from_mut(sums)) }
+}
+
+/// The same for T tokens, and where the format has minima, what these add.
+#[inline(always)]
+unsafe fn finish<F: Format, const T: usize>(
+    panel: &[Slice; SLICES],
+    x: [&ActivationSuperblock; T],
+    dots: [[__m512i; SLICES]; T],
+    sums: &mut [Sums],
+) {
+    let sums = &mut sums[..T];
+    // SAFETY: slices are aligned to registers; the instructions are there by the contract of the callers.
+    unsafe {
+        let mut corrections = [[_mm512_setzero_si512(); SLICES]; T];
+        if F::MINIMA > 0 {
+            corrections = self::corrections::<F, T>(panel, x);
+        }
         for slice in 0..SLICES {
             let scale = _mm512_load_ps(panel[slice].scale.as_ptr());
-            for token in 0..T {
-                let scales = _mm512_mul_ps(scale, _mm512_set1_ps(x[token].scale));
-                let to = sums[token][slice].as_mut_ptr();
-                let dots = _mm512_cvtepi32_ps(dots[token][slice]);
-                _mm512_storeu_ps(to, _mm512_fmadd_ps(scales, dots, _mm512_loadu_ps(to)));
-            }
-        }
-        if F::MINIMA == 0 {
-            return;
-        }
-        let corrections = corrections::<F, T>(panel, x);
-        for slice in 0..SLICES {
             let minimum = _mm512_load_ps(panel[slice].minimum.as_ptr());
             for token in 0..T {
-                let minima = _mm512_mul_ps(minimum, _mm512_set1_ps(x[token].scale));
+                let x_scale = _mm512_set1_ps(x[token].scale);
                 let to = sums[token][slice].as_mut_ptr();
-                let corrections = _mm512_cvtepi32_ps(corrections[token][slice]);
-                _mm512_storeu_ps(
-                    to,
-                    _mm512_fnmadd_ps(minima, corrections, _mm512_loadu_ps(to)),
-                );
+                let dots = _mm512_cvtepi32_ps(dots[token][slice]);
+                let mut sum = _mm512_loadu_ps(to);
+                sum = _mm512_fmadd_ps(_mm512_mul_ps(scale, x_scale), dots, sum);
+                if F::MINIMA > 0 {
+                    let corrections = _mm512_cvtepi32_ps(corrections[token][slice]);
+                    sum = _mm512_fnmadd_ps(_mm512_mul_ps(minimum, x_scale), corrections, sum);
+                }
+                _mm512_storeu_ps(to, sum);
             }
         }
     }
@@ -174,6 +202,7 @@ unsafe fn dots<F: Format, const T: usize>(
     panel: &[Slice; SLICES],
     x: [&ActivationSuperblock; T],
 ) -> [[__m512i; SLICES]; T] {
+    // SAFETY: slices are aligned to registers; words and sums of x lie within their arrays.
     unsafe {
         let mut totals = [[_mm512_setzero_si512(); SLICES]; T];
         for group in 0..SUPERBLOCK / F::GROUP {
@@ -222,6 +251,7 @@ unsafe fn corrections<F: Format, const T: usize>(
     panel: &[Slice; SLICES],
     x: [&ActivationSuperblock; T],
 ) -> [[__m512i; SLICES]; T] {
+    // SAFETY: as above.
     unsafe {
         let mut totals = [[_mm512_setzero_si512(); SLICES]; T];
         for pair in 0..F::MINIMA / 2 {
