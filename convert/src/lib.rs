@@ -5,6 +5,7 @@
 //! Memory use does not grow with the size of the weights.
 #![forbid(unsafe_code)]
 
+mod content_sample;
 mod convert;
 mod fingerprint;
 pub mod gguf;

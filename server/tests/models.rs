@@ -319,57 +319,6 @@ fn a_prompt_that_is_too_long_takes_no_answer_from_the_others() {
     assert_eq!(prompts, ["One", "Two"]);
 }
 
-/// The names that programs read.
-#[test]
-fn a_report_has_these_fields() {
-    let world = World::new();
-    let gguf = world.path("toy.gguf");
-    let made = world.done(&["synth", "toy", "--output", text_of(&gguf), "--json"]);
-    let made = json(&made);
-    assert_eq!(made["bytes"], std::fs::metadata(&gguf).unwrap().len());
-    let report = json(&world.done(&["inspect", text_of(&gguf), "--json"]));
-    let fields = |value: &Value| -> Vec<String> {
-        let mut names: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
-        names.sort();
-        names
-    };
-    let names = [
-        "active_parameters",
-        "architecture",
-        "bytes_a_token",
-        "chat_template_bytes",
-        "config",
-        "experts",
-        "kind",
-        "memory_to_run",
-        "name",
-        "parameters",
-        "refused",
-        "resident_bytes",
-        "store_bytes",
-        "tensors_by_format",
-        "tokenizer",
-    ];
-    assert_eq!(fields(&report), names);
-    let experts = ["bytes", "count", "largest_bytes", "smallest_bytes"];
-    assert_eq!(fields(&report["experts"]), experts);
-    let memory = ["least", "limit_bytes", "limit_source", "sums"];
-    assert_eq!(fields(&report["memory_to_run"]), memory);
-    assert_eq!(report["kind"], "GGUF file");
-    assert_eq!(report["architecture"], "qwen3moe");
-    assert_eq!(report["parameters"], made["parameters"]);
-    let kv = &report["memory_to_run"]["least"]["kv_bytes"];
-    let context = &report["config"]["max_position_embeddings"];
-    // Keys and values of two layers and two heads of 64, in F16.
-    assert_eq!(
-        kv.as_u64(),
-        context.as_u64().map(|tokens| tokens * 2 * 2 * 2 * 64 * 2)
-    );
-    let least = &report["memory_to_run"]["least"]["total_bytes"];
-    let quarter = &report["memory_to_run"]["sums"][0]["total_bytes"];
-    assert!(least.as_u64() <= quarter.as_u64());
-}
-
 /// Commands that make no model say which flag is at fault.
 #[test]
 fn shapes_that_no_model_has_are_refused_by_their_flag() {

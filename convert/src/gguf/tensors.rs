@@ -3,7 +3,7 @@
 use super::names::{Meaning, meaning};
 use super::parts::{PartTensor, Parts};
 use super::rotary::PairedRows;
-use crate::source::{SourceError, SourceTensor, TensorId};
+use crate::source::{SourceError, SourceTensor, TensorId, shown};
 use crate::source_folder::SourceFolder;
 use odmoe_formats::architecture::LLAMA;
 use odmoe_formats::gguf::TensorInfo;
@@ -65,7 +65,7 @@ impl Collected<'_> {
             Some(Meaning::Stacked(layer, role)) => self.take_stacked(tensor, layer, role),
             Some(Meaning::One(id)) => self.take_one(tensor, id),
             Some(Meaning::RopeDivisors) | None => {
-                Err(SourceError::UnknownTensor(info.name.clone()))
+                Err(SourceError::UnknownTensor(shown(&info.name)))
             }
         }
     }
@@ -98,13 +98,13 @@ impl Collected<'_> {
         let format = self.format(tensor)?;
         let moe = self.config.moe.as_ref();
         let Some(moe) = moe.filter(|_| self.config.is_sparse(layer)) else {
-            return Err(SourceError::UnknownTensor(info.name.clone()));
+            return Err(SourceError::UnknownTensor(shown(&info.name)));
         };
         let one = role.shape(self.config.hidden_size, moe.moe_intermediate_size);
         let expected = vec![moe.num_experts.into(), one[0], one[1]];
         if info.shape != expected {
             return Err(SourceError::Shape {
-                source_name: info.name.clone(),
+                source_name: shown(&info.name),
                 expected,
                 found: info.shape.clone(),
             });
@@ -149,7 +149,7 @@ impl Collected<'_> {
         let (folder, info) = (&self.parts.folder, &tensor.info);
         info.block_format().ok_or_else(|| SourceError::TensorType {
             path: folder.file_path(&folder.infos()[tensor.file].name),
-            tensor: info.name.clone(),
+            tensor: shown(&info.name),
             found: info.kind.name(),
             supported: BlockFormat::ALL.map(BlockFormat::name).join(", "),
         })
@@ -175,14 +175,14 @@ impl Collected<'_> {
                 path: self.parts.path.clone(),
                 reason: format!(
                     "{} has {rows} rows, not whole heads of {head_rows}",
-                    info.name
+                    shown(&info.name)
                 ),
             });
         }
         if is_bias && !format.is_float() {
             return Err(SourceError::Feature {
                 path: self.parts.path.clone(),
-                feature: format!("{} in {format}", info.name),
+                feature: format!("{} in {format}", shown(&info.name)),
             });
         }
         let row_bytes = (info.range.end - info.range.start) / rows;

@@ -5,7 +5,8 @@ use crate::cli::progress::ConversionReporter;
 use crate::cli::{Failure, terminal};
 use crate::model::report::human_count;
 use odmoe_convert::random_model::{
-    ExpertNaming, GgufOptions, Quantisation, RandomModel, Routing, WriteOptions, Written,
+    ExpertNaming, GgufOptions, Quantisation, RandomModel, RandomModelError, Routing, WriteOptions,
+    Written,
 };
 use odmoe_formats::{BlockFormat, ByteCount};
 use serde_json::json;
@@ -52,7 +53,12 @@ pub fn run(args: &SynthArgs) -> Result<(), Failure> {
         false => model.write_hugging_face(&args.output, options),
     };
     reporter.finish();
-    let written = written.map_err(Failure::failed)?;
+    let written = written.map_err(|error| match error {
+        RandomModelError::ReuseTooNarrow(_)
+        | RandomModelError::ReuseByChance { .. }
+        | RandomModelError::ReuseWithoutExperts => usage(format!("--routing reuse: {error}")),
+        other => Failure::failed(other),
+    })?;
     terminal::print(&describe(args, &model, quantisation, &written))
 }
 
