@@ -66,7 +66,7 @@ impl<'a> OutRows<'a> {
     }
 
     #[inline(always)]
-    fn put(&self, token: usize, column: usize, values: &[f32]) {
+    pub(super) fn put(&self, token: usize, column: usize, values: &[f32]) {
         let start = self.rows[token] as usize * self.stride + column;
         assert!(column + values.len() <= self.stride);
         // SAFETY: nobody else writes these columns, by the contract of `new`.
@@ -92,6 +92,9 @@ impl Kernel for Product<'_> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
+        if simd.many_tokens(&self) {
+            return;
+        }
         match self.weight.format {
             BlockFormat::F32 => self.float::<S, F32>(simd),
             BlockFormat::F16 => self.float::<S, F16>(simd),
