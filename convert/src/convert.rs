@@ -74,6 +74,14 @@ pub struct ConvertOptions {
     pub base_file_limit: ByteCount,
 }
 
+impl ConvertOptions {
+    /// The name that the store of a source will have.
+    pub(crate) fn name_of<'a>(&'a self, source: &'a dyn ModelSource) -> &'a str {
+        let suggested = &source.metadata().suggested_name;
+        self.name.as_ref().unwrap_or(suggested)
+    }
+}
+
 impl Default for ConvertOptions {
     fn default() -> Self {
         Self {
@@ -185,6 +193,27 @@ pub enum ConvertError {
         /// Bytes that are missing, with a margin for the file system.
         missing: ByteCount,
     },
+    /// There are too few inodes.
+    #[error(
+        "{destination}: the store needs {needed} files and folders but the file system has room for {free}; give \
+         another destination"
+    )]
+    TooManyFiles {
+        /// The destination.
+        destination: PathBuf,
+        /// How many it is made of.
+        needed: u64,
+        /// How many can be made.
+        free: u64,
+    },
+    /// The system took no more although the disk has room.
+    #[error("{destination}: {limit}; make room and convert again: it goes on where it stopped")]
+    LimitReached {
+        /// The destination.
+        destination: PathBuf,
+        /// Which limit, as a sentence.
+        limit: &'static str,
+    },
     /// Another process converts to the same place.
     #[error("{path}: another conversion is writing there; wait for it or give another destination")]
     Busy {
@@ -236,7 +265,16 @@ pub fn preflight(
     let plan = Plan::new(source, options)?;
     let heading = Heading::new(source, options);
     let destination = Destination::inspect(destination, options.overwrite, &heading)?;
-    destination.preflight(plan.needed())
+    destination.preflight(plan.needed(), &SystemDisk)
+}
+
+/// The manifest of the store that [`convert`] would make, with zeros for digests: which tensors there must be is checked,
+/// and that each has its shape.
+pub fn planned_manifest(
+    source: &dyn ModelSource,
+    options: &ConvertOptions,
+) -> Result<Manifest, ConvertError> {
+    Plan::new(source, options).map(|plan| plan.manifest)
 }
 
 /// Converts a model to a store.
@@ -286,7 +324,7 @@ impl Conversion<'_> {
         let needed = plan.needed();
         let heading = Heading::new(self.source, self.options);
         let place = Destination::inspect(destination, self.options.overwrite, &heading)?;
-        let preflight = place.preflight(needed)?;
+        let preflight = place.preflight(needed, self.disk)?;
         if preflight.needed > preflight.free {
             let Preflight {
                 destination,
@@ -299,9 +337,10 @@ impl Conversion<'_> {
                 free,
             });
         }
+        place.check_files(plan.needed_files(), self.disk)?;
         progress.planned(&preflight);
         let written = self.write(plan, place, progress);
-        written.map_err(|error| explain_full_disk(error, destination, needed))
+        written.map_err(|error| self.explain_full_disk(error, destination, needed))
     }
 
     fn write(
@@ -350,6 +389,41 @@ impl Conversion<'_> {
             quantised_already: plan.quantised_already,
         })
     }
+
+    /// An error that says that the disk is full, as one that says how much is missing, or what else there is too
+    /// little of.
+    fn explain_full_disk(
+        &self,
+        error: ConvertError,
+        destination: &Path,
+        needed: ByteCount,
+    ) -> ConvertError {
+        let ConvertError::Io { path, source } = error else {
+            return error;
+        };
+        let is_quota = source.kind() == ErrorKind::QuotaExceeded;
+        let room = Destination::room_with_what_is_there(destination, self.disk);
+        let (true, Ok(room)) = (is_quota || source.kind() == ErrorKind::StorageFull, room) else {
+            return ConvertError::Io { path, source };
+        };
+        let missing = ByteCount(needed.0.saturating_sub(room.bytes));
+        let destination = destination.into();
+        let limit = match missing {
+            ByteCount(1..) => {
+                return ConvertError::DiskFull {
+                    destination,
+                    missing,
+                };
+            }
+            _ if is_quota => "the quota of the disk is used up",
+            _ if room.files == Some(0) => "the file system can hold no more files",
+            // Of a quota that does not say so, or room that was made meanwhile: the margin is part of what is needed.
+            _ => {
+                "the system took no more, though the disk has room: a quota, or it was full for a time"
+            }
+        };
+        ConvertError::LimitReached { destination, limit }
+    }
 }
 
 fn tell_of_earlier(
@@ -383,25 +457,6 @@ fn complete_manifest(plan: &Plan, work: &Work, outcome: Outcome) -> Manifest {
     }
     manifest.provenance.sources = outcome.sources;
     manifest
-}
-
-/// An error that says that the disk is full, as one that says how much is missing.
-fn explain_full_disk(error: ConvertError, destination: &Path, needed: ByteCount) -> ConvertError {
-    let ConvertError::Io { path, source } = error else {
-        return error;
-    };
-    let is_full = matches!(
-        source.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-    );
-    match Destination::bytes_there_and_free(destination) {
-        Ok(available) if is_full => ConvertError::DiskFull {
-            destination: destination.into(),
-            // The margin is part of what is needed, so this is nothing only where room has been made meanwhile.
-            missing: ByteCount(needed.0.saturating_sub(available)),
-        },
-        _ => ConvertError::Io { path, source },
-    }
 }
 
 #[cfg(test)]

@@ -42,10 +42,10 @@ pub trait ModelSource: Send + Sync {
         let _ = (index, offset, bytes, advice);
     }
 
-    /// Tells this model from every other, as it was when it was opened, without reading its weights.
+    /// Tells this model from every other, as it was when it was opened, by no more than a sample of its weights.
     fn fingerprint(&self) -> Fingerprint;
 
-    /// Whether the files are still those that were opened, by the same signs as the fingerprint.
+    /// Whether the files are still those that were opened, by their sizes and times.
     fn check_unchanged(&self) -> Result<(), SourceError>;
 }
 

@@ -7,7 +7,7 @@
 use crate::convert::{CONVERSION_REVISION, ConvertError, ConvertOptions, convert_with};
 use crate::fingerprint::{Fingerprint, FingerprintBuilder};
 use crate::progress::{Progress, Tracker};
-use crate::source::ModelSource;
+use crate::source::{ModelSource, SourceError};
 use crate::store::{check_store_files, open_store};
 use odmoe_formats::manifest::FORMAT_VERSION;
 use serde::{Deserialize, Serialize};
@@ -40,10 +40,7 @@ pub fn key(source: &dyn ModelSource, options: &ConvertOptions) -> Fingerprint {
     FingerprintBuilder::new("cached store")
         .part("source", source.fingerprint().to_string().as_bytes())
         .part("weights", options.weights.label().as_bytes())
-        .part(
-            "name",
-            options.name.as_deref().unwrap_or_default().as_bytes(),
-        )
+        .part("name", options.name_of(source).as_bytes())
         .part("version", &FORMAT_VERSION.to_le_bytes())
         .part("revision", &CONVERSION_REVISION.to_le_bytes())
         .finish()
@@ -79,11 +76,8 @@ pub fn obtain(
         });
     }
     fs::create_dir_all(cache_dir).map_err(ConvertError::io(cache_dir))?;
-    let name = options
-        .name
-        .as_deref()
-        .unwrap_or(&source.metadata().suggested_name);
-    let folder = format!("{}{}", plain_name(name), folder_suffix(key));
+    let name = plain_name(options.name_of(source));
+    let folder = format!("{name}{}", folder_suffix(key));
     let _lock = lock(
         &cache_dir.join(format!(".lock{}", folder_suffix(key))),
         progress,
@@ -104,7 +98,14 @@ pub fn obtain(
     if !is_complete(&partial, key) {
         let fingerprint = fingerprint_file(key);
         let more_files = [(FINGERPRINT_FILE, fingerprint.as_slice())];
-        convert_with(source, &partial, &options, &more_files, progress)?;
+        let converted = convert_with(source, &partial, &options, &more_files, progress);
+        if let Err(ConvertError::Source(SourceError::Changed { .. })) = converted
+            && partial.exists()
+        {
+            // The source will have another key when it is whole, and nobody would look here again.
+            fs::remove_dir_all(&partial).map_err(ConvertError::io(&partial))?;
+        }
+        converted?;
     }
     let store = cache_dir.join(folder);
     put_in_place(&partial, &store, cache_dir)?;

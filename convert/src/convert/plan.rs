@@ -20,6 +20,8 @@ pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
 /// Room for the manifest, folders and what else a file system keeps of a file, for each file.
 const MARGIN_PER_FILE: u64 = 8192;
 const MARGIN: u64 = 16 << 20;
+/// The folder itself, that of the experts, the manifest, the marker and the text files.
+const OTHER_FILES: u64 = 8;
 
 /// One tensor of a planned file.
 #[derive(Clone, Debug)]
@@ -107,6 +109,12 @@ impl Plan {
     /// Bytes of all tensor files.
     pub fn store_bytes(&self) -> u64 {
         self.manifest.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// Files and folders that the store is made of, at most.
+    pub fn needed_files(&self) -> u64 {
+        let layers = self.manifest.config.num_hidden_layers;
+        self.files.len() as u64 + u64::from(layers) + OTHER_FILES
     }
 
     /// Bytes that must be free.
@@ -382,10 +390,7 @@ fn empty_manifest(source: &dyn ModelSource, options: &ConvertOptions) -> Manifes
     let file = |there: bool, name: &str| there.then(|| name.to_string());
     Manifest {
         format_version: FORMAT_VERSION,
-        name: options
-            .name
-            .clone()
-            .unwrap_or_else(|| metadata.suggested_name.clone()),
+        name: options.name_of(source).into(),
         config: metadata.config.clone(),
         files: Vec::new(),
         resident: BTreeMap::new(),

@@ -5,7 +5,6 @@ use crate::source::SourceError;
 use crate::source_folder::SourceFolder;
 use odmoe_formats::gguf::{Gguf, GgufError, Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
-use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -81,15 +80,14 @@ impl PartsReader {
             return Err(SourceError::Io { path, source });
         };
         let bytes = self.folder.infos()[file].bytes;
-        let opened = File::open(&path).map_err(|source| SourceError::Io {
-            path: path.clone(),
-            source,
-        })?;
+        let opened = self.folder.open(file)?;
         let mut hashing = Hashing {
-            inner: BufReader::with_capacity(1 << 16, opened),
+            inner: BufReader::with_capacity(1 << 16, &opened),
             hasher: Sha256::new(),
         };
-        let gguf = Gguf::read(&mut hashing, bytes).map_err(|source| match source {
+        let gguf = Gguf::read(&mut hashing, bytes);
+        self.folder.check_read(file, &opened, Ok(()))?;
+        let gguf = gguf.map_err(|source| match source {
             GgufError::Io(source) => SourceError::Io { path, source },
             source => SourceError::Gguf { path, source },
         })?;

@@ -72,7 +72,7 @@ impl Collected<'_> {
 
     fn take_one(&mut self, tensor: &PartTensor, id: TensorId) -> Result<(), SourceError> {
         let info = &tensor.info;
-        let format = self.format(info)?;
+        let format = self.format(tensor)?;
         let mut shape = info.shape.clone();
         if shape.len() == 1 && is_one_of(&id, &[LayerTensor::SharedExpertGate]) {
             shape.insert(0, 1);
@@ -95,7 +95,7 @@ impl Collected<'_> {
         role: ExpertRole,
     ) -> Result<(), SourceError> {
         let info = &tensor.info;
-        let format = self.format(info)?;
+        let format = self.format(tensor)?;
         let moe = self.config.moe.as_ref();
         let Some(moe) = moe.filter(|_| self.config.is_sparse(layer)) else {
             return Err(SourceError::UnknownTensor(info.name.clone()));
@@ -145,9 +145,10 @@ impl Collected<'_> {
         Ok(())
     }
 
-    fn format(&self, info: &TensorInfo) -> Result<BlockFormat, SourceError> {
+    fn format(&self, tensor: &PartTensor) -> Result<BlockFormat, SourceError> {
+        let (folder, info) = (&self.parts.folder, &tensor.info);
         info.block_format().ok_or_else(|| SourceError::TensorType {
-            path: self.parts.path.clone(),
+            path: folder.file_path(&folder.infos()[tensor.file].name),
             tensor: info.name.clone(),
             found: info.kind.name(),
             supported: BlockFormat::ALL.map(BlockFormat::name).join(", "),

@@ -196,6 +196,11 @@ impl RandomModel {
         for file in files {
             partial.push(self.write_file(file, &mut tracker)?);
         }
+        if let [_, _, ..] = files {
+            // Parts of an older set beside new ones would open as one model.
+            let mut paths = files.iter().map(|file| &file.path);
+            paths.try_for_each(|path| place::remove_if_there(path))?;
+        }
         partial.into_iter().try_for_each(PartialFile::place)?;
         let elements = |tensor: &FileTensor| tensor.spec.shape.iter().product::<u64>();
         let all = files.iter().flat_map(|file| &file.tensors);

@@ -422,7 +422,7 @@ pub struct SynthArgs {
     pub expert_ffn: Option<u32>,
 
     /// Tokens of the vocabulary.
-    #[arg(long, value_name = "N", value_parser = positive(1 << 24))]
+    #[arg(long, value_name = "N", value_parser = positive(1 << 21))]
     pub vocab: Option<u32>,
 
     /// How a GGUF file names its experts: all of a layer in one tensor, or one tensor an expert under today's or older

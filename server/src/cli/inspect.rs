@@ -14,7 +14,7 @@ use crate::model::memory_limit;
 use crate::model::open::divide;
 use crate::model::settings::Settings;
 use odmoe_backend::KvFormat;
-use odmoe_convert::{open_source, open_store};
+use odmoe_convert::{ConvertOptions, open_source, open_store, planned_manifest};
 use odmoe_formats::manifest::Manifest;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -85,6 +85,8 @@ fn inspect(location: &ModelLocation) -> Result<Inspected, Failure> {
         }
         ModelLocation::HuggingFace(path) | ModelLocation::Gguf(path) => {
             let source = open_source(path).map_err(Failure::failed)?;
+            // A model that would not be converted is refused here, too.
+            planned_manifest(&*source, &ConvertOptions::default()).map_err(Failure::failed)?;
             let text = source.metadata().text.clone();
             Ok(Inspected {
                 kind: match location {
@@ -144,7 +146,8 @@ fn store_bytes(manifest: &Manifest) -> u64 {
 fn memory_to_run(inspected: &Inspected) -> Value {
     let limit = memory_limit::detect(Path::new("/"), None);
     let sum = |percent: f64| {
-        let settings = default_settings(inspected.location.clone(), percent);
+        let context = inspected.manifest.config.max_position_embeddings;
+        let settings = default_settings(inspected.location.clone(), percent, context);
         let (_, _, plan, budget) = divide(&settings, &inspected.manifest).ok()?;
         let fits = limit
             .as_ref()
@@ -174,14 +177,14 @@ fn memory_to_run(inspected: &Inspected) -> Value {
     })
 }
 
-fn default_settings(location: ModelLocation, percent: f64) -> Settings {
+fn default_settings(location: ModelLocation, percent: f64, context: u32) -> Settings {
     Settings {
         location,
         cache_folder: None,
         expert_cache: Some(ExpertCacheSize::Percent(percent)),
         memory_limit: None,
         // One sequence of the whole context, or of 8192 tokens where that is less.
-        kv_cache: KvCacheSize::Tokens(8192),
+        kv_cache: KvCacheSize::Tokens(context.min(8192) as usize),
         kv_format: KvFormat::F16,
         max_running: 8,
         max_queue: 64,

@@ -11,6 +11,9 @@ use odmoe_formats::{BlockFormat, ByteCount};
 use serde_json::json;
 use std::path::Path;
 
+/// As many as a store takes.
+const MAX_EXPERTS: u64 = 1 << 18;
+
 /// Makes it, with progress on standard error and the result on standard output.
 pub fn run(args: &SynthArgs) -> Result<(), Failure> {
     let mut model = shape(args)?;
@@ -101,6 +104,12 @@ fn shape(args: &SynthArgs) -> Result<RandomModel, Failure> {
     };
     let checked = model.model_config().check();
     checked.map_err(|error| usage(error.to_string()))?;
+    let experts = u64::from(model.layers) * u64::from(model.experts);
+    if experts > MAX_EXPERTS {
+        return Err(usage(format!(
+            "{experts} experts in all are more than the {MAX_EXPERTS} that a model may have; lower --layers or --experts"
+        )));
+    }
     Ok(model)
 }
 
@@ -142,6 +151,6 @@ fn describe(
         ByteCount(written.bytes),
         written.files.len(),
         if written.files.len() == 1 { "" } else { "s" },
-        serve.display(),
+        terminal::shell_word(serve),
     )
 }
