@@ -97,8 +97,8 @@ def main():
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     model = load(arguments.model, arguments.repack)
-    # As in odmoe bench, the first work runs once unmeasured: it touches what a file's map has not read yet.
-    measure(model, arguments.work[0], arguments.threads, 0)
+    # As in odmoe bench, the first work's prompt comes once unmeasured: it touches what a file's map has not read yet.
+    measure(model, (*arguments.work[0][:2], 1), arguments.threads, 0)
     for work in arguments.work:
         figures = measure(model, work, arguments.threads, arguments.repeat)
         shape = dict(zip(("streams", "prompt_tokens", "generate_tokens"), work))
