@@ -35,6 +35,9 @@ fn wrong_usage_is_2_and_says_what_is_wrong() {
     check(&["serve", "--threads", "0"], "--threads");
     check(&["--host", "0.0.0.0", "--port", "0"], "--api-key");
     check(&["bench", "--prompt-tokens", "5000"], "context");
+    check(&["bench", "--work", "1x5000+1"], "context");
+    check(&["bench", "--work", "1x8"], "STREAMSxPROMPT+NEW");
+    check(&["bench", "--work", "1x8+1", "--streams", "2"], "--streams");
 }
 
 #[test]
