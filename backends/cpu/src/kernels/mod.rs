@@ -14,6 +14,7 @@ mod avx512_integers;
 mod bytes;
 mod elementwise;
 mod float;
+mod iq4;
 mod packed;
 mod portable;
 mod product;
@@ -127,6 +128,14 @@ pub trait Simd: Copy + Send + Sync {
     /// The same with a superblock and T tokens: the exact dot includes the corrections, or these times the sums of x
     /// are what the minima are multiplied with.
     fn superblock_step<const MINIMUM: bool, const T: usize>(
+        self,
+        panel: &superblocks::Panel,
+        x: [&ActivationSuperblock; T],
+        sums: [Self::Sums8; T],
+    ) -> [Self::Sums8; T];
+
+    /// The same with signed quants, none of them -128, without corrections and minima.
+    fn signed_superblock_step<const T: usize>(
         self,
         panel: &superblocks::Panel,
         x: [&ActivationSuperblock; T],
