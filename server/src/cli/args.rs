@@ -108,9 +108,9 @@ pub struct ModelArgs {
     #[arg(long, env = "ODMOE_THREADS", value_name = "N", value_parser = positive(1024))]
     pub threads: Option<u32>,
 
-    /// CPU kernels: reference, portable, avx2, avx512 or amx; all give the same bits. [default: the fastest]
-    #[arg(long, env = "ODMOE_CPU_KERNELS", value_name = "NAME", value_parser = parse_kernels)]
-    pub cpu_kernels: Option<KernelSet>,
+    /// CPU kernels: reference, portable, avx2, avx512, amx or neon; all give the same bits. [default: the fastest]
+    #[arg(long, env = "ODMOE_CPU", value_name = "KERNELS", value_parser = parse_kernels)]
+    pub cpu: Option<KernelSet>,
 
     /// Threads that read experts.
     #[arg(long, env = "ODMOE_READERS", value_name = "N", default_value_t = 4, value_parser = positive(64))]

@@ -20,6 +20,7 @@ mod avx512_stream;
 mod bytes;
 mod elementwise;
 mod float;
+mod iq4;
 #[cfg(target_arch = "x86_64")]
 mod many_tokens;
 mod packed;
@@ -172,6 +173,13 @@ pub trait Simd: Copy + Send + Sync {
     ) -> [f32; DOTS] {
         unreachable!("this set does not stream")
     }
+    /// The same with signed quants, none of them -128, without corrections and minima.
+    fn signed_superblock_step<const T: usize>(
+        self,
+        panel: &superblocks::Panel,
+        x: [&ActivationSuperblock; T],
+        sums: [Self::Sums8; T],
+    ) -> [Self::Sums8; T];
 
     /// 16 in byte i where bit i is set, else 0.
     #[inline(always)]
