@@ -391,5 +391,13 @@ fn vocabularies_of_gguf_files_give_the_expected_ids() {
         );
         checked += 1;
     }
+    let entries = std::fs::read_dir(&fixtures).expect("a folder of vocabularies");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let texts = paths.filter(|path| path.extension().is_some_and(|extension| extension == "inp"));
+    assert_eq!(
+        checked,
+        texts.count(),
+        "a vocabulary for each list of texts"
+    );
     assert!(checked > 0, "{}: no vocabulary", fixtures.display());
 }

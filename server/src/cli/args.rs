@@ -346,6 +346,10 @@ pub struct InspectArgs {
     /// A store, a GGUF file or a Hugging Face folder. Without it, the embedded model.
     pub input: Option<PathBuf>,
 
+    /// Where converted models are kept. [default: odmoe in the user's cache folder]
+    #[arg(long, env = "ODMOE_STORE_DIR", value_name = "FOLDER")]
+    pub store_dir: Option<PathBuf>,
+
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -416,7 +420,7 @@ pub struct SynthArgs {
     pub expert_ffn: Option<u32>,
 
     /// Tokens of the vocabulary.
-    #[arg(long, value_name = "N", value_parser = positive(1 << 24))]
+    #[arg(long, value_name = "N", value_parser = positive(1 << 21))]
     pub vocab: Option<u32>,
 
     /// How a GGUF file names its experts: all of a layer in one tensor, or one tensor an expert under today's or older
@@ -431,7 +435,8 @@ pub struct SynthArgs {
     pub quant: Option<Quantisation>,
 
     /// Which experts tokens are sent to: uniform follows the token alone, and neighbours share experts by chance; with
-    /// reuse a token keeps 30 to 50 % of the experts of the one before.
+    /// reuse a token keeps 30 to 50 % of the experts of the one before, which takes at most a quarter of a layer's experts
+    /// a token.
     #[arg(long, value_enum, default_value_t = SynthRouting::Uniform)]
     pub routing: SynthRouting,
 
