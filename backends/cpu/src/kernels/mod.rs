@@ -39,7 +39,7 @@ mod superblocks;
 mod transpose;
 
 pub use activations::{BlockRows, BlocksPart, QuantiseBlocks, QuantiseSuperblocks, SuperblockRows};
-pub use attention::AttentionTile;
+pub use attention::{AttentionSplit, KvHead, MergeSplit, SplitState, TILE_POSITIONS};
 pub use elementwise::{
     AddGatedRow, AddInPlace, Choose, CombineRow, RmsNormRows, RotateHeads, SiluMul,
 };
