@@ -113,21 +113,20 @@ pub enum KvHalf {
 }
 
 impl KvLayout {
-    /// Elements of the layer.
-    pub fn elements(&self) -> usize {
-        self.blocks * 2 * self.kv_heads * self.block_tokens * self.head_dim
+    /// Rows [D] of the layer.
+    pub fn rows(&self) -> usize {
+        self.blocks * 2 * self.kv_heads * self.block_tokens
     }
 
-    /// The first element of one token's key or value. Panics out of bounds.
+    /// The row of one token's key or value. Panics out of bounds.
     #[inline(always)]
-    pub fn element(&self, half: KvHalf, block: usize, head: usize, offset: usize) -> usize {
+    pub fn row(&self, half: KvHalf, block: usize, head: usize, offset: usize) -> usize {
         assert!(block < self.blocks, "KV block {block} of {}", self.blocks);
         assert!(
             offset < self.block_tokens,
             "offset {offset} in a KV block of {}",
             self.block_tokens
         );
-        (((block * 2 + half as usize) * self.kv_heads + head) * self.block_tokens + offset)
-            * self.head_dim
+        ((block * 2 + half as usize) * self.kv_heads + head) * self.block_tokens + offset
     }
 }

@@ -186,7 +186,7 @@ impl Simd for Avx2 {
         mut sums: [__m256; T],
     ) -> [__m256; T] {
         unsafe {
-            let dots = integers::superblock_dots::<MINIMUM, T>(panel, x);
+            let dots = integers::superblock_dots::<MINIMUM, false, T>(panel, x);
             let scale = integers::widen_halves(&panel.scale);
             let minimum = integers::widen_halves(&panel.minimum);
             for token in 0..T {
@@ -224,6 +224,24 @@ impl Simd for Avx2 {
         unsafe {
             let dots = avx2_stream::corrections::<F>(operands);
             self.sums8_store(_mm256_cvtepi32_ps(dots))
+        }
+    }
+    #[inline(always)]
+    fn signed_superblock_step<const T: usize>(
+        self,
+        panel: &superblocks::Panel,
+        x: [&ActivationSuperblock; T],
+        mut sums: [__m256; T],
+    ) -> [__m256; T] {
+        unsafe {
+            let dots = integers::superblock_dots::<false, true, T>(panel, x);
+            let scale = integers::widen_halves(&panel.scale);
+            for token in 0..T {
+                let scales = _mm256_mul_ps(scale, _mm256_set1_ps(x[token].scale));
+                let products = _mm256_cvtepi32_ps(dots[token].products);
+                sums[token] = _mm256_fmadd_ps(scales, products, sums[token]);
+            }
+            sums
         }
     }
 

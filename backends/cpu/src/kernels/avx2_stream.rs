@@ -65,7 +65,7 @@ pub fn corrections<F: StreamFormat>(operands: [(&Minima, &ActivationSuperblock);
         let (minima, x) = unsafe {
             let x = if F::WIDE_SUB_BLOCKS {
                 // Zeros where the scales are.
-                _mm256_zextsi128_si256(_mm_loadu_si128(x.wide_sums.as_ptr().cast()))
+                _mm256_zextsi128_si256(_mm_loadu_si128(x.sums_of_32.as_ptr().cast()))
             } else {
                 _mm256_loadu_si256(x.sums.as_ptr().cast())
             };

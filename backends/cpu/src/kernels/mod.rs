@@ -2,6 +2,8 @@
 //! `portable`, `avx2` and `avx512` differ. They reproduce `reference` bit for bit.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -18,6 +20,9 @@ mod avx512_stream;
 mod bytes;
 mod elementwise;
 mod float;
+mod iq4;
+#[cfg(target_arch = "x86_64")]
+mod many_tokens;
 mod packed;
 mod portable;
 mod product;
@@ -34,7 +39,7 @@ mod superblocks;
 mod transpose;
 
 pub use activations::{BlockRows, BlocksPart, QuantiseBlocks, QuantiseSuperblocks, SuperblockRows};
-pub use attention::AttentionTile;
+pub use attention::{AttentionSplit, KvHead, MergeSplit, SplitState, TILE_POSITIONS};
 pub use elementwise::{
     AddGatedRow, AddInPlace, Choose, CombineRow, RmsNormRows, RotateHeads, SiluMul,
 };
@@ -79,6 +84,12 @@ pub trait Simd: Copy + Send + Sync {
 
     /// Runs a kernel, compiled with the set's instructions.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
+
+    /// Takes a product of many tokens, where the set has kernels for these; else says so.
+    #[inline(always)]
+    fn many_tokens(self, _product: &Product<'_>) -> bool {
+        false
+    }
 
     /// Sixteen times x.
     fn splat(self, x: f32) -> Self::F;
@@ -167,6 +178,13 @@ pub trait Simd: Copy + Send + Sync {
     ) -> [f32; DOTS] {
         unreachable!("this set does not stream")
     }
+    /// The same with signed quants, none of them -128, without corrections and minima.
+    fn signed_superblock_step<const T: usize>(
+        self,
+        panel: &superblocks::Panel,
+        x: [&ActivationSuperblock; T],
+        sums: [Self::Sums8; T],
+    ) -> [Self::Sums8; T];
 
     /// 16 in byte i where bit i is set, else 0.
     #[inline(always)]
@@ -230,7 +248,7 @@ pub enum Instructions {
     /// AVX2, FMA, F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
-    /// AVX-512.
+    /// AVX-512, with or without AMX.
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
 }
@@ -244,8 +262,10 @@ impl Instructions {
             KernelSet::Avx2 => avx2::Avx2::detect().map(Self::Avx2),
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx512 => avx512::Avx512::detect().map(Self::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Amx => avx512::Avx512::detect_with_tiles().map(Self::Avx512),
             #[cfg(not(target_arch = "x86_64"))]
-            KernelSet::Avx2 | KernelSet::Avx512 => None,
+            KernelSet::Avx2 | KernelSet::Avx512 | KernelSet::Amx => None,
         }
     }
 
