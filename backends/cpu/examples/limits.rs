@@ -6,6 +6,8 @@
 //! independent chains of one instruction on registers. Each figure is the best of several runs; an instruction that the
 //! machine lacks has null. Operations count a multiply-add as two.
 
+#[cfg(target_arch = "x86_64")]
+use odmoe_backend_cpu::KernelSet;
 use std::hint::black_box;
 use std::thread;
 use std::time::Instant;
@@ -32,8 +34,9 @@ fn main() {
     let show = |rate: Option<f64>| rate.map_or("null".to_owned(), |rate| format!("{rate:.0}"));
     let peak = |chain: Option<Chain>| show(chain.map(|chain| best_ops(chain, threads)));
     println!(
-        "{{\"threads\":{threads},\"read_bytes_per_s\":{},\"vnni_int8_ops_per_s\":{},\"f32_ops_per_s\":{}}}",
+        "{{\"threads\":{threads},\"read_bytes_per_s\":{},\"amx_int8_ops_per_s\":{},\"vnni_int8_ops_per_s\":{},\"f32_ops_per_s\":{}}}",
         show(Some(best_read(&buffer, threads))),
+        peak(amx()),
         peak(vnni()),
         peak(f32_chain()),
     );
@@ -145,6 +148,50 @@ mod x86 {
         (steps / CHAINS * CHAINS * 16 * 2, all as u64)
     }
 
+    /// Palette 1, eight tiles of sixteen rows of 64 bytes.
+    #[repr(C, align(64))]
+    struct Configuration([u8; 64]);
+
+    static CONFIGURATION: Configuration = {
+        let mut bytes = [0; 64];
+        bytes[0] = 1;
+        let mut tile = 0;
+        while tile < 8 {
+            bytes[16 + 2 * tile] = 64;
+            bytes[48 + tile] = 16;
+            tile += 1;
+        }
+        Configuration(bytes)
+    };
+
+    /// Products of sixteen rows of 64 bytes with as many columns, into four tiles by turns.
+    ///
+    /// # Safety
+    /// The machine has tiles of 8-bit integers, and this process may use them.
+    pub unsafe fn amx(steps: usize) -> (usize, u64) {
+        let rounds = steps / 4;
+        // SAFETY: by the contract; tiles start as zeros, and no memory but the configuration is touched.
+        unsafe {
+            std::arch::asm!(
+                "ldtilecfg [{configuration}]",
+                "2:",
+                "tdpbssd tmm0, tmm4, tmm5",
+                "tdpbssd tmm1, tmm4, tmm5",
+                "tdpbssd tmm2, tmm4, tmm5",
+                "tdpbssd tmm3, tmm4, tmm5",
+                "dec {rounds}",
+                "jnz 2b",
+                "tilerelease",
+                configuration = in(reg) &raw const CONFIGURATION,
+                rounds = inout(reg) rounds => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+        (rounds * 4 * 16 * 16 * 64 * 2, 0)
+    }
+
     /// Leaves registers in registers, and the compiler in the dark about their values.
     #[target_feature(enable = "avx512f")]
     fn keep(mut sums: [__m512i; CHAINS]) -> [__m512i; CHAINS] {
@@ -169,6 +216,15 @@ fn sum(words: &[u64]) -> u64 {
         return unsafe { x86::sum(words) };
     }
     words.iter().fold(0, |sum, word| sum.wrapping_add(*word))
+}
+
+fn amx() -> Option<Chain> {
+    #[cfg(target_arch = "x86_64")]
+    if KernelSet::Amx.is_available() {
+        // SAFETY: the machine has tiles, and the system lets this process use them.
+        return Some(|steps| unsafe { x86::amx(steps) });
+    }
+    None
 }
 
 fn vnni() -> Option<Chain> {

@@ -38,7 +38,7 @@ fn ops(criterion: &mut Criterion) {
 fn short() -> Criterion {
     Criterion::default()
         .without_plots()
-        .sample_size(20)
+        .sample_size(10)
         .warm_up_time(Duration::from_millis(50))
         .measurement_time(Duration::from_millis(200))
 }

@@ -5,14 +5,20 @@ use criterion::Criterion;
 use odmoe_backend::{
     AttentionSpan, Backend, Buffer, KvCache, KvFormat, KvPosition, KvSpec, Op, StreamId,
 };
+use odmoe_backend_cpu::KernelSet;
 use std::sync::Arc;
 
 const BLOCK_TOKENS: usize = 16;
 
 /// One token at a context of 4096, and the last of a prompt's chunks.
 pub fn attention(criterion: &mut Criterion, fixture: &mut Fixture) {
-    for format in [KvFormat::F32, KvFormat::F16] {
+    for format in KvFormat::ALL {
+        // Portable kernels would take minutes over a prompt.
+        let prompts = fixture.set != KernelSet::Portable;
         for (tokens, context) in [(1, 4096), (512, 512), (512, 4096)] {
+            if tokens > 1 && !prompts {
+                continue;
+            }
             last_tokens(criterion, fixture, format, tokens, context);
         }
     }
