@@ -6,7 +6,7 @@ use odmoe_backend::Op;
 use odmoe_engine::{EngineEvent, Request};
 use odmoe_expert_store::{Catalog, LookupResult, StoreEvent};
 use odmoe_formats::model_config::ModelConfig;
-use odmoe_formats::{BlockFormat, ExpertKey};
+use odmoe_formats::{BlockFormat, ByteCount, ExpertKey};
 use std::collections::HashMap;
 use std::time::Duration;
 use support::engine::{Setup, TestEngine, greedy, setups};
@@ -241,7 +241,9 @@ fn predictions_are_counted_and_followed() {
     let mut config = small_config();
     config.moe.as_mut().expect("a sparse model").dense_layers = vec![];
     let model = random_model(config, BlockFormat::BF16, SEED);
-    for setup in setups(&model, SEED) {
+    let full = Catalog::new(&model.manifest).full_budget();
+    for mut setup in setups(&model, SEED) {
+        setup.store.budget = ByteCount(full.0 - full.0 / 8);
         let engine = setup.start();
         engine.answer(greedy(vec![1, 2, 3, 4], 20));
         let events = engine.log.events();
@@ -270,4 +272,25 @@ fn predictions_are_counted_and_followed() {
             "only the first use is a prefetch hit"
         );
     }
+}
+
+/// The least that shows it: as many routers as layers, once everything is there.
+#[test]
+fn nothing_is_predicted_where_every_expert_is_in_memory() {
+    let model = random_model(deep_config(), BlockFormat::BF16, SEED);
+    let engine = Setup::new(&model).recording().start();
+    let routers = |engine: &TestEngine| {
+        let entries = engine.log.entries().into_iter();
+        entries
+            .filter(|(_, entry)| matches!(entry, Entry::Op(Op::Route { .. })))
+            .count()
+    };
+    engine.answer(greedy(vec![5], 1));
+    assert!(routers(&engine) > 20, "the first pass reads ahead");
+    engine.answer(greedy(Random(SEED + 1).tokens(300, 199), 1));
+    let all = Catalog::new(&model.manifest).total();
+    assert_eq!(engine.handle.gauges().store.resident, all);
+    engine.log.clear();
+    engine.answer(greedy(vec![1, 2, 3], 4));
+    assert_eq!(routers(&engine), 4 * 20);
 }
