@@ -55,7 +55,6 @@ pub fn start(
         family,
         queue: Queue::new(parts.backend.clone()),
         kv,
-        expert_bytes: catalog.total(),
         catalog,
         vocab: limits.vocab,
         predict_top: memory::predict_top(&manifest.config, &parts.config),

@@ -137,6 +137,11 @@ impl ExpertStore {
         self.epoch.checked_add(self.machine.next_deadline()?.0)
     }
 
+    /// Whether every expert is in memory, verified: nothing is left to read ahead.
+    pub fn holds_all(&self) -> bool {
+        self.machine.holds_all()
+    }
+
     /// Gauges now.
     pub fn gauges(&self) -> StoreGauges {
         self.machine.gauges()

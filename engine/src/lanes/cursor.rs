@@ -119,9 +119,8 @@ impl Cursor<'_> {
     /// Asks a layer's router ahead of time, where it has one and there is something to read ahead.
     fn predict(&self, layer: usize) -> Result<Option<ReadBack>, BackendError> {
         let predict_top = self.model.predict_top;
-        let all_there = || self.store.gauges().resident >= self.model.expert_bytes;
         let next = self.model.family.routed(layer);
-        let Some(next) = next.filter(|_| predict_top > 0 && !all_there()) else {
+        let Some(next) = next.filter(|_| predict_top > 0 && !self.store.holds_all()) else {
             return Ok(None);
         };
         next.predict(self.step(), predict_top)?;

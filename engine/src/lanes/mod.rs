@@ -18,7 +18,6 @@ use crate::scheduler::LaneKind;
 use cursor::{Cursor, Failures, Running, hint_source};
 use odmoe_backend::{Backend, BackendError, KvCache};
 use odmoe_expert_store::{Catalog, ExpertStore};
-use odmoe_formats::ByteCount;
 use std::sync::Arc;
 
 /// What lanes share: the model, and where it runs.
@@ -35,8 +34,6 @@ pub struct Model {
     pub vocab: usize,
     /// P; 0 predicts nothing.
     pub predict_top: usize,
-    /// Of all paged experts.
-    pub expert_bytes: ByteCount,
     /// Who counts.
     pub observer: Arc<dyn EngineObserver>,
 }

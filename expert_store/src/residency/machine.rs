@@ -105,6 +105,11 @@ impl Machine {
         out.append(&mut self.events);
     }
 
+    /// Whether every object is where it is computed from.
+    pub fn holds_all(&self) -> bool {
+        self.tiers[0].resident.len() == self.objects.len()
+    }
+
     /// Gauges now.
     pub fn gauges(&self) -> StoreGauges {
         let census = self
