@@ -15,18 +15,26 @@ pub enum KernelSet {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
+    /// The same, and AMX with 8-bit integers for products of many tokens. Where the system lets a process use it.
+    Amx,
 }
 
 /// A name that is none of [`KernelSet::NAMES`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown kernel set {0:?}; use one of reference, portable, avx2, avx512")]
+#[error("unknown kernel set {0:?}; use one of reference, portable, avx2, avx512, amx")]
 pub struct UnknownKernelSet(pub String);
 
 impl KernelSet {
     /// Every set, slowest first.
-    pub const ALL: [Self; 4] = [Self::Reference, Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 5] = [
+        Self::Reference,
+        Self::Portable,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Amx,
+    ];
 
-    /// The set of that name: `reference`, `portable`, `avx2` or `avx512`, in any case.
+    /// The set of that name: `reference`, `portable`, `avx2`, `avx512` or `amx`, in any case.
     pub fn parse(name: &str) -> Result<Self, UnknownKernelSet> {
         let found = Self::ALL
             .into_iter()
@@ -62,6 +70,7 @@ impl KernelSet {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
 }
@@ -74,6 +83,7 @@ impl fmt::Display for KernelSet {
             Self::Portable => "portable",
             Self::Avx2 => "AVX2",
             Self::Avx512 => "AVX-512",
+            Self::Amx => "AVX-512 and AMX",
         })
     }
 }

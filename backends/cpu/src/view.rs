@@ -3,6 +3,7 @@
 use bytemuck::Pod;
 use odmoe_formats::BlockFormat;
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// A weight matrix [rows, columns] as bytes.
 #[derive(Clone, Copy)]
@@ -60,6 +61,13 @@ impl<'a> WeightView<'a> {
     pub fn blocks<B: Pod>(&self, row: usize) -> &'a [B] {
         debug_assert_eq!(size_of::<B>(), self.format.block_bytes());
         bytemuck::cast_slice(self.row(row))
+    }
+
+    /// Some rows, one after another, as blocks of its format.
+    #[inline(always)]
+    pub fn rows_of_blocks<B: Pod>(&self, rows: Range<usize>) -> &'a [B] {
+        debug_assert_eq!(size_of::<B>(), self.format.block_bytes());
+        bytemuck::cast_slice(&self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes])
     }
 
     /// All elements of an F32 weight. Copies only where the bytes are not aligned.

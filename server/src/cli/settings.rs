@@ -30,7 +30,7 @@ pub fn settings(args: &ModelArgs, served_name: Option<String>) -> Result<Setting
         max_queue: args.max_queue as usize,
         prefill_chunk_tokens: args.prefill_chunk as usize,
         threads: args.threads.map_or(processors, |threads| threads as usize),
-        kernels: args.cpu_kernels,
+        kernels: args.cpu,
         readers: args.readers as usize,
         read_timeout: args.read_timeout.0,
         prefetch: !args.no_prefetch,
