@@ -37,6 +37,7 @@ mod superblock_formats;
 mod superblocks;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
+mod weighted_values;
 
 pub use activations::{BlockRows, BlocksPart, QuantiseBlocks, QuantiseSuperblocks, SuperblockRows};
 pub use attention::{AttentionSplit, KvHead, MergeSplit, SplitState, TILE_POSITIONS};

@@ -3,6 +3,7 @@
 mod angles;
 mod attention;
 mod experts;
+mod kv_append;
 mod linear;
 mod machine;
 mod operands;
