@@ -50,11 +50,17 @@ pub enum BlockFormat {
     Q6_K,
     /// 32 elements: an 8-bit exponent, then 4-bit floats (E2M1); 17 bytes.
     MXFP4,
+    /// 32 elements: a binary16 scale, then 4-bit codes of a table of 16 values; 18 bytes.
+    #[allow(non_camel_case_types)]
+    IQ4_NL,
+    /// 256 elements in 8 sub-blocks of codes of the same table, with 6-bit scales; 136 bytes.
+    #[allow(non_camel_case_types)]
+    IQ4_XS,
 }
 
 impl BlockFormat {
     /// Every format, in the order of declaration.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -69,6 +75,8 @@ impl BlockFormat {
         Self::Q5_K,
         Self::Q6_K,
         Self::MXFP4,
+        Self::IQ4_NL,
+        Self::IQ4_XS,
     ];
 
     /// Its name in manifests, headers and messages.
@@ -88,6 +96,8 @@ impl BlockFormat {
             Self::Q5_K => "Q5_K",
             Self::Q6_K => "Q6_K",
             Self::MXFP4 => "MXFP4",
+            Self::IQ4_NL => "IQ4_NL",
+            Self::IQ4_XS => "IQ4_XS",
         }
     }
 
@@ -105,8 +115,10 @@ impl BlockFormat {
     pub const fn block_elements(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::MXFP4 => 32,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 => 32,
+            Self::MXFP4 | Self::IQ4_NL => 32,
             Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
+            Self::IQ4_XS => 256,
         }
     }
 
@@ -126,6 +138,8 @@ impl BlockFormat {
             Self::Q5_K => 176,
             Self::Q6_K => 210,
             Self::MXFP4 => 17,
+            Self::IQ4_NL => 18,
+            Self::IQ4_XS => 136,
         }
     }
 

@@ -109,6 +109,9 @@ fn bench_prints_one_object_with_the_agreed_fields() {
     let mut fields: Vec<&String> = report.as_object().unwrap().keys().collect();
     fields.sort();
     let mut expected = vec![
+        "streams",
+        "prompt_tokens",
+        "generate_tokens",
         "prefill_tokens_per_s",
         "decode_tokens_per_s",
         "ttft_s",
@@ -140,6 +143,33 @@ fn bench_prints_one_object_with_the_agreed_fields() {
         );
     }
     assert_eq!(report["model"], "tiny-moe");
+}
+
+#[test]
+fn bench_prints_a_line_for_each_work() {
+    let world = World::new();
+    let printed = world.done(&[
+        "bench",
+        "--work",
+        "1x12+1",
+        "--work",
+        "2x4+3",
+        "--repeats",
+        "1",
+        "--json",
+    ]);
+    let reports: Vec<Value> = printed.lines().map(json).collect();
+    let shapes: Vec<_> = reports
+        .iter()
+        .map(|report| ["streams", "prompt_tokens", "generate_tokens"].map(|k| report[k].as_u64()))
+        .collect();
+    let wanted = [[1, 12, 1], [2, 4, 3]].map(|shape| shape.map(Some));
+    assert_eq!(shapes, wanted);
+    assert!(
+        reports[0]["decode_tokens_per_s"]["median"].is_null(),
+        "one new token comes from the prompt: {printed}"
+    );
+    assert!(reports[1]["decode_tokens_per_s"]["median"].is_f64());
 }
 
 #[test]

@@ -108,6 +108,7 @@ MODELS = {
     "llama-moe-k": (2201, "quantised", SUPER | SHAPES["llama-moe"] | WIDE["llama-moe"] | {
         "num_key_value_heads": 2, "num_local_experts": 3},
         cycle("Q2_K", "Q3_K", "Q5_K", "Q3_K", "Q5_K", "Q2_K", "Q4_K", "Q6_K", "Q5_K"), 0),
+    "olmoe-iq4": (2202, "quantised", SUPER | SHAPES["olmoe"] | WIDE["olmoe"], cycle("IQ4_NL", "IQ4_XS"), 0),
 } | {
     f"{name}-q4_k_m": (2300 + seed, "quantised", SHAPES[name] | SUPER | wide, Q4_K_M, 0)
     for seed, (name, wide) in enumerate(WIDE.items())

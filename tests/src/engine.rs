@@ -1,7 +1,7 @@
 //! The engine without a server around it, on the CPU backend: what goldens need and no client sees.
 
 use odmoe_backend::KvFormat;
-use odmoe_backend_cpu::{CpuBackend, CpuConfig};
+use odmoe_backend_cpu::{CpuBackend, CpuConfig, KernelSet};
 use odmoe_convert::{ConvertOptions, NoProgress, WeightFormat, convert, open_source, open_store};
 use odmoe_engine::{
     EngineConfig, EngineEvent, EngineHandle, EngineObserver, EngineParts, PositionLogprobs,
@@ -74,7 +74,7 @@ impl TestEngine {
         let reader = FileReader::open(&store, &manifest).unwrap_or_else(|e| panic!("{e}"));
         let backend = CpuBackend::new(CpuConfig {
             threads: 2,
-            kernels: None,
+            kernels: forced_kernels(),
         });
         let parts = EngineParts {
             backend: Arc::new(backend.unwrap_or_else(|e| panic!("{e}"))),
@@ -186,6 +186,15 @@ fn engine_config(manifest: &Manifest, options: EngineOptions) -> EngineConfig {
         max_context_tokens: context,
         predict_top: 4,
     }
+}
+
+/// The variable that forces a kernel set, in servers and here alike.
+pub const FORCED_KERNELS: &str = "ODMOE_CPU";
+
+/// The kernel set that the environment forces, if any.
+fn forced_kernels() -> Option<KernelSet> {
+    let name = std::env::var(FORCED_KERNELS).ok()?;
+    Some(KernelSet::parse(&name).unwrap_or_else(|e| panic!("{FORCED_KERNELS}: {e}")))
 }
 
 struct Nobody;

@@ -1,6 +1,7 @@
 //! A server process with folders of its own.
 
 use crate::client::Client;
+use crate::engine::FORCED_KERNELS;
 use crate::process::{terminate, wait_for_exit};
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -23,7 +24,7 @@ const LOG_LINES_SHOWN: usize = 30;
 pub struct ServerOptions {
     /// Arguments after `serve --port PORT`.
     pub arguments: Vec<String>,
-    /// Variables on top of an environment that holds nothing but PATH and the folders.
+    /// Variables on top of an environment that holds nothing but PATH, the folders and `ODMOE_CPU`.
     pub environment: Vec<(String, String)>,
     /// The working folder.
     pub working_folder: Option<PathBuf>,
@@ -185,7 +186,7 @@ fn command(options: &ServerOptions, home: &Path, port: u16) -> Command {
         }
     };
     command.env_clear();
-    for name in ["PATH", "LLVM_PROFILE_FILE"] {
+    for name in ["PATH", "LLVM_PROFILE_FILE", FORCED_KERNELS] {
         command.envs(std::env::var_os(name).map(|value| (name, value)));
     }
     command

@@ -47,6 +47,11 @@ fn k_quants_of_two_three_and_five_bits() {
 }
 
 #[test]
+fn four_bits_of_a_table() {
+    check("olmoe-iq4");
+}
+
+#[test]
 fn every_architecture_in_a_mixture_of_q4_k_and_q6_k() {
     check("llama-q4_k_m");
     check("llama-moe-q4_k_m");

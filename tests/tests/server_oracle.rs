@@ -201,9 +201,6 @@ fn kernels_do_not_change_a_bit() {
         "the scalar reference and the portable kernels are everywhere"
     );
     for kernels in sets {
-        check(&format!(
-            "--expert-cache 50% --cpu-kernels {}",
-            kernels.name()
-        ));
+        check(&format!("--expert-cache 50% --cpu {}", kernels.name()));
     }
 }

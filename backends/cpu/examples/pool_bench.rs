@@ -7,7 +7,7 @@
 #[allow(dead_code)]
 mod pool;
 
-use pool::Pool;
+use pool::{Pool, Wake};
 use std::time::{Duration, Instant};
 
 /// A pause between two loops and how many loops are timed.
@@ -35,7 +35,7 @@ fn main() {
                     std::hint::spin_loop();
                 }
                 let start = Instant::now();
-                pool.parallel_for(threads, &|chunk| {
+                pool.parallel_for(threads, Wake::Sleepers, &|chunk| {
                     std::hint::black_box(chunk);
                 });
                 start.elapsed()

@@ -24,13 +24,13 @@ pub struct Q8Block {
     pub quants: [i8; BLOCK],
 }
 
-/// Q4_0: 18 bytes.
+/// Q4_0 and IQ4_NL: 18 bytes.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub struct Q4Block {
     /// The unit of the quants.
     pub scale: HalfBytes,
-    /// Elements i and i + 16 in the halves of byte i.
+    /// Elements i and i + 16 in the halves of byte i; of IQ4_NL a code of its table.
     pub quants: [u8; 16],
 }
 
@@ -80,6 +80,20 @@ pub struct Mxfp4Block {
     pub exponent: u8,
     /// As in [`Q4Block`]; each a float of one sign, two exponent and one mantissa bits.
     pub quants: [u8; 16],
+}
+
+/// IQ4_XS: 136 bytes.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Iq4XsBlock {
+    /// The unit of the scales.
+    pub scale: HalfBytes,
+    /// The upper two bits of the scales of eight sub-blocks of 32.
+    pub scales_high: [u8; 2],
+    /// Their lower four bits.
+    pub scales_low: [u8; 4],
+    /// Sub-blocks one after another, each as in [`Q4Block`].
+    pub quants: [u8; 128],
 }
 
 /// Q2_K: 84 bytes.

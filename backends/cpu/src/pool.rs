@@ -28,6 +28,15 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
 }
 
+/// Who is told of a loop. Telling a sleeper costs its caller some ten microseconds, one that looks for work nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Everybody who is needed.
+    Sleepers,
+    /// Those who look for work anyway.
+    Nobody,
+}
+
 /// Alone in its cache lines: two, since they are fetched in pairs.
 #[repr(align(128))]
 struct Line<T>(T);
@@ -100,10 +109,10 @@ impl Pool {
 
     /// Runs `body(0)` to `body(chunks - 1)`, in any order, on any thread. A panic of the body is passed on when all
     /// chunks have ended. A loop within a loop, or beside one, runs on its caller's thread alone.
-    pub fn parallel_for(&self, chunks: usize, body: &(dyn Fn(usize) + Sync)) {
+    pub fn parallel_for(&self, chunks: usize, wake: Wake, body: &(dyn Fn(usize) + Sync)) {
         let shared = &*self.shared;
-        let alone = self.workers.is_empty() || chunks < 2;
-        if alone || shared.taken.swap(true, Ordering::Acquire) {
+        let alone = chunks < 2 || (wake == Wake::Nobody && self.all_sleep());
+        if alone || self.workers.is_empty() || shared.taken.swap(true, Ordering::Acquire) {
             (0..chunks).for_each(body);
             return;
         }
@@ -120,7 +129,9 @@ impl Pool {
         }
         shared.done.0.store(0, Ordering::Relaxed);
         shared.left.0.store(chunks, Ordering::Release);
-        self.wake(chunks - 1);
+        if wake == Wake::Sleepers {
+            self.wake(chunks - 1);
+        }
         shared.run_chunks();
         shared.await_end(chunks);
         let panic = lock(&shared.panic).take();
@@ -128,6 +139,11 @@ impl Pool {
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
+    }
+
+    fn all_sleep(&self) -> bool {
+        let mut sleeping = self.shared.sleeping.iter();
+        sleeping.all(|sleeping| sleeping.load(Ordering::Relaxed))
     }
 
     /// Wakes up to `wanted` sleepers.
@@ -274,7 +290,7 @@ mod tests {
             assert_eq!(pool.threads(), threads);
             for chunks in [0, 1, 2, 3, 17, 500] {
                 let counts = counts(chunks);
-                pool.parallel_for(chunks, &|chunk| {
+                pool.parallel_for(chunks, Wake::Sleepers, &|chunk| {
                     counts[chunk].fetch_add(1, Ordering::Relaxed);
                 });
                 assert!(all_are(&counts, 1), "{threads} threads, {chunks}");
@@ -288,7 +304,7 @@ mod tests {
         let pool = Pool::new(4).unwrap();
         for round in 0..20_000 {
             let counts = counts(2 + round % 5);
-            pool.parallel_for(counts.len(), &|chunk| {
+            pool.parallel_for(counts.len(), Wake::Sleepers, &|chunk| {
                 counts[chunk].fetch_add(1, Ordering::Relaxed);
             });
             assert!(all_are(&counts, 1), "round {round}");
@@ -304,7 +320,7 @@ mod tests {
                 thread::sleep(4 * SPIN);
             }
             let met = std::sync::Barrier::new(2);
-            pool.parallel_for(2, &|_| {
+            pool.parallel_for(2, Wake::Sleepers, &|_| {
                 met.wait();
             });
         }
@@ -318,7 +334,7 @@ mod tests {
             let met = std::sync::Barrier::new(2);
             let caller = thread::current().id();
             let ended = AtomicUsize::new(0);
-            pool.parallel_for(2, &|_| {
+            pool.parallel_for(2, Wake::Sleepers, &|_| {
                 met.wait();
                 if thread::current().id() != caller {
                     thread::sleep(10 * SPIN);
@@ -334,7 +350,7 @@ mod tests {
         let pool = Pool::new(3).unwrap();
         let ended = AtomicUsize::new(0);
         let failed = catch_unwind(AssertUnwindSafe(|| {
-            pool.parallel_for(20, &|chunk| {
+            pool.parallel_for(20, Wake::Sleepers, &|chunk| {
                 ended.fetch_add(1, Ordering::Relaxed);
                 assert_ne!(chunk, 7, "chunk seven");
             });
@@ -342,7 +358,7 @@ mod tests {
         let text = failed.unwrap_err().downcast::<String>().unwrap();
         assert!(text.contains("chunk seven"), "{text}");
         assert_eq!(ended.load(Ordering::Relaxed), 20);
-        pool.parallel_for(2, &|_| {});
+        pool.parallel_for(2, Wake::Sleepers, &|_| {});
     }
 
     #[test]
@@ -351,8 +367,8 @@ mod tests {
         let counts = counts(4 * 5);
         let run = |_| {
             for _ in 0..200 {
-                pool.parallel_for(4, &|outer| {
-                    pool.parallel_for(5, &|inner| {
+                pool.parallel_for(4, Wake::Sleepers, &|outer| {
+                    pool.parallel_for(5, Wake::Sleepers, &|inner| {
                         counts[outer * 5 + inner].fetch_add(1, Ordering::Relaxed);
                     });
                 });
@@ -363,5 +379,34 @@ mod tests {
             run(());
         });
         assert!(all_are(&counts, 400));
+    }
+
+    /// Where all sleep its caller runs it; where some are awake they may share it.
+    #[test]
+    fn a_small_loop_wakes_nobody_and_runs() {
+        let pool = Pool::new(3).unwrap();
+        while !pool.all_sleep() {
+            thread::sleep(SPIN);
+        }
+        let (caller, others) = (thread::current().id(), AtomicUsize::new(0));
+        let counts = counts(50);
+        pool.parallel_for(50, Wake::Nobody, &|chunk| {
+            counts[chunk].fetch_add(1, Ordering::Relaxed);
+            others.fetch_add(
+                usize::from(thread::current().id() != caller),
+                Ordering::Relaxed,
+            );
+        });
+        assert!(all_are(&counts, 1) && pool.all_sleep());
+        assert_eq!(others.load(Ordering::Relaxed), 0);
+        pool.parallel_for(50, Wake::Sleepers, &|chunk| {
+            counts[chunk].fetch_add(1, Ordering::Relaxed);
+        });
+        for _ in 0..100 {
+            pool.parallel_for(50, Wake::Nobody, &|chunk| {
+                counts[chunk].fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        assert!(all_are(&counts, 102));
     }
 }

@@ -48,7 +48,9 @@ impl RowOfBlocks {
             BlockFormat::F16.encode_row(&[value], &mut block[at..at + 2]);
         };
         match self.format {
-            BlockFormat::Q4_0 | BlockFormat::Q5_0 => put(block, 0, sign * scale),
+            BlockFormat::Q4_0 | BlockFormat::Q5_0 | BlockFormat::IQ4_NL => {
+                put(block, 0, sign * scale);
+            }
             BlockFormat::Q4_1 => {
                 put(block, 0, scale);
                 put(block, 2, -7.5 * scale);
@@ -72,8 +74,9 @@ impl RowOfBlocks {
                 put(block, 80, scale);
                 put(block, 82, 1.5 * scale);
             }
-            // Its scales have signs of their own.
+            // The scales of their sub-blocks have signs.
             BlockFormat::Q3_K => put(block, 108, scale),
+            BlockFormat::IQ4_XS => put(block, 0, scale),
             BlockFormat::Q4_K | BlockFormat::Q5_K => {
                 let middle = match self.format {
                     BlockFormat::Q4_K => 7.5,
@@ -139,6 +142,7 @@ fn unit_deviation(format: BlockFormat) -> f32 {
         let squares: u32 = (first..first + count).map(|n| n * n).sum();
         (squares as f32 / count as f32).sqrt()
     };
+    let table = (72768f32 / 16.0).sqrt();
     match format {
         BlockFormat::Q4_0 => around_zero(16.0),
         BlockFormat::Q4_1 => around_mean(16.0),
@@ -152,6 +156,9 @@ fn unit_deviation(format: BlockFormat) -> f32 {
         BlockFormat::Q6_K => size(16, 16) * around_zero(64.0),
         // 0, 0.5, 1, 1.5, 2, 3, 4 and 6, with signs.
         BlockFormat::MXFP4 => (68.5f32 / 8.0).sqrt(),
+        // The table's sixteen values.
+        BlockFormat::IQ4_NL => table,
+        BlockFormat::IQ4_XS => around_zero(64.0) * table,
         other => panic!("{other} has no blocks to make"),
     }
 }

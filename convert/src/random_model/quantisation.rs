@@ -50,6 +50,8 @@ impl Quantisation {
                 BlockFormat::Q4_K => 14,
                 BlockFormat::Q5_K => 16,
                 BlockFormat::Q6_K => 18,
+                BlockFormat::IQ4_NL => 25,
+                BlockFormat::IQ4_XS => 30,
                 BlockFormat::BF16 => 32,
                 BlockFormat::MXFP4 => 38,
                 other => unreachable!("{other} has no number here"),
@@ -118,6 +120,7 @@ fn fitting(wanted: BlockFormat, columns: u64) -> BlockFormat {
         F::Q4_K => F::Q5_0,
         F::Q5_K => F::Q5_1,
         F::Q6_K => F::Q8_0,
+        F::IQ4_XS => F::IQ4_NL,
         _ => F::F16,
     };
     if fits(next) { next } else { F::F16 }

@@ -6,7 +6,7 @@ use super::recorder::{Entry, HookedBackend, Log};
 use super::sink::{Answer, Listener};
 use odmoe_backend::{Backend, KvFormat};
 use odmoe_backend_checking::{CheckingBackend, CheckingConfig, Completion};
-use odmoe_backend_cpu::{CpuBackend, CpuConfig};
+use odmoe_backend_cpu::{CpuBackend, CpuConfig, KernelSet};
 use odmoe_engine::{EngineConfig, EngineHandle, EngineParts, Request, RequestId, SamplingParams};
 use odmoe_expert_store::StoreConfig;
 use odmoe_formats::ByteCount;
@@ -23,15 +23,11 @@ pub struct Setup {
     manifest: Arc<odmoe_formats::manifest::Manifest>,
 }
 
-/// A CPU backend.
+/// A CPU backend with the kernels that `ODMOE_CPU` names, or the fastest.
 pub fn cpu(threads: usize) -> Arc<dyn Backend> {
-    Arc::new(
-        CpuBackend::new(CpuConfig {
-            threads,
-            kernels: None,
-        })
-        .expect("a CPU backend"),
-    )
+    let forced = std::env::var("ODMOE_CPU").ok();
+    let kernels = forced.map(|name| KernelSet::parse(&name).expect("ODMOE_CPU"));
+    Arc::new(CpuBackend::new(CpuConfig { threads, kernels }).expect("a CPU backend"))
 }
 
 /// A backend that completes late, checks every access, and keeps its memory apart from the host's if asked to.

@@ -2,6 +2,7 @@
 //! Kernels are checked against it.
 
 mod fields;
+mod iq4;
 mod k_quants;
 mod mxfp4;
 mod one_scale;
@@ -31,6 +32,8 @@ impl BlockFormat {
             Self::Q5_K => decode_blocks(encoded, decoded, k_quants::decode_q5_k),
             Self::Q6_K => decode_blocks(encoded, decoded, k_quants::decode_q6_k),
             Self::MXFP4 => decode_blocks(encoded, decoded, mxfp4::decode),
+            Self::IQ4_NL => decode_blocks(encoded, decoded, iq4::decode_iq4_nl),
+            Self::IQ4_XS => decode_blocks(encoded, decoded, iq4::decode_iq4_xs),
         }
     }
 
@@ -56,6 +59,8 @@ impl BlockFormat {
             Self::Q5_K => encode_blocks(decoded, encoded, k_quants::encode_q5_k),
             Self::Q6_K => encode_blocks(decoded, encoded, k_quants::encode_q6_k),
             Self::MXFP4 => encode_blocks(decoded, encoded, mxfp4::encode),
+            Self::IQ4_NL => encode_blocks(decoded, encoded, iq4::encode_iq4_nl),
+            Self::IQ4_XS => encode_blocks(decoded, encoded, iq4::encode_iq4_xs),
         }
     }
 

@@ -327,6 +327,14 @@ pub fn divide(
         least: catalog.least_budget(),
         full: catalog.full_budget(),
     };
+    let (format, head_dim) = (settings.kv_format, manifest.config.head_dim as usize);
+    if !format.holds_heads_of(head_dim) {
+        return Err(BudgetError::KvFormat {
+            format: format.name(),
+            block: format.block_format().block_elements(),
+            head_dim,
+        });
+    }
     let is_embedded = settings.location == ModelLocation::Embedded;
     let default = if is_embedded {
         EMBEDDED_EXPERT_CACHE

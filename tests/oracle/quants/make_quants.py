@@ -44,6 +44,8 @@ FORMATS = {
     Type.Q5_K: ([0, 2], (4, 16)),
     Type.Q6_K: ([208], (192, 208)),
     Type.MXFP4: ([], None),
+    Type.IQ4_NL: ([0], None),
+    Type.IQ4_XS: ([0], (2, 8)),
 }
 
 # Zeros, smallest and largest subnormal, smallest normal, one, largest, infinity, quiet and signalling NaN.

@@ -7,6 +7,7 @@ use odmoe_formats::BlockFormat;
 fn halves(format: BlockFormat) -> &'static [usize] {
     match format {
         BlockFormat::Q8_0 | BlockFormat::Q4_0 | BlockFormat::Q5_0 => &[0],
+        BlockFormat::IQ4_NL | BlockFormat::IQ4_XS => &[0],
         BlockFormat::Q4_1 | BlockFormat::Q5_1 | BlockFormat::Q4_K | BlockFormat::Q5_K => &[0, 2],
         BlockFormat::Q2_K => &[80, 82],
         BlockFormat::Q3_K => &[108],

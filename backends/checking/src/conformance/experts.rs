@@ -16,7 +16,7 @@ struct Shape {
 }
 
 pub fn cases() -> Vec<Case> {
-    use BlockFormat::{BF16, F32, MXFP4, Q2_K, Q3_K, Q4_0, Q4_K, Q5_1, Q6_K, Q8_0};
+    use BlockFormat::{BF16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_K, Q5_1, Q6_K, Q8_0};
     let shape = |experts, hidden, width, top_k, formats| Shape {
         experts,
         hidden,
@@ -42,6 +42,7 @@ pub fn cases() -> Vec<Case> {
     all.push(expert_ffn(shape(3, 256, 96, 2, [Q4_K, Q8_0, Q5_1]), 6));
     all.push(expert_ffn(shape(3, 512, 256, 2, [Q6_K, Q4_0, Q2_K]), 5));
     all.push(expert_ffn(shape(2, 256, 32, 1, [F32, Q3_K, MXFP4]), 3));
+    all.push(expert_ffn(shape(2, 256, 64, 2, [IQ4_XS, Q4_K, IQ4_NL]), 9));
     all
 }
 

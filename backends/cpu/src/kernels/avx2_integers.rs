@@ -93,7 +93,7 @@ pub fn small_dots(quants: &[[u8; BLOCK]; SUMS], x: &ActivationBlock) -> __m256i 
 /// The dots of a panel with T tokens.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub fn superblock_dots<const MINIMUM: bool, const T: usize>(
+pub fn superblock_dots<const MINIMUM: bool, const SIGNED: bool, const T: usize>(
     panel: &Panel,
     x: [&ActivationSuperblock; T],
 ) -> [Dots; T] {
@@ -118,7 +118,7 @@ pub fn superblock_dots<const MINIMUM: bool, const T: usize>(
             for token in 0..T {
                 // SAFETY: as above.
                 let x = unsafe { load_part(x[token].quants.as_ptr().cast(), part) };
-                let scaled = _mm256_madd_epi16(_mm256_maddubs_epi16(quants, x), scales);
+                let scaled = _mm256_madd_epi16(pairs::<SIGNED>(quants, x), scales);
                 products[token][row] = _mm256_add_epi32(products[token][row], scaled);
             }
         }
@@ -139,6 +139,17 @@ pub fn superblock_dots<const MINIMUM: bool, const T: usize>(
         dots[token].products = sum_rows8(products[token]);
     }
     dots
+}
+
+/// Sums of two products. Signed quants give the activations their sign, of which neither has -128.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pairs<const SIGNED: bool>(quants: __m256i, x: __m256i) -> __m256i {
+    if SIGNED {
+        _mm256_maddubs_epi16(_mm256_abs_epi8(quants), _mm256_sign_epi8(x, quants))
+    } else {
+        _mm256_maddubs_epi16(quants, x)
+    }
 }
 
 /// Scales 0 to 7 and 8 to 15, each in both halves of a register.

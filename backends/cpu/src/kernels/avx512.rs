@@ -5,8 +5,9 @@ use super::avx2::reduce8;
 use super::avx512_integers as integers;
 use super::transpose::{eight, scales8, sum_rows8, transpose8};
 use super::{
-    ActivationSuperblock, BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, Product, SUMS, Simd,
-    SmallPanel, avx2_integers, many_tokens, superblocks,
+    ActivationSuperblock, BlockOperand, Bytes2, Bytes4, DOTS, Kernel, Minima, PACKED_ROWS, Product,
+    SUMS, Simd, SmallPanel, StreamFormat, avx2_integers, avx2_stream, avx512_stream, many_tokens,
+    superblocks,
 };
 use crate::blocks::{BLOCK, Q8Block, SUB_BLOCKS};
 use crate::reference::LANES;
@@ -68,6 +69,7 @@ impl Simd for Avx512 {
     type Packed = Packed;
     const LARGE_TILES: bool = true;
     const PACK_FROM_TOKENS: usize = 4;
+    const STREAMS: bool = true;
     const Q8_OFFSET: i32 = 128;
 
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -193,7 +195,7 @@ impl Simd for Avx512 {
         mut sums: [__m256; T],
     ) -> [__m256; T] {
         unsafe {
-            let dots = integers::superblock_dots::<MINIMUM, T>(panel, x);
+            let dots = integers::superblock_dots::<MINIMUM, false, T>(panel, x);
             let scale = avx2_integers::widen_halves(&panel.scale);
             let minimum = avx2_integers::widen_halves(&panel.minimum);
             for token in 0..T {
@@ -206,6 +208,47 @@ impl Simd for Avx512 {
                     let corrections = _mm256_cvtepi32_ps(dots[token].corrections);
                     sums[token] = _mm256_fnmadd_ps(minima, corrections, sums[token]);
                 }
+            }
+            sums
+        }
+    }
+
+    #[inline(always)]
+    fn stream_dots<F: StreamFormat, const T: usize>(
+        self,
+        blocks: &[F::Block],
+        x: &[[&ActivationSuperblock; T]],
+        minima: &mut [Minima],
+    ) -> [f32; DOTS] {
+        unsafe {
+            let dots = avx512_stream::dots::<F, T>(blocks, x, minima);
+            self.sums8_store(_mm256_cvtepi32_ps(dots))
+        }
+    }
+    #[inline(always)]
+    fn stream_corrections<F: StreamFormat>(
+        self,
+        operands: [(&Minima, &ActivationSuperblock); DOTS],
+    ) -> [f32; DOTS] {
+        unsafe {
+            let dots = avx2_stream::corrections::<F>(operands);
+            self.sums8_store(_mm256_cvtepi32_ps(dots))
+        }
+    }
+    #[inline(always)]
+    fn signed_superblock_step<const T: usize>(
+        self,
+        panel: &superblocks::Panel,
+        x: [&ActivationSuperblock; T],
+        mut sums: [__m256; T],
+    ) -> [__m256; T] {
+        unsafe {
+            let dots = integers::superblock_dots::<false, true, T>(panel, x);
+            let scale = avx2_integers::widen_halves(&panel.scale);
+            for token in 0..T {
+                let scales = _mm256_mul_ps(scale, _mm256_set1_ps(x[token].scale));
+                let products = _mm256_cvtepi32_ps(dots[token].products);
+                sums[token] = _mm256_fmadd_ps(scales, products, sums[token]);
             }
             sums
         }

@@ -27,7 +27,7 @@ pub fn small_dots(quants: &[[u8; BLOCK]; SUMS], x: &ActivationBlock) -> __m256i 
 /// The dots of a panel with T tokens. Sums of two products, within 16 bits, are what scales are multiplied with.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub fn superblock_dots<const MINIMUM: bool, const T: usize>(
+pub fn superblock_dots<const MINIMUM: bool, const SIGNED: bool, const T: usize>(
     panel: &Panel,
     x: [&ActivationSuperblock; T],
 ) -> [Dots; T] {
@@ -52,7 +52,7 @@ pub fn superblock_dots<const MINIMUM: bool, const T: usize>(
             for token in 0..T {
                 // SAFETY: as above.
                 let x = unsafe { load_part(x[token].quants.as_ptr().cast(), part) };
-                let pairs = _mm512_maddubs_epi16(quants, x);
+                let pairs = pairs::<SIGNED>(quants, x);
                 products[token][row] = _mm512_dpwssd_epi32(products[token][row], pairs, scales);
             }
         }
@@ -68,6 +68,19 @@ pub fn superblock_dots<const MINIMUM: bool, const T: usize>(
         }
     }
     dots
+}
+
+/// Sums of two products. Signed quants give the activations their sign, of which neither has -128.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn pairs<const SIGNED: bool>(quants: __m512i, x: __m512i) -> __m512i {
+    if SIGNED {
+        let negative = _mm512_movepi8_mask(quants);
+        let x = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
+        _mm512_maddubs_epi16(_mm512_abs_epi8(quants), x)
+    } else {
+        _mm512_maddubs_epi16(quants, x)
+    }
 }
 
 #[inline]
@@ -100,7 +113,7 @@ unsafe fn load_part(bytes: *const u8, part: usize) -> __m512i {
 /// Lane r = sum of the lanes of rows\[r\].
 #[inline]
 #[target_feature(enable = "avx2,avx512f")]
-fn sum_wide_rows8(rows: [__m512i; SUMS]) -> __m256i {
+pub fn sum_wide_rows8(rows: [__m512i; SUMS]) -> __m256i {
     let [a, b, c, d, e, f, g, h] = rows;
     // Two rows a register, eight lanes each; then four of four; then eight of two.
     let fours = [

@@ -10,12 +10,17 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_integers;
 #[cfg(target_arch = "x86_64")]
+mod avx2_stream;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_integers;
+#[cfg(target_arch = "x86_64")]
+mod avx512_stream;
 mod bytes;
 mod elementwise;
 mod float;
+mod iq4;
 #[cfg(target_arch = "x86_64")]
 mod many_tokens;
 mod packed;
@@ -25,13 +30,16 @@ mod q8;
 mod rows;
 mod small_block_formats;
 mod small_blocks;
+mod stream;
+#[cfg(target_arch = "x86_64")]
+mod stream_formats;
 mod superblock_formats;
 mod superblocks;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
 
 pub use activations::{BlockRows, BlocksPart, QuantiseBlocks, QuantiseSuperblocks, SuperblockRows};
-pub use attention::AttentionTile;
+pub use attention::{AttentionSplit, KvHead, MergeSplit, SplitState, TILE_POSITIONS};
 pub use elementwise::{
     AddGatedRow, AddInPlace, Choose, CombineRow, RmsNormRows, RotateHeads, SiluMul,
 };
@@ -43,6 +51,7 @@ use crate::reference::LANES;
 use activations::{ActivationBlock, ActivationSuperblock, BlockOperand};
 use portable::{Portable, widen_bf16, widen_f16};
 use small_blocks::SmallPanel;
+use stream::{DOTS, Minima, StreamFormat};
 
 /// Elements as they lie in memory, without alignment.
 pub type Bytes2 = [u8; 2];
@@ -68,6 +77,8 @@ pub trait Simd: Copy + Send + Sync {
     const LARGE_TILES: bool;
     /// From how many tokens on it pays to rearrange weights; `usize::MAX` where it never does.
     const PACK_FROM_TOKENS: usize;
+    /// Whether there are [`Self::stream_dots`].
+    const STREAMS: bool = false;
     /// What [`Self::pack`] adds to the quants.
     const Q8_OFFSET: i32;
 
@@ -137,6 +148,33 @@ pub trait Simd: Copy + Send + Sync {
     /// The same with a superblock and T tokens: the exact dot includes the corrections, or these times the sums of x
     /// are what the minima are multiplied with.
     fn superblock_step<const MINIMUM: bool, const T: usize>(
+        self,
+        panel: &superblocks::Panel,
+        x: [&ActivationSuperblock; T],
+        sums: [Self::Sums8; T],
+    ) -> [Self::Sums8; T];
+
+    /// Number b * T + t: the exact products of block b, of `DOTS / T`, with x\[b\]\[t\], corrections included where there
+    /// are no minima. Else writes the minima of each block.
+    #[inline(always)]
+    fn stream_dots<F: StreamFormat, const T: usize>(
+        self,
+        _blocks: &[F::Block],
+        _x: &[[&ActivationSuperblock; T]],
+        _minima: &mut [Minima],
+    ) -> [f32; DOTS] {
+        unreachable!("this set does not stream")
+    }
+    /// Number i: the exact product of these minima with the sums of the superblock beside them.
+    #[inline(always)]
+    fn stream_corrections<F: StreamFormat>(
+        self,
+        _operands: [(&Minima, &ActivationSuperblock); DOTS],
+    ) -> [f32; DOTS] {
+        unreachable!("this set does not stream")
+    }
+    /// The same with signed quants, none of them -128, without corrections and minima.
+    fn signed_superblock_step<const T: usize>(
         self,
         panel: &superblocks::Panel,
         x: [&ActivationSuperblock; T],

@@ -133,6 +133,30 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn signed_superblock_step<const T: usize>(
+        self,
+        panel: &superblocks::Panel,
+        x: [&ActivationSuperblock; T],
+        mut sums: [[f32; SUMS]; T],
+    ) -> [[f32; SUMS]; T] {
+        for (sums, x) in sums.iter_mut().zip(x) {
+            for (row, sum) in sums.iter_mut().enumerate() {
+                let mut products = 0;
+                let quants: &[[i8; 16]] = bytemuck::cast_slice(&panel.quants[row]);
+                for (s, (quants, x)) in quants.iter().zip(x.quants.as_chunks::<16>().0).enumerate()
+                {
+                    let dot = quants.iter().zip(x);
+                    let dot: i32 = dot.map(|(&w, &x)| i32::from(w) * i32::from(x)).sum();
+                    products += i32::from(panel.scales[row][s]) * dot;
+                }
+                let scale = widen_f16(panel.scale[row]) * x.scale;
+                *sum = scale.mul_add(products as f32, *sum);
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
     fn pack(self, _blocks: [&Q8Block; PACKED_ROWS], (): &mut ()) {
         unreachable!("the portable set does not rearrange weights")
     }

@@ -2,8 +2,9 @@
 
 use super::activations::{BlockRows, SuperblockRows};
 use super::small_blocks::{self, SmallBlockFormat};
+use super::stream::{self, StreamFormat};
 use super::superblocks::{self, SuperblockFormat};
-use super::{Bf16, Element, F16, F32, Kernel, Simd, float, q8};
+use super::{Bf16, Element, F16, F32, Kernel, Simd, float, iq4, q8};
 use super::{small_block_formats as small, superblock_formats as large};
 use crate::blocks::{BLOCK, SUPERBLOCK};
 use crate::memory::SharedSlice;
@@ -104,11 +105,13 @@ impl Kernel for Product<'_> {
             BlockFormat::Q5_0 => self.small_blocks::<S, small::Q5_0>(simd),
             BlockFormat::Q5_1 => self.small_blocks::<S, small::Q5_1>(simd),
             BlockFormat::MXFP4 => self.small_blocks::<S, small::Mxfp4>(simd),
-            BlockFormat::Q2_K => self.superblocks::<S, large::Q2K>(simd),
-            BlockFormat::Q3_K => self.superblocks::<S, large::Q3K>(simd),
-            BlockFormat::Q4_K => self.superblocks::<S, large::Q4K>(simd),
-            BlockFormat::Q5_K => self.superblocks::<S, large::Q5K>(simd),
-            BlockFormat::Q6_K => self.superblocks::<S, large::Q6K>(simd),
+            BlockFormat::IQ4_NL => self.iq4_nl(simd),
+            BlockFormat::IQ4_XS => self.superblocks::<S, iq4::Iq4Xs>(simd),
+            BlockFormat::Q2_K => self.stream::<S, large::Q2K>(simd),
+            BlockFormat::Q3_K => self.stream::<S, large::Q3K>(simd),
+            BlockFormat::Q4_K => self.stream::<S, large::Q4K>(simd),
+            BlockFormat::Q5_K => self.stream::<S, large::Q5K>(simd),
+            BlockFormat::Q6_K => self.stream::<S, large::Q6K>(simd),
             other => panic!("the CPU backend has no product of {other}"),
         }
     }
@@ -141,6 +144,18 @@ impl Product<'_> {
     }
 
     #[inline(always)]
+    fn iq4_nl<S: Simd>(&self, simd: S) {
+        iq4::iq4_nl_products(
+            simd,
+            self.rows.len(),
+            |row| self.weight.blocks(self.rows.start + row),
+            self.x.blocks.expect("activations in blocks"),
+            self.tokens,
+            |token, row, sums| self.out.put(token, self.rows.start + row, sums),
+        );
+    }
+
+    #[inline(always)]
     fn small_blocks<S: Simd, F: SmallBlockFormat>(&self, simd: S) {
         small_blocks::products::<S, F>(
             simd,
@@ -158,6 +173,21 @@ impl Product<'_> {
             simd,
             self.rows.len(),
             |row| self.weight.blocks(self.rows.start + row),
+            self.x.superblocks.expect("activations in superblocks"),
+            self.tokens,
+            |token, row, sums| self.out.put(token, self.rows.start + row, sums),
+        );
+    }
+
+    #[inline(always)]
+    fn stream<S: Simd, F: StreamFormat>(&self, simd: S) {
+        if !S::STREAMS {
+            return self.superblocks::<S, F>(simd);
+        }
+        stream::products::<S, F>(
+            simd,
+            self.weight.rows_of_blocks(self.rows.clone()),
+            self.weight.columns / SUPERBLOCK,
             self.x.superblocks.expect("activations in superblocks"),
             self.tokens,
             |token, row, sums| self.out.put(token, self.rows.start + row, sums),

@@ -132,7 +132,7 @@ impl SmallBlockFormat for Mxfp4 {
 
 /// Four bits an element: the lower halves of the bytes, then the upper.
 #[inline(always)]
-fn halves(packed: &[u8; BLOCK / 2]) -> [u8; BLOCK] {
+pub fn halves(packed: &[u8; BLOCK / 2]) -> [u8; BLOCK] {
     let mut quants = [0; BLOCK];
     for index in 0..2 {
         let bytes = word(packed, index);

@@ -1,7 +1,7 @@
-//! Products of rows of superblocks (Q2_K to Q6_K) with quantised activations.
+//! Products of rows of superblocks (Q2_K to Q6_K, IQ4_XS) with quantised activations.
 //!
-//! Every format becomes one form before it is multiplied: unsigned quants, and for each sub-block of 16 a scale and a
-//! correction. That is done once for all tokens of an op.
+//! Every format becomes one form before it is multiplied: quants, in most unsigned, and for each sub-block of 16 a
+//! scale and a correction. That is done once for all tokens of an op.
 
 use super::activations::{ActivationSuperblock, SuperblockRows};
 use super::rows::{blocks_at, gather, prefetch_next};
@@ -14,6 +14,8 @@ pub trait SuperblockFormat {
     type Block: bytemuck::Pod;
     /// Whether sub-blocks have minima.
     const MINIMUM: bool;
+    /// Whether quants are signed bytes, and there are no corrections.
+    const SIGNED: bool = false;
     /// Writes one superblock as row `row` of a panel.
     fn unpack<S: Simd>(simd: S, block: &Self::Block, panel: &mut Panel, row: usize);
 }
@@ -21,8 +23,8 @@ pub trait SuperblockFormat {
 /// One superblock of eight rows: element i of row r is `scale[r] * scales[r][i / 16] * quants[r][i]`, less
 /// `minimum[r] * corrections[r][i / 16]` in a format with minima, else plus `scale[r] * corrections[r][i / 16]`.
 ///
-/// Quants stay below 64, so that two products of them with activations, 2 * 63 * 127, fit 16 bits. Corrections stay
-/// within 4096.
+/// Quants stay below 64, so that two products of them with activations, 2 * 63 * 127, fit 16 bits; signed quants are
+/// not -128, for the same reason. Corrections stay within 4096.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Panel {
@@ -157,7 +159,9 @@ fn superblock_step<S: Simd, F: SuperblockFormat, const T: usize>(
     x: [&ActivationSuperblock; T],
     sums: [S::Sums8; T],
 ) -> [S::Sums8; T] {
-    if F::MINIMUM {
+    if F::SIGNED {
+        simd.signed_superblock_step::<T>(panel, x, sums)
+    } else if F::MINIMUM {
         simd.superblock_step::<true, T>(panel, x, sums)
     } else {
         simd.superblock_step::<false, T>(panel, x, sums)

@@ -15,7 +15,7 @@ pub const ELEMENTS_MAX: usize = 256;
 ///
 /// What a block can hold keeps every sum in the range of i32, whatever its bytes are. Activations are at most 127 in
 /// magnitude, so |sum of quants[i] * x[i]| is at most 127 * 256 * 128 * 32 (Q6_K: sub-block scales to 128, quants to
-/// 32), about 133 million; Q5_K follows with 127 * 256 * 63 * 31. Sums of minima stay below 127 * 256 * 63.
+/// 32), about 133 million; IQ4_XS follows with 127 * 256 * 32 * 127 and Q5_K with 127 * 256 * 63 * 31. Sums of minima stay below 127 * 256 * 63.
 pub struct Integers {
     /// The block's unit.
     pub scale: f32,
@@ -77,7 +77,7 @@ fn half_at(block: &[u8], at: usize) -> f32 {
 fn units(format: BlockFormat, block: &[u8]) -> (f32, Option<f32>) {
     use BlockFormat as F;
     match format {
-        F::Q8_0 | F::Q4_0 | F::Q5_0 => (half_at(block, 0), None),
+        F::Q8_0 | F::Q4_0 | F::Q5_0 | F::IQ4_NL | F::IQ4_XS => (half_at(block, 0), None),
         F::Q4_1 | F::Q5_1 => (half_at(block, 0), Some(half_at(block, 2))),
         F::MXFP4 => (mxfp4_scale(block[0]), None),
         F::Q2_K => (half_at(block, 80), Some(-half_at(block, 82))),
@@ -98,6 +98,14 @@ fn mxfp4_twice(code: i32) -> i32 {
     const MAGNITUDES: [i32; 8] = [0, 1, 2, 3, 4, 6, 8, 12];
     let magnitude = MAGNITUDES[(code & 7) as usize];
     if code & 8 == 0 { magnitude } else { -magnitude }
+}
+
+/// The value of a 4-bit code of IQ4_NL and IQ4_XS.
+fn iq4_value(code: i32) -> i32 {
+    const VALUES: [i32; 16] = [
+        -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+    ];
+    VALUES[code as usize]
 }
 
 /// `count` bits of a byte from bit `first` on.
@@ -122,6 +130,8 @@ fn quant(format: BlockFormat, block: &[u8], i: usize) -> i32 {
         F::Q5_0 => (nibble(6) | fifth(2)) - 16,
         F::Q5_1 => nibble(8) | fifth(4),
         F::MXFP4 => mxfp4_twice(nibble(1)),
+        F::IQ4_NL => iq4_value(nibble(2)),
+        F::IQ4_XS => iq4_value(bits(block[8 + 16 * (i / 32) + i % 16], i % 32 / 16 * 4, 4)),
         F::Q2_K => two(16),
         F::Q3_K => two(32) + 4 * bits(block[byte], i / 32, 1) - 4,
         F::Q4_K => four(16),
@@ -138,14 +148,22 @@ fn quant(format: BlockFormat, block: &[u8], i: usize) -> i32 {
 fn sub_block(format: BlockFormat, block: &[u8], i: usize) -> (i32, i32) {
     use BlockFormat as F;
     match format {
-        F::Q8_0 | F::Q4_0 | F::Q5_0 | F::MXFP4 => (1, 0),
+        F::Q8_0 | F::Q4_0 | F::Q5_0 | F::MXFP4 | F::IQ4_NL => (1, 0),
         F::Q4_1 | F::Q5_1 => (1, 1),
         F::Q2_K => (bits(block[i / 16], 0, 4), bits(block[i / 16], 4, 4)),
         F::Q3_K => (q3_k_scale(&block[96..108], i / 16), 0),
         F::Q4_K | F::Q5_K => q4_k_scales(&block[4..16], i / 32),
         F::Q6_K => (i32::from(block[192 + i / 16] as i8), 0),
+        F::IQ4_XS => (iq4_xs_scale(block, i / 32), 0),
         other => panic!("{other} has no integers"),
     }
+}
+
+/// Six bits in two places: the lower four of sub-blocks in the halves of four bytes, the upper two before them in two.
+fn iq4_xs_scale(block: &[u8], s: usize) -> i32 {
+    let high = bits(block[2 + s / 4], s % 4 * 2, 2);
+    let low = bits(block[4 + s / 2], s % 2 * 4, 4);
+    (low | high << 4) - 32
 }
 
 /// Six bits in two places: the lower four of sub-blocks 0 to 7 and 8 to 15 in the halves of eight bytes, the upper

@@ -8,7 +8,7 @@
 
 mod encode;
 mod packing;
-mod search;
+pub(super) mod search;
 
 use half::f16;
 

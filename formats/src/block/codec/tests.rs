@@ -197,7 +197,9 @@ fn zeros_stay_zeros() {
 /// Root mean square errors on normally distributed values, as shares of their own: what the bits of a format buy.
 #[test]
 fn more_bits_lose_less() {
-    use BlockFormat::{MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+    use BlockFormat::{
+        IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+    };
     let seed = 11;
     let mut random = Random::new(seed);
     // The sum of twelve uniform values is close to normal.
@@ -215,6 +217,8 @@ fn more_bits_lose_less() {
         (Q3_K, 0.15),
         (MXFP4, 0.13),
         (Q4_0, 0.10),
+        (IQ4_NL, 0.09),
+        (IQ4_XS, 0.09),
         (Q4_1, 0.08),
         (Q4_K, 0.08),
         (Q5_0, 0.05),

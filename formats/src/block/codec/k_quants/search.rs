@@ -4,7 +4,7 @@
 //! Operations are in ggml's order, each rounded to binary32, so that the same values give the same bytes.
 
 /// A sub-block whose largest magnitude is below this counts as zero.
-const NOTHING: f32 = 1e-15;
+pub(in super::super) const NOTHING: f32 = 1e-15;
 
 /// A sub-block as scale * quant - minimum.
 pub(super) struct AffineFit<const N: usize> {
@@ -34,7 +34,7 @@ pub(super) struct AffineSearch {
 }
 
 /// `x` to the nearest integer, ties to even, for |x| below 2^22. Beyond, and for NaN, some integer of 23 bits.
-pub(super) fn nearest(x: f32) -> i32 {
+pub(in super::super) fn nearest(x: f32) -> i32 {
     // Adding 1.5 * 2^23 leaves the integer in the lower bits of the significand.
     const SHIFT: f32 = 12_582_912.0;
     ((x + SHIFT).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
@@ -131,7 +131,7 @@ fn least_squares<const N: usize>(
 }
 
 /// The value of largest magnitude, with its sign; the first of equals.
-fn peak<const N: usize>(x: &[f32; N]) -> f32 {
+pub(in super::super) fn peak<const N: usize>(x: &[f32; N]) -> f32 {
     let larger = |peak: f32, x: &f32| if x.abs() > peak.abs() { *x } else { peak };
     x.iter().fold(0.0, larger)
 }
