@@ -102,6 +102,7 @@ pub fn hostile_cases() -> Vec<Case> {
         };
         let counts = (1..=34).chain([47, 48, 49, 63, 64, 65, 70]);
         shapes.extend(counts.map(|tokens| (37, columns, tokens)));
+        shapes.push((3, columns, 259));
         all.extend(
             shapes
                 .into_iter()

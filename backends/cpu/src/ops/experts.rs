@@ -8,6 +8,7 @@ use crate::kernel_set::KernelSet;
 use crate::kernels::{Activations, OutRows, Product, SiluMul};
 use crate::memory::{ReadGuard, SharedSlice};
 use crate::reference::{self, ExpertView};
+use crate::view::WeightView;
 use odmoe_backend::{Buffer, ExpertGroup, ExpertRow};
 use std::ops::Range;
 
@@ -168,26 +169,38 @@ fn run_pass(
     let inputs = activations(machine, weights, x, &x_rows, x_quantised);
     {
         let (gate, up) = (SharedSlice::new(gate), SharedSlice::new(up));
-        for_chunks(machine, jobs, width, 2 * operations, |job, rows| {
-            open_rows(machine, job, rows, inputs, &gate, &up);
-        });
+        for_chunks(
+            machine,
+            jobs,
+            |expert| expert.gate,
+            2 * operations,
+            |job, rows| {
+                open_rows(machine, job, rows, inputs, &gate, &up);
+            },
+        );
     }
     let slots: Vec<u32> = (0..slots as u32).collect();
     let weights = jobs.iter().map(|job| job.expert.down);
     let states = activations(machine, weights, gate, &slots, state_quantised);
     let out = SharedSlice::new(out);
-    for_chunks(machine, jobs, hidden, operations, |job, rows| {
-        let weight = job.expert.down;
-        // SAFETY: out rows are distinct over all jobs, and chunks of one job write different columns.
-        let out = unsafe { OutRows::new(&out, hidden, &job.out_rows) };
-        machine.run(Product {
-            weight,
-            rows,
-            x: states,
-            tokens: &job.slots,
-            out,
-        });
-    });
+    for_chunks(
+        machine,
+        jobs,
+        |expert| expert.down,
+        operations,
+        |job, rows| {
+            let weight = job.expert.down;
+            // SAFETY: out rows are distinct over all jobs, and chunks of one job write different columns.
+            let out = unsafe { OutRows::new(&out, hidden, &job.out_rows) };
+            machine.run(Product {
+                weight,
+                rows,
+                x: states,
+                tokens: &job.slots,
+                out,
+            });
+        },
+    );
 }
 
 /// The state of some of an expert's F for all its rows: gate, up, and their silu product.
@@ -219,15 +232,18 @@ fn open_rows(
     }
 }
 
-/// Shares out the output rows of every job.
-fn for_chunks(
+/// Shares out the rows of one weight of every job.
+fn for_chunks<'a>(
     machine: &Machine,
-    jobs: &[Job<'_>],
-    rows: usize,
+    jobs: &[Job<'a>],
+    weight: impl Fn(&ExpertView<'a>) -> WeightView<'a>,
     operations: usize,
     body: impl Fn(&Job<'_>, Range<usize>) + Sync,
 ) {
-    let chunk = chunk_rows(machine, rows * jobs.len());
+    let weight = weight(&jobs[0].expert);
+    let rows = weight.rows;
+    let tokens = jobs.iter().map(|job| job.slots.len()).sum::<usize>() / jobs.len();
+    let chunk = chunk_rows(machine, &weight, rows * jobs.len(), tokens);
     let per_job = rows.div_ceil(chunk);
     machine.parallel(jobs.len() * per_job, operations, |index| {
         let start = index % per_job * chunk;

@@ -104,12 +104,26 @@ fn quantise_superblocks(
     });
 }
 
-/// Weight rows of one chunk: as many as a panel holds, fewer where threads would go idle.
-pub fn chunk_rows(machine: &Machine, rows: usize) -> usize {
+/// Tokens from which on chunks are larger: kernels of many tokens fetch the rows after those that they multiply, which
+/// should not be another thread's.
+const MANY_TOKENS: usize = 4;
+
+/// Bytes of weights that a core's own cache holds beside the activations.
+const CHUNK_BYTES: usize = 512 << 10;
+
+/// Weight rows of one chunk of `rows` like the weight's: as many as a panel holds, or with many tokens a few panels;
+/// fewer where threads would go idle.
+pub fn chunk_rows(machine: &Machine, weight: &WeightView<'_>, rows: usize, tokens: usize) -> usize {
+    let (least, most) = if tokens < MANY_TOKENS {
+        (PACKED_ROWS, PANEL_ROWS)
+    } else {
+        let fit = CHUNK_BYTES / weight.row(0).len().max(1) / PANEL_ROWS * PANEL_ROWS;
+        (2 * PACKED_ROWS, fit.clamp(PANEL_ROWS, 4 * PANEL_ROWS))
+    };
     let shared_out = rows
         .div_ceil(machine.pool.threads() * 4)
-        .next_multiple_of(PACKED_ROWS);
-    shared_out.clamp(PACKED_ROWS, PANEL_ROWS)
+        .next_multiple_of(least);
+    shared_out.clamp(least, most)
 }
 
 /// out [T, N] = x [T, columns] * weight^T.
@@ -130,7 +144,7 @@ pub fn linear(
     let shared = SharedSlice::new(out);
     // SAFETY: the rows are distinct, and chunks write different columns of them.
     let out = unsafe { OutRows::new(&shared, weight.rows, rows) };
-    let chunk = chunk_rows(machine, weight.rows);
+    let chunk = chunk_rows(machine, &weight, weight.rows, tokens);
     machine.parallel(
         weight.rows.div_ceil(chunk),
         tokens * weight.rows * weight.columns,

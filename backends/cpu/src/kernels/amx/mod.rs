@@ -15,7 +15,8 @@ pub use tiles::Emulated;
 use super::activations::SuperblockRows;
 use super::avx512::Avx512;
 use super::many_tokens::{
-    self, PANEL_ROWS, ROWS, Slice, Sums, SuperblockFormat, superblock_formats as large,
+    self, Ahead, PANEL_ROWS, ROWS, Slice, Sums, SuperblockFormat, TOKENS_MAX,
+    superblock_formats as large,
 };
 use super::product::Product;
 use crate::blocks::SUPERBLOCK;
@@ -46,14 +47,21 @@ pub fn product<T: Tiles>(proof: Avx512, tiles: T, product: &Product<'_>) -> bool
 
 fn superblocks<T: Tiles, F: SuperblockFormat>(_proof: Avx512, tiles: T, product: &Product<'_>) {
     let x = product.x.superblocks.expect("activations in superblocks");
-    // SAFETY: the machine has AVX-512, as the proof says.
-    unsafe { products::<T, F>(&tiles.configure(), product, x) }
+    let tiles = tiles.configure();
+    for (part, tokens) in product.tokens.chunks(TOKENS_MAX).enumerate() {
+        let emit = |token, row, sums: &[f32]| {
+            product.out.put(part * TOKENS_MAX + token, row, sums);
+        };
+        // SAFETY: the machine has AVX-512, as the proof says.
+        unsafe { products::<T, F>(&tiles, product, x, tokens, emit) }
+    }
 }
 
 /// What a product works on: a panel of weights in each form, and sums of tiles.
 struct Work {
     slices: [Slice; SLICES],
     planes: [Planes; SLICES],
+    x: Tokens,
     tiles: [PlaneSums; SLICES],
 }
 
@@ -62,14 +70,15 @@ unsafe fn products<T: Tiles, F: SuperblockFormat>(
     tiles: &T::Configured,
     product: &Product<'_>,
     x: &SuperblockRows,
+    tokens: &[u32],
+    emit: impl Fn(usize, usize, &[f32]),
 ) {
-    let (tokens, rows) = (product.tokens, product.rows.clone());
+    let rows = product.rows.clone();
     let blocks = product.weight.columns / SUPERBLOCK;
-    let groups_a_block = tokens.len().div_ceil(TOKENS);
-    let packed = pack(x, tokens, blocks);
     let mut work = Box::new(Work {
         slices: [Slice::EMPTY; SLICES],
         planes: [Planes::EMPTY; SLICES],
+        x: Tokens([[0; SUPERBLOCK]; TOKENS]),
         tiles: [PlaneSums::EMPTY; SLICES],
     });
     let mut sums: Vec<Sums> = Vec::new();
@@ -79,17 +88,21 @@ unsafe fn products<T: Tiles, F: SuperblockFormat>(
         let group: [&[F::Block]; PANEL_ROWS] = super::rows::gather(&weight, row, height);
         sums.clear();
         sums.resize(tokens.len(), [[0.0; ROWS]; SLICES]);
+        let bytes = PANEL_ROWS * size_of_val(group[0]);
+        let mut ahead = Ahead::of(group[0].as_ptr().cast(), bytes, blocks * SLICES);
         for block in 0..blocks {
             let Work { slices, planes, .. } = &mut *work;
             for ((slice, planes), rows) in (slices.iter_mut().zip(planes)).zip(group.as_chunks().0)
             {
+                ahead.part();
                 // SAFETY: the machine has AVX-512.
                 unsafe { F::unpack(super::rows::blocks_at(rows, block), slice) };
                 planes.fill::<F>(slice);
             }
             let groups = tokens.chunks(TOKENS).zip(sums.chunks_mut(TOKENS));
-            for ((tokens, sums), packed) in groups.zip(&packed[block * groups_a_block..]) {
-                T::multiply(tiles, packed, &work.planes, &mut work.tiles);
+            for (tokens, sums) in groups {
+                gather(x, tokens, block, &mut work.x);
+                T::multiply(tiles, &work.x, &work.planes, &mut work.tiles);
                 for (token, sums) in sums.iter_mut().enumerate() {
                     let x = &x.row(tokens[token] as usize)[block];
                     let dots = [
@@ -102,24 +115,16 @@ unsafe fn products<T: Tiles, F: SuperblockFormat>(
             }
         }
         for (token, sums) in sums.iter().enumerate() {
-            product.out.put(token, row, &sums.as_flattened()[..height]);
+            emit(token, row, &sums.as_flattened()[..height]);
         }
     }
 }
 
-/// The quants of the tokens, superblock by superblock in groups of sixteen; what is missing of the last are zeros.
-fn pack(x: &SuperblockRows, tokens: &[u32], blocks: usize) -> Vec<Tokens> {
-    let mut packed = Vec::with_capacity(blocks * tokens.len().div_ceil(TOKENS));
-    for block in 0..blocks {
-        for tokens in tokens.chunks(TOKENS) {
-            let mut group = Tokens([[0; SUPERBLOCK]; TOKENS]);
-            for (to, &token) in group.0.iter_mut().zip(tokens) {
-                *to = x.row(token as usize)[block].quants;
-            }
-            packed.push(group);
-        }
+/// The quants of a superblock of up to sixteen tokens; what is missing stays as it was, and its sums are not read.
+fn gather(x: &SuperblockRows, tokens: &[u32], block: usize, to: &mut Tokens) {
+    for (to, &token) in to.0.iter_mut().zip(tokens) {
+        *to = x.row(token as usize)[block].quants;
     }
-    packed
 }
 
 /// The integer dots of sixteen rows with a token, from those of the planes.

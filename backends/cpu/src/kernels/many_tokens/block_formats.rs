@@ -1,5 +1,9 @@
 //! Blocks of 32 of each format, sixteen rows in lanes.
 
+// SAFETY of every block below: pointers come from references to blocks, of which fields are read in whole words, and
+// from arrays of the length of a register; the instructions are there by the contract of `unpack`.
+#![allow(clippy::undocumented_unsafe_blocks)]
+
 use super::blocks::{Format, Slice};
 use super::columns::{ROWS, bytes, down, words};
 use crate::blocks::{HalfBytes, Mxfp4Block, Q4Block, Q4MinBlock, Q5Block, Q5MinBlock, Q8Block};
@@ -18,9 +22,6 @@ pub struct Q5_0;
 pub struct Q5_1;
 /// MXFP4.
 pub struct Mxfp4;
-
-// SAFETY of every block below: pointers come from references to blocks, of which fields are read in whole words, and
-// from arrays of the length of a register; the instructions are there by the contract of `unpack`.
 
 impl Format for Q8_0 {
     type Block = Q8Block;

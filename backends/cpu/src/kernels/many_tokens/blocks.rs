@@ -1,5 +1,6 @@
 //! Blocks of 32 with many tokens: rows of weights in lanes as with superblocks, and one fused multiply-add a block.
 
+use super::ahead::Ahead;
 use super::columns::ROWS;
 use crate::blocks::BLOCK;
 use crate::kernels::activations::{BlockOperand, BlockRow, BlockRows};
@@ -77,9 +78,15 @@ pub unsafe fn products<'a, F: Format>(
         sums.clear();
         sums.resize(tokens.len(), [[0.0; ROWS]; SLICES]);
         let blocks = group[0].len();
+        let mut ahead = Ahead::of(
+            group[0].as_ptr().cast(),
+            PANEL_ROWS * size_of_val(group[0]),
+            blocks,
+        );
         for first in (0..blocks).step_by(BLOCKS) {
             let count = BLOCKS.min(blocks - first);
             for (index, slices) in panel[..count].iter_mut().enumerate() {
+                ahead.part();
                 for (slice, rows) in slices.iter_mut().zip(group.as_chunks::<ROWS>().0) {
                     // SAFETY: as this function's.
                     unsafe { F::unpack(blocks_at(rows, first + index), slice) };

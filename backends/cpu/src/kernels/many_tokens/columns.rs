@@ -1,5 +1,8 @@
 //! Sixteen rows of bytes as columns: what lies at one place of every row, in one register.
 
+// SAFETY of every block below: by the contracts of the functions.
+#![allow(clippy::undocumented_unsafe_blocks)]
+
 use std::arch::x86_64::*;
 
 /// Rows of weights in one register.

@@ -1,5 +1,6 @@
 //! Products of many tokens in AVX-512 with VNNI: rows of weights in lanes, unpacked once for all tokens.
 
+mod ahead;
 mod block_formats;
 mod blocks;
 mod columns;
@@ -12,12 +13,17 @@ use crate::blocks::{BLOCK, SUPERBLOCK};
 use block_formats as small;
 use odmoe_formats::BlockFormat as F;
 
+pub use ahead::Ahead;
 pub use columns::ROWS;
 use superblock_formats as large;
 pub use superblocks::{Format as SuperblockFormat, PANEL_ROWS, Slice, Sums, add};
 
 /// From how many tokens on unpacking rows into lanes pays.
 const FROM_TOKENS: usize = 4;
+
+/// Tokens that go over unpacked rows together: their activations at a width of 2048 fill half of a core's own cache, and
+/// unpacking the rows again for the next costs a hundredth.
+pub const TOKENS_MAX: usize = 256;
 
 /// Runs the product, where it is of many tokens and of a format that is done here; else says so.
 pub fn product(proof: Avx512, product: &Product<'_>) -> bool {
@@ -44,29 +50,41 @@ pub fn product(proof: Avx512, product: &Product<'_>) -> bool {
 fn superblocks<F: SuperblockFormat>(_proof: Avx512, product: &Product<'_>) {
     debug_assert_eq!(product.weight.format.block_elements(), SUPERBLOCK);
     let first = product.rows.start;
-    // SAFETY: the machine has the instructions, as the proof says.
-    unsafe {
-        superblocks::products::<F>(
-            product.rows.len(),
-            |row| product.weight.blocks(first + row),
-            product.x.superblocks.expect("activations in superblocks"),
-            product.tokens,
-            |token, row, sums| product.out.put(token, first + row, sums),
-        );
+    for (part, tokens) in product.tokens.chunks(TOKENS_MAX).enumerate() {
+        // SAFETY: the machine has the instructions, as the proof says.
+        unsafe {
+            superblocks::products::<F>(
+                product.rows.len(),
+                |row| product.weight.blocks(first + row),
+                product.x.superblocks.expect("activations in superblocks"),
+                tokens,
+                |token, row, sums| {
+                    product
+                        .out
+                        .put(part * TOKENS_MAX + token, first + row, sums)
+                },
+            );
+        }
     }
 }
 
 fn blocks<F: blocks::Format>(_proof: Avx512, product: &Product<'_>) {
     debug_assert_eq!(product.weight.format.block_elements(), BLOCK);
     let first = product.rows.start;
-    // SAFETY: the machine has the instructions, as the proof says.
-    unsafe {
-        blocks::products::<F>(
-            product.rows.len(),
-            |row| product.weight.blocks(first + row),
-            product.x.blocks.expect("activations in blocks"),
-            product.tokens,
-            |token, row, sums| product.out.put(token, first + row, sums),
-        );
+    for (part, tokens) in product.tokens.chunks(TOKENS_MAX).enumerate() {
+        // SAFETY: the machine has the instructions, as the proof says.
+        unsafe {
+            blocks::products::<F>(
+                product.rows.len(),
+                |row| product.weight.blocks(first + row),
+                product.x.blocks.expect("activations in blocks"),
+                tokens,
+                |token, row, sums| {
+                    product
+                        .out
+                        .put(part * TOKENS_MAX + token, first + row, sums)
+                },
+            );
+        }
     }
 }

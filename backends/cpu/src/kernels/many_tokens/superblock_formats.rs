@@ -1,5 +1,9 @@
 //! Superblocks of each format, sixteen rows in lanes.
 
+// SAFETY of every block below: pointers come from references to blocks, of which fields are read in whole words, and
+// from arrays of the length of a register; the instructions are there by the contract of `unpack`.
+#![allow(clippy::undocumented_unsafe_blocks)]
+
 use super::columns::{ROWS, bytes, down, widen_low_halves, words};
 use super::superblocks::{Format, Slice};
 use crate::blocks::{Q2KBlock, Q3KBlock, Q4KBlock, Q5KBlock, Q6KBlock};
@@ -19,9 +23,6 @@ pub struct Q6K;
 
 /// Words of 32 elements of a row.
 const EIGHT: usize = 8;
-
-// SAFETY of every block below: pointers come from references to blocks, of which fields are read in whole words, and
-// from arrays of the length of a register; the instructions are there by the contract of `unpack`.
 
 impl Format for Q2K {
     type Block = Q2KBlock;

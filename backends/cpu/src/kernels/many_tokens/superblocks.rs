@@ -4,9 +4,11 @@
 //! of a token, broadcast. A group of 8 or 16 elements, all of one sub-block, sums to an integer that fits 16 bits: one
 //! multiply-add of 16-bit halves then applies the sub-block's scale and adds it to the superblock's sum.
 
+use super::ahead::Ahead;
 use super::columns::ROWS;
 use crate::blocks::{SUB_BLOCKS, SUPERBLOCK};
 use crate::kernels::activations::{ActivationSuperblock, SuperblockRows};
+use crate::kernels::rows::{blocks_at, gather};
 use std::arch::x86_64::*;
 
 /// Registers of weights that go over a token together.
@@ -84,14 +86,23 @@ pub unsafe fn products<'a, F: Format>(
     let mut sums: Vec<Sums> = Vec::new();
     for row in (0..rows).step_by(PANEL_ROWS) {
         let height = PANEL_ROWS.min(rows - row);
-        let group: [&[F::Block]; PANEL_ROWS] = crate::kernels::rows::gather(&weight, row, height);
+        let group: [&[F::Block]; PANEL_ROWS] = gather(&weight, row, height);
         sums.clear();
         sums.resize(tokens.len(), [[0.0; ROWS]; SLICES]);
-        for block in 0..group[0].len() {
+        let blocks = group[0].len();
+        let mut ahead = Ahead::of(
+            group[0].as_ptr().cast(),
+            PANEL_ROWS * size_of_val(group[0]),
+            blocks * (SLICES + 1),
+        );
+        for block in 0..blocks {
             for (slice, rows) in panel.iter_mut().zip(group.as_chunks::<ROWS>().0) {
-                let blocks = crate::kernels::rows::blocks_at(rows, block);
-                unsafe { F::unpack(blocks, slice) };
+                ahead.part();
+                // SAFETY: as this function's.
+                unsafe { F::unpack(blocks_at(rows, block), slice) };
             }
+            ahead.part();
+            // SAFETY: as this function's.
             unsafe { panel_with_tokens::<F>(&panel, block, x, tokens, &mut sums) };
         }
         for (token, sums) in sums.iter().enumerate() {
@@ -110,6 +121,7 @@ unsafe fn panel_with_tokens<F: Format>(
 ) {
     let groups = tokens.chunks(TOKENS).zip(sums.chunks_mut(TOKENS));
     for (tokens, sums) in groups {
+        // SAFETY: as this function's.
         unsafe {
             match tokens.len() {
                 8 => tile_of::<F, 8>(panel, block, x, tokens, sums),
