@@ -1,5 +1,5 @@
 //! Fast kernels. Each is written once, over [`Simd`], and compiled for every kernel set; only the few primitives in
-//! `portable`, `avx2` and `avx512` differ. They reproduce `reference` bit for bit.
+//! `portable`, `avx2`, `avx512` and `neon` differ. They reproduce `reference` bit for bit.
 
 mod activations;
 mod attention;
@@ -15,6 +15,10 @@ mod bytes;
 mod elementwise;
 mod float;
 mod iq4;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_integers;
 mod packed;
 mod portable;
 mod product;
@@ -207,6 +211,12 @@ pub enum Instructions {
     /// AVX-512.
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
+    /// NEON with `dotprod`.
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon<false>),
+    /// NEON with `dotprod` and `i8mm`.
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm(neon::Neon<true>),
 }
 
 impl Instructions {
@@ -220,6 +230,12 @@ impl Instructions {
             KernelSet::Avx512 => avx512::Avx512::detect().map(Self::Avx512),
             #[cfg(not(target_arch = "x86_64"))]
             KernelSet::Avx2 | KernelSet::Avx512 => None,
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Neon => neon::Neon::<true>::detect()
+                .map(Self::NeonI8mm)
+                .or_else(|| neon::Neon::<false>::detect().map(Self::Neon)),
+            #[cfg(not(target_arch = "aarch64"))]
+            KernelSet::Neon => None,
         }
     }
 
@@ -231,6 +247,10 @@ impl Instructions {
             Self::Avx2(simd) => simd.run(kernel),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(simd) => simd.run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(simd) => simd.run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm(simd) => simd.run(kernel),
         }
     }
 }
