@@ -20,6 +20,8 @@ mod worker;
 
 use crate::progress::{Cancelled, Earlier, Progress};
 use crate::source::{ModelSource, SourceError};
+use crate::store_cache::{self, FINGERPRINT_FILE};
+use crate::verify::{VerifyError, verify_store};
 use destination::{Destination, Taken};
 use disk::{Disk, SystemDisk};
 use journal::{Heading, Records};
@@ -74,6 +76,14 @@ pub struct ConvertOptions {
     pub base_file_limit: ByteCount,
 }
 
+impl ConvertOptions {
+    /// The name that the store of a source will have.
+    pub(crate) fn name_of<'a>(&'a self, source: &'a dyn ModelSource) -> &'a str {
+        let suggested = &source.metadata().suggested_name;
+        self.name.as_ref().unwrap_or(suggested)
+    }
+}
+
 impl Default for ConvertOptions {
     fn default() -> Self {
         Self {
@@ -103,7 +113,7 @@ pub struct Summary {
     pub store: PathBuf,
     /// Bytes of its tensor files.
     pub store_bytes: ByteCount,
-    /// Bytes of them that an earlier, stopped conversion had written.
+    /// Bytes of them that an earlier conversion had written.
     pub reused_bytes: ByteCount,
     /// Bytes of tensors that stay in memory.
     pub resident_bytes: ByteCount,
@@ -185,6 +195,27 @@ pub enum ConvertError {
         /// Bytes that are missing, with a margin for the file system.
         missing: ByteCount,
     },
+    /// There are too few inodes.
+    #[error(
+        "{destination}: the store needs {needed} files and folders but the file system has room for {free}; give \
+         another destination"
+    )]
+    TooManyFiles {
+        /// The destination.
+        destination: PathBuf,
+        /// How many it is made of.
+        needed: u64,
+        /// How many can be made.
+        free: u64,
+    },
+    /// The system took no more although the disk has room.
+    #[error("{destination}: {limit}; make room and convert again: it goes on where it stopped")]
+    LimitReached {
+        /// The destination.
+        destination: PathBuf,
+        /// Which limit, as a sentence.
+        limit: &'static str,
+    },
     /// Another process converts to the same place.
     #[error("{path}: another conversion is writing there; wait for it or give another destination")]
     Busy {
@@ -227,7 +258,8 @@ impl From<Cancelled> for ConvertError {
     }
 }
 
-/// What [`convert`] would need, found without writing. The errors are those that `convert` would begin with.
+/// What [`convert`] would need, found without writing. The errors are those that `convert` would begin with;
+/// where it would find its own store it still says that there is one.
 pub fn preflight(
     source: &dyn ModelSource,
     destination: &Path,
@@ -236,7 +268,16 @@ pub fn preflight(
     let plan = Plan::new(source, options)?;
     let heading = Heading::new(source, options);
     let destination = Destination::inspect(destination, options.overwrite, &heading)?;
-    destination.preflight(plan.needed())
+    destination.preflight(plan.needed(), &SystemDisk)
+}
+
+/// The manifest of the store that [`convert`] would make, with zeros for digests: which tensors there must be is checked,
+/// and that each has its shape.
+pub fn planned_manifest(
+    source: &dyn ModelSource,
+    options: &ConvertOptions,
+) -> Result<Manifest, ConvertError> {
+    Plan::new(source, options).map(|plan| plan.manifest)
 }
 
 /// Converts a model to a store.
@@ -245,28 +286,20 @@ pub fn preflight(
 /// be, the destination, the free space. The manifest is written last, after every other file has reached the disk.
 ///
 /// What an earlier attempt of the same source with the same options left at the destination is taken up: its finished
-/// parts are read again and compared with the digests that it recorded. Anything else is removed.
+/// parts are read again and compared with the digests that it recorded. Anything else is removed. A whole store of the
+/// same source and options is read again in the same way, and left as it is.
 pub fn convert(
     source: &dyn ModelSource,
     destination: &Path,
     options: &ConvertOptions,
     progress: &dyn Progress,
 ) -> Result<Summary, ConvertError> {
-    convert_with(source, destination, options, &[], progress)
-}
-
-/// [`convert`], with more files beside the manifest.
-pub(crate) fn convert_with(
-    source: &dyn ModelSource,
-    destination: &Path,
-    options: &ConvertOptions,
-    more_files: &[TextFile<'_>],
-    progress: &dyn Progress,
-) -> Result<Summary, ConvertError> {
+    let key = store_cache::key(source, options);
+    let fingerprint = store_cache::fingerprint_file(key);
     let what = Conversion {
         source,
         options,
-        more_files,
+        more_files: &[(FINGERPRINT_FILE, &fingerprint)],
         disk: &SystemDisk,
     };
     what.run(destination, progress)
@@ -285,8 +318,16 @@ impl Conversion<'_> {
         let plan = Plan::new(self.source, self.options)?;
         let needed = plan.needed();
         let heading = Heading::new(self.source, self.options);
-        let place = Destination::inspect(destination, self.options.overwrite, &heading)?;
-        let preflight = place.preflight(needed)?;
+        let place = match Destination::inspect(destination, self.options.overwrite, &heading) {
+            Err(ConvertError::StoreExists { path }) => {
+                return match self.is_made_already(destination, &plan, progress)? {
+                    true => Ok(summary(&plan, path, ByteCount(plan.store_bytes()))),
+                    false => Err(ConvertError::StoreExists { path }),
+                };
+            }
+            place => place?,
+        };
+        let preflight = place.preflight(needed, self.disk)?;
         if preflight.needed > preflight.free {
             let Preflight {
                 destination,
@@ -299,9 +340,31 @@ impl Conversion<'_> {
                 free,
             });
         }
+        place.check_files(plan.needed_files(), self.disk)?;
         progress.planned(&preflight);
         let written = self.write(plan, place, progress);
-        written.map_err(|error| explain_full_disk(error, destination, needed))
+        written.map_err(|error| self.explain_full_disk(error, destination, needed))
+    }
+
+    /// Whether the destination is the very store that is to be made: a process may have been stopped after its last
+    /// step and before it could say so. A damaged one is not.
+    fn is_made_already(
+        &self,
+        destination: &Path,
+        plan: &Plan,
+        progress: &dyn Progress,
+    ) -> Result<bool, ConvertError> {
+        let key = store_cache::key(self.source, self.options);
+        if !store_cache::is_complete(destination, key) {
+            return Ok(false);
+        }
+        progress.earlier(&Earlier::Resumed {
+            already_there: ByteCount(plan.store_bytes()),
+        });
+        match verify_store(destination, progress) {
+            Err(VerifyError::Cancelled) => Err(ConvertError::Cancelled),
+            verified => Ok(verified.is_ok_and(|report| report.problems.is_empty())),
+        }
     }
 
     fn write(
@@ -339,16 +402,56 @@ impl Conversion<'_> {
         let reused_bytes = ByteCount(outcome.reused_bytes);
         let manifest = complete_manifest(&plan, &work, outcome);
         let store = writer.finish(&manifest.to_json())?;
-        Ok(Summary {
-            store,
-            store_bytes: ByteCount(plan.store_bytes()),
-            reused_bytes,
-            resident_bytes: manifest.resident_bytes(),
-            expert_bytes: manifest.object_bytes(),
-            experts: manifest.objects.len(),
-            kept_matrices: plan.kept_matrices,
-            quantised_already: plan.quantised_already,
-        })
+        Ok(summary(&plan, store, reused_bytes))
+    }
+
+    /// An error that says that the disk is full, as one that says how much is missing, or what else there is too
+    /// little of.
+    fn explain_full_disk(
+        &self,
+        error: ConvertError,
+        destination: &Path,
+        needed: ByteCount,
+    ) -> ConvertError {
+        let ConvertError::Io { path, source } = error else {
+            return error;
+        };
+        let is_quota = source.kind() == ErrorKind::QuotaExceeded;
+        let room = Destination::room_with_what_is_there(destination, self.disk);
+        let (true, Ok(room)) = (is_quota || source.kind() == ErrorKind::StorageFull, room) else {
+            return ConvertError::Io { path, source };
+        };
+        let missing = ByteCount(needed.0.saturating_sub(room.bytes));
+        let destination = destination.into();
+        let limit = match missing {
+            ByteCount(1..) => {
+                return ConvertError::DiskFull {
+                    destination,
+                    missing,
+                };
+            }
+            _ if is_quota => "the quota of the disk is used up",
+            _ if room.files == Some(0) => "the file system can hold no more files",
+            // Of a quota that does not say so, or room that was made meanwhile: the margin is part of what is needed.
+            _ => {
+                "the system took no more, though the disk has room: a quota, or it was full for a time"
+            }
+        };
+        ConvertError::LimitReached { destination, limit }
+    }
+}
+
+fn summary(plan: &Plan, store: PathBuf, reused_bytes: ByteCount) -> Summary {
+    let manifest = &plan.manifest;
+    Summary {
+        store,
+        store_bytes: ByteCount(plan.store_bytes()),
+        reused_bytes,
+        resident_bytes: manifest.resident_bytes(),
+        expert_bytes: manifest.object_bytes(),
+        experts: manifest.objects.len(),
+        kept_matrices: plan.kept_matrices,
+        quantised_already: plan.quantised_already,
     }
 }
 
@@ -383,25 +486,6 @@ fn complete_manifest(plan: &Plan, work: &Work, outcome: Outcome) -> Manifest {
     }
     manifest.provenance.sources = outcome.sources;
     manifest
-}
-
-/// An error that says that the disk is full, as one that says how much is missing.
-fn explain_full_disk(error: ConvertError, destination: &Path, needed: ByteCount) -> ConvertError {
-    let ConvertError::Io { path, source } = error else {
-        return error;
-    };
-    let is_full = matches!(
-        source.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-    );
-    match Destination::bytes_there_and_free(destination) {
-        Ok(available) if is_full => ConvertError::DiskFull {
-            destination: destination.into(),
-            // The margin is part of what is needed, so this is nothing only where room has been made meanwhile.
-            missing: ByteCount(needed.0.saturating_sub(available)),
-        },
-        _ => ConvertError::Io { path, source },
-    }
 }
 
 #[cfg(test)]

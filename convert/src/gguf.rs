@@ -42,7 +42,7 @@ impl GgufModel {
         let config = config::read(&parts)?;
         let Tensors { tensors, places } = tensors::read(&parts, &config)?;
         let fingerprint = FingerprintBuilder::new("gguf")
-            .part("files", parts.folder.signs().as_bytes())
+            .part("files", parts.folder.fingerprint()?.to_string().as_bytes())
             .part("headers", parts.header_digest.to_string().as_bytes())
             .finish();
         let text = tokenizer::import(&parts.metadata);

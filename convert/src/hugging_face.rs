@@ -33,7 +33,7 @@ impl HuggingFaceFolder {
             header_digest,
         } = weights::read(&mut folder, &config.model)?;
         let fingerprint = FingerprintBuilder::new("hugging face folder")
-            .part("files", folder.signs().as_bytes())
+            .part("files", folder.fingerprint()?.to_string().as_bytes())
             .part("config", &config.bytes)
             .part("headers", header_digest.to_string().as_bytes())
             .finish();

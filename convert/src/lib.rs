@@ -5,6 +5,7 @@
 //! Memory use does not grow with the size of the weights.
 #![forbid(unsafe_code)]
 
+mod content_sample;
 mod convert;
 mod fingerprint;
 pub mod gguf;
@@ -21,7 +22,8 @@ mod verify;
 mod test_support;
 
 pub use convert::{
-    ConvertError, ConvertOptions, Preflight, Summary, WeightFormat, convert, preflight,
+    ConvertError, ConvertOptions, Preflight, Summary, WeightFormat, convert, planned_manifest,
+    preflight,
 };
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
 pub use progress::{Earlier, Level, NoProgress, Progress, ProgressReport};

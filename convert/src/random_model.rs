@@ -145,6 +145,17 @@ pub enum RandomModelError {
         "hidden is {0}; routing that reuses experts needs a multiple of 32 from {LEAST_HIDDEN_FOR_REUSE} on"
     )]
     ReuseTooNarrow(u32),
+    /// Chance alone repeats more than `Routing::Reuse` is to.
+    #[error(
+        "{top_k} of {experts} experts a token recur by chance as often as routing that reuses experts is to have it; \
+         have at most a quarter of them a token, or choose uniform"
+    )]
+    ReuseByChance {
+        /// Experts a token.
+        top_k: u32,
+        /// Experts a layer.
+        experts: u32,
+    },
     /// Routing without experts.
     #[error("a dense model has no routing to shape; choose uniform")]
     ReuseWithoutExperts,
@@ -226,6 +237,10 @@ impl RandomModel {
             }
             if self.experts == 0 {
                 return Err(RandomModelError::ReuseWithoutExperts);
+            }
+            let (top_k, experts) = (self.top_k, self.experts);
+            if u64::from(top_k) * 4 > experts.into() {
+                return Err(RandomModelError::ReuseByChance { top_k, experts });
             }
         }
         Ok(())

@@ -42,10 +42,10 @@ pub trait ModelSource: Send + Sync {
         let _ = (index, offset, bytes, advice);
     }
 
-    /// Tells this model from every other, as it was when it was opened, without reading its weights.
+    /// Tells this model from every other, as it was when it was opened, by no more than a sample of its weights.
     fn fingerprint(&self) -> Fingerprint;
 
-    /// Whether the files are still those that were opened, by the same signs as the fingerprint.
+    /// Whether the files are still those that were opened, by their sizes and times.
     fn check_unchanged(&self) -> Result<(), SourceError>;
 }
 
@@ -366,6 +366,15 @@ pub enum SourceError {
     },
 }
 
+/// Text of a file as an error shows it: as much as tells which is meant, for a file may claim megabytes.
+pub(crate) fn shown(text: &str) -> String {
+    const SHOWN_CHARS: usize = 96;
+    match text.char_indices().nth(SHOWN_CHARS) {
+        None => text.into(),
+        Some((end, _)) => format!("{}...", &text[..end]),
+    }
+}
+
 /// Opens a model by its path, whatever its kind.
 pub fn open_source(path: &Path) -> Result<Box<dyn ModelSource>, SourceError> {
     if crate::is_store(path) {
@@ -387,4 +396,17 @@ pub fn open_source(path: &Path) -> Result<Box<dyn ModelSource>, SourceError> {
         return Ok(Box::new(crate::gguf::GgufModel::open(path)?));
     }
     Err(SourceError::UnknownKind { path: path.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_text_is_cut_between_characters() {
+        assert_eq!(shown("attn_q"), "attn_q");
+        let whole = "ü".repeat(96);
+        assert_eq!(shown(&whole), whole);
+        assert_eq!(shown(&(whole.clone() + "ü")), whole + "...");
+    }
 }

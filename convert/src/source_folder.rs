@@ -1,15 +1,20 @@
 //! The files of a model in one folder: which were used, and the signs by which a change of them is seen.
 
+use crate::content_sample;
+use crate::fingerprint::{Fingerprint, FingerprintBuilder};
 use crate::source::{Advice, SourceError, SourceFileInfo, advise_file};
 use odmoe_formats::ByteCount;
+use odmoe_formats::checksum::{Xxh3, Xxh3Hasher};
 use std::fs::{self, File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Size and time of last change of a file.
+/// Which file it is, its size and time of last change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sign {
+    device: u64,
+    inode: u64,
     bytes: u64,
     modified_s: i64,
     modified_ns: i64,
@@ -18,6 +23,8 @@ struct Sign {
 impl Sign {
     fn of(metadata: &Metadata) -> Self {
         Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
             bytes: metadata.len(),
             modified_s: metadata.mtime(),
             modified_ns: metadata.mtime_nsec(),
@@ -29,6 +36,8 @@ pub(crate) struct SourceFolder {
     path: PathBuf,
     infos: Vec<SourceFileInfo>,
     signs: Vec<Sign>,
+    /// Of the files that were read whole.
+    digests: Vec<Option<Xxh3>>,
 }
 
 impl SourceFolder {
@@ -43,6 +52,7 @@ impl SourceFolder {
             path,
             infos: Vec::new(),
             signs: Vec::new(),
+            digests: Vec::new(),
         })
     }
 
@@ -90,6 +100,7 @@ impl SourceFolder {
             bytes: sign.bytes,
         });
         self.signs.push(sign);
+        self.digests.push(None);
         Ok(Some(self.infos.len() - 1))
     }
 
@@ -107,17 +118,41 @@ impl SourceFolder {
         if found > limit {
             return Err(SourceError::FileTooLong { path, found, limit });
         }
+        let file = self.open(index)?;
         let mut bytes = Vec::new();
-        let read = File::open(&path).and_then(|file| file.take(limit.0).read_to_end(&mut bytes));
-        match read {
-            Ok(_) => Ok(Some(bytes)),
-            Err(source) => Err(SourceError::Io { path, source }),
-        }
+        let read = (&file).take(limit.0).read_to_end(&mut bytes);
+        self.check_read(index, &file, read)?;
+        let mut hasher = Xxh3Hasher::new();
+        hasher.update(&bytes);
+        self.digests[index] = Some(hasher.finish());
+        Ok(Some(bytes))
     }
 
     pub fn read_at(&self, index: usize, offset: u64, into: &mut [u8]) -> Result<(), SourceError> {
+        let file = self.open(index)?;
+        let read = file.read_exact_at(into, offset);
+        self.check_read(index, &file, read)
+    }
+
+    /// Opens a used file. What is read of it counts only after [`Self::check_read`].
+    pub fn open(&self, index: usize) -> Result<File, SourceError> {
         let path = self.file_path(&self.infos[index].name);
-        let read = File::open(&path).and_then(|file| file.read_exact_at(into, offset));
+        File::open(&path).map_err(|source| SourceError::Io { path, source })
+    }
+
+    /// What came of reading an open file, once it is known that the file was the noted one until then: neither
+    /// another one of its name, nor written to. A look before the reading would say less.
+    pub fn check_read<T>(
+        &self,
+        index: usize,
+        file: &File,
+        read: std::io::Result<T>,
+    ) -> Result<T, SourceError> {
+        let path = self.file_path(&self.infos[index].name);
+        let found = file.metadata().ok().map(|metadata| Sign::of(&metadata));
+        if found != Some(self.signs[index]) {
+            return Err(SourceError::Changed { path });
+        }
         read.map_err(|source| SourceError::Io { path, source })
     }
 
@@ -128,17 +163,33 @@ impl SourceFolder {
         }
     }
 
-    /// Names, sizes and times of all used files, for the fingerprint.
-    pub fn signs(&self) -> String {
-        let lines = self.infos.iter().zip(&self.signs).map(|(info, sign)| {
-            let Sign {
-                bytes,
-                modified_s,
-                modified_ns,
-            } = sign;
-            format!("{:?} {bytes} {modified_s} {modified_ns}\n", info.name)
-        });
-        lines.collect()
+    /// Tells these files from all others: their names, sizes and times, the contents of those that were read whole and
+    /// samples of the contents of the rest. A copy on another disk gives the same.
+    pub fn fingerprint(&self) -> Result<Fingerprint, SourceError> {
+        let not_read = self.digests.iter().filter(|digest| digest.is_none());
+        let blocks = content_sample::blocks_per_file(not_read.count());
+        let mut builder = FingerprintBuilder::new("files");
+        for (index, (info, sign)) in self.infos.iter().zip(&self.signs).enumerate() {
+            let content = match self.digests[index] {
+                Some(digest) => digest,
+                None => self.sample(index, blocks)?,
+            };
+            let times = [sign.modified_s, sign.modified_ns].map(i64::to_le_bytes);
+            builder = builder
+                .part("name", info.name.as_bytes())
+                .part("bytes", &sign.bytes.to_le_bytes())
+                .part("modified", &times.concat())
+                .part("content", content.to_hex().as_bytes());
+        }
+        Ok(builder.finish())
+    }
+
+    fn sample(&self, index: usize, blocks: usize) -> Result<Xxh3, SourceError> {
+        let file = self.open(index)?;
+        let mut hasher = Xxh3Hasher::new();
+        let taken = content_sample::take(&mut hasher, &file, self.signs[index].bytes, blocks);
+        self.check_read(index, &file, taken)?;
+        Ok(hasher.finish())
     }
 
     pub fn check_unchanged(&self) -> Result<(), SourceError> {

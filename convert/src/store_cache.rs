@@ -4,10 +4,10 @@
 //! converted to, and stands whole in a file beside the manifest. A conversion happens in a hidden folder that is
 //! renamed when it is complete, under a lock file that is never removed. Where it was stopped it goes on in that folder.
 
-use crate::convert::{CONVERSION_REVISION, ConvertError, ConvertOptions, convert_with};
+use crate::convert::{CONVERSION_REVISION, ConvertError, ConvertOptions, convert};
 use crate::fingerprint::{Fingerprint, FingerprintBuilder};
 use crate::progress::{Progress, Tracker};
-use crate::source::ModelSource;
+use crate::source::{ModelSource, SourceError};
 use crate::store::{check_store_files, open_store};
 use odmoe_formats::manifest::FORMAT_VERSION;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Beside the manifest of a store in a cache folder: which source and options it was made from.
+/// Beside the manifest of a store: which source and options it was made from.
 pub(crate) const FINGERPRINT_FILE: &str = "fingerprint.json";
 /// Digits of the key in a folder's name.
 const KEY_DIGITS: usize = 16;
@@ -40,10 +40,8 @@ pub fn key(source: &dyn ModelSource, options: &ConvertOptions) -> Fingerprint {
     FingerprintBuilder::new("cached store")
         .part("source", source.fingerprint().to_string().as_bytes())
         .part("weights", options.weights.label().as_bytes())
-        .part(
-            "name",
-            options.name.as_deref().unwrap_or_default().as_bytes(),
-        )
+        .part("base files", &options.base_file_limit.0.to_le_bytes())
+        .part("name", options.name_of(source).as_bytes())
         .part("version", &FORMAT_VERSION.to_le_bytes())
         .part("revision", &CONVERSION_REVISION.to_le_bytes())
         .finish()
@@ -79,11 +77,8 @@ pub fn obtain(
         });
     }
     fs::create_dir_all(cache_dir).map_err(ConvertError::io(cache_dir))?;
-    let name = options
-        .name
-        .as_deref()
-        .unwrap_or(&source.metadata().suggested_name);
-    let folder = format!("{}{}", plain_name(name), folder_suffix(key));
+    let name = plain_name(options.name_of(source));
+    let folder = format!("{name}{}", folder_suffix(key));
     let _lock = lock(
         &cache_dir.join(format!(".lock{}", folder_suffix(key))),
         progress,
@@ -102,9 +97,14 @@ pub fn obtain(
     };
     // A process may have been stopped after the conversion and before the renaming.
     if !is_complete(&partial, key) {
-        let fingerprint = fingerprint_file(key);
-        let more_files = [(FINGERPRINT_FILE, fingerprint.as_slice())];
-        convert_with(source, &partial, &options, &more_files, progress)?;
+        let converted = convert(source, &partial, &options, progress);
+        if let Err(ConvertError::Source(SourceError::Changed { .. })) = converted
+            && partial.exists()
+        {
+            // The source will have another key when it is whole, and nobody would look here again.
+            fs::remove_dir_all(&partial).map_err(ConvertError::io(&partial))?;
+        }
+        converted?;
     }
     let store = cache_dir.join(folder);
     put_in_place(&partial, &store, cache_dir)?;
@@ -140,7 +140,7 @@ fn plain_name(name: &str) -> String {
     }
 }
 
-fn is_complete(folder: &Path, key: Fingerprint) -> bool {
+pub(crate) fn is_complete(folder: &Path, key: Fingerprint) -> bool {
     let mut text = String::new();
     let read = File::open(folder.join(FINGERPRINT_FILE))
         .and_then(|file| file.take(1 << 16).read_to_string(&mut text));
@@ -167,7 +167,7 @@ fn lock(path: &Path, progress: &dyn Progress) -> Result<File, ConvertError> {
     }
 }
 
-fn fingerprint_file(key: Fingerprint) -> Vec<u8> {
+pub(crate) fn fingerprint_file(key: Fingerprint) -> Vec<u8> {
     let contents = FingerprintFile {
         key: key.to_string(),
     };

@@ -2,7 +2,7 @@
 
 mod support;
 
-use odmoe_backend::Op;
+use odmoe_backend::{ChoiceOrder, Op};
 use odmoe_engine::{EngineEvent, Request};
 use odmoe_expert_store::{Catalog, LookupResult, StoreEvent};
 use odmoe_formats::model_config::ModelConfig;
@@ -236,17 +236,23 @@ fn stalls_are_counted_for_those_who_wait() {
     }
 }
 
-#[test]
-fn predictions_are_counted_and_followed() {
+/// A model whose layers all have experts.
+fn sparse_config() -> ModelConfig {
     let mut config = small_config();
     config.moe.as_mut().expect("a sparse model").dense_layers = vec![];
-    let model = random_model(config, BlockFormat::BF16, SEED);
-    for setup in setups(&model, SEED) {
+    config
+}
+
+#[test]
+fn predictions_are_counted() {
+    let model = random_model(sparse_config(), BlockFormat::BF16, SEED);
+    for mut setup in setups(&model, SEED) {
+        // No room for a whole layer.
+        setup.store.budget = Catalog::new(&model.manifest).least_budget();
         let engine = setup.start();
         engine.answer(greedy(vec![1, 2, 3, 4], 20));
-        let events = engine.log.events();
         let mut passes = 0;
-        for event in &events {
+        for event in &engine.log.events() {
             if let EngineEvent::Prediction { chosen, predicted } = event {
                 assert!(predicted <= chosen && *chosen > 0);
                 passes += 1;
@@ -254,8 +260,17 @@ fn predictions_are_counted_and_followed() {
         }
         // Twenty passes with three layers that have one before them; the last token is not computed on.
         assert_eq!(passes, 20 * 3);
+    }
+}
+
+#[test]
+fn predictions_are_followed() {
+    let model = random_model(sparse_config(), BlockFormat::BF16, SEED);
+    for setup in setups(&model, SEED) {
+        let engine = setup.start();
+        engine.answer(greedy(vec![1, 2, 3, 4], 20));
         let mut used: HashMap<ExpertKey, usize> = HashMap::new();
-        for event in &events {
+        for event in &engine.log.events() {
             if let EngineEvent::Store(StoreEvent::Lookup {
                 key,
                 result: LookupResult::PrefetchHit,
@@ -265,9 +280,39 @@ fn predictions_are_counted_and_followed() {
                 *used.entry(*key).or_default() += 1;
             }
         }
+        assert!(!used.is_empty());
         assert!(
             used.values().all(|&count| count == 1),
             "only the first use is a prefetch hit"
         );
+    }
+}
+
+/// A layer whose experts are all in memory is not asked ahead of time: nothing could come of it.
+#[test]
+fn nothing_is_predicted_of_what_is_in_memory() {
+    let model = random_model(sparse_config(), BlockFormat::BF16, SEED);
+    for setup in setups(&model, SEED) {
+        let engine = setup.recording().start();
+        // Brings all experts in.
+        engine.answer(greedy(Random(SEED + 1).tokens(300, 199), 1));
+        let all = Catalog::new(&model.manifest).total();
+        // Where there are two tiers both hold them.
+        assert!(engine.handle.gauges().store.resident >= all);
+        engine.log.clear();
+        engine.answer(greedy(vec![1, 2, 3], 3));
+        let orders = engine.log.entries().into_iter();
+        let orders = orders.filter_map(|(_, entry)| match entry {
+            Entry::Op(Op::Route { order, .. }) => Some(order),
+            _ => None,
+        });
+        let orders: Vec<ChoiceOrder> = orders.collect();
+        assert_eq!(
+            orders,
+            [ChoiceOrder::ByExpert; 3 * 4],
+            "three passes of four layers"
+        );
+        let predicted = |event: &EngineEvent| matches!(event, EngineEvent::Prediction { .. });
+        assert!(!engine.log.events().iter().any(predicted));
     }
 }

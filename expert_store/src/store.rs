@@ -8,7 +8,7 @@ use crate::residency::{
     Command, CopyId, Grant, Machine, Moment, PinId, Priority, ReadId, Settings, SlotId,
 };
 use odmoe_backend::{Backend, Event, StreamId, Waker};
-use odmoe_formats::{ByteCount, ExpertKey};
+use odmoe_formats::{ByteCount, ExpertKey, LayerIndex};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -130,6 +130,11 @@ impl ExpertStore {
     pub fn hint(&mut self, source: u32, keys: &[ExpertKey]) {
         self.machine.hint(source, keys);
         self.carry_out();
+    }
+
+    /// Whether every object of a layer is in memory to compute from: a hint about it would bring nothing.
+    pub fn holds_layer(&self, layer: LayerIndex) -> bool {
+        self.machine.holds_layer(layer)
     }
 
     /// When [`Self::poll`] must be called even if nobody wakes the engine: the next read's time-out or probe.

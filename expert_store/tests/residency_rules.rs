@@ -3,7 +3,7 @@
 use odmoe_expert_store::residency::layout::{SizeClass, SlotLayout};
 use odmoe_expert_store::residency::*;
 use odmoe_expert_store::{LookupResult, Phase, StoreEvent, Ticket};
-use odmoe_formats::ExpertKey;
+use odmoe_formats::{ExpertKey, LayerIndex};
 use std::time::Duration;
 
 const SLOT: u64 = 16 << 10;
@@ -317,4 +317,50 @@ fn prefetch_spares_what_current_hints_name() {
             "{index} is least recently used, but hinted"
         );
     }
+}
+
+#[test]
+fn a_layer_is_held_while_all_of_it_is_in_memory() {
+    let tier = SlotLayout::new(vec![SizeClass {
+        slot_bytes: SLOT,
+        slots: 3,
+    }]);
+    let settings = Settings {
+        tiers: vec![tier],
+        readers: 4,
+        prefetch: true,
+        read_timeout: Duration::from_secs(30),
+    };
+    let objects = [(0, 0), (0, 1), (1, 0), (1, 1)];
+    let objects = objects.map(|(layer, index)| (ExpertKey::routed(layer, index), SLOT));
+    let mut d = Driver {
+        machine: Machine::new(settings, objects),
+        open: Vec::new(),
+        cancelled: Vec::new(),
+    };
+    let held = |d: &Driver| [0, 1, 2].map(|layer| d.machine.holds_layer(LayerIndex(layer)));
+    assert_eq!(held(&d), [false; 3]);
+    d.visit([0], Phase::Decode);
+    assert_eq!(held(&d), [false; 3]);
+    d.visit([1], Phase::Decode);
+    assert_eq!(
+        held(&d),
+        [true, false, false],
+        "layer 2 is not in the catalog"
+    );
+    let others = [0, 1].map(|index| ExpertKey::routed(1, index));
+    let ticket = d.machine.demand(&others, Phase::Decode, at(0));
+    d.commands();
+    assert_eq!(held(&d), [false; 3], "an eviction made room");
+    for (read, ..) in std::mem::take(&mut d.open) {
+        let report = ReadReport {
+            bytes: SLOT,
+            seconds: 0.0,
+            source: "test",
+        };
+        d.machine.read_started(read, at(0));
+        d.machine.read_done(read, report, at(0));
+    }
+    d.use_landed(ticket);
+    assert_eq!(held(&d), [false, true, false]);
 }

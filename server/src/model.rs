@@ -2,6 +2,8 @@
 
 pub mod budget;
 pub mod cache_folder;
+pub mod control_groups;
+pub mod cpu_limit;
 pub mod facts;
 pub mod kv_budget;
 pub mod locate;

@@ -109,6 +109,9 @@ fn bench_prints_one_object_with_the_agreed_fields() {
     let mut fields: Vec<&String> = report.as_object().unwrap().keys().collect();
     fields.sort();
     let mut expected = vec![
+        "streams",
+        "prompt_tokens",
+        "generate_tokens",
         "prefill_tokens_per_s",
         "decode_tokens_per_s",
         "ttft_s",
@@ -140,6 +143,33 @@ fn bench_prints_one_object_with_the_agreed_fields() {
         );
     }
     assert_eq!(report["model"], "tiny-moe");
+}
+
+#[test]
+fn bench_prints_a_line_for_each_work() {
+    let world = World::new();
+    let printed = world.done(&[
+        "bench",
+        "--work",
+        "1x12+1",
+        "--work",
+        "2x4+3",
+        "--repeats",
+        "1",
+        "--json",
+    ]);
+    let reports: Vec<Value> = printed.lines().map(json).collect();
+    let shapes: Vec<_> = reports
+        .iter()
+        .map(|report| ["streams", "prompt_tokens", "generate_tokens"].map(|k| report[k].as_u64()))
+        .collect();
+    let wanted = [[1, 12, 1], [2, 4, 3]].map(|shape| shape.map(Some));
+    assert_eq!(shapes, wanted);
+    assert!(
+        reports[0]["decode_tokens_per_s"]["median"].is_null(),
+        "one new token comes from the prompt: {printed}"
+    );
+    assert!(reports[1]["decode_tokens_per_s"]["median"].is_f64());
 }
 
 #[test]
@@ -240,48 +270,83 @@ fn gguf_files_that_cannot_be_taken_are_refused_in_a_sentence() {
     }
 }
 
-/// The names that programs read.
+/// Hours of conversion must not end in a refusal that could have come first.
 #[test]
-fn a_report_has_these_fields() {
+fn what_cannot_be_served_is_refused_before_it_is_converted() {
     let world = World::new();
     let gguf = world.path("toy.gguf");
-    let made = world.done(&["synth", "toy", "--output", text_of(&gguf), "--json"]);
-    let made = json(&made);
-    assert_eq!(made["bytes"], std::fs::metadata(&gguf).unwrap().len());
-    let report = json(&world.done(&["inspect", text_of(&gguf), "--json"]));
-    let fields = |value: &Value| -> Vec<String> {
-        let mut names: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
-        names.sort();
-        names
-    };
-    let names = [
-        "active_parameters",
-        "architecture",
-        "bytes_a_token",
-        "chat_template_bytes",
-        "config",
-        "experts",
-        "kind",
-        "memory_to_run",
-        "name",
-        "parameters",
-        "refused",
-        "resident_bytes",
-        "store_bytes",
-        "tensors_by_format",
-        "tokenizer",
+    world.done(&["synth", "toy", "--output", text_of(&gguf)]);
+    let generate = ["generate", "--model", text_of(&gguf), "--prompt", "x"];
+    let small = [&generate[..], &["--memory-limit", "1MiB"]].concat();
+    let told = world.refused(1, &small);
+    assert!(told.contains("--memory-limit"), "{told}");
+    let folder = world.path("hf");
+    RandomModel::default().write(&folder).unwrap();
+    std::fs::write(folder.join("chat_template.jinja"), "{% for %}").unwrap();
+    let template = ["generate", "--model", text_of(&folder), "--prompt", "x"];
+    let told = world.refused(1, &template);
+    assert!(told.contains("chat template"), "{told}");
+    assert!(!world.path("cache/odmoe/stores").exists());
+    world.done(&[&generate[..], &["--max-tokens", "1"]].concat());
+    assert_eq!(
+        names(&world.path("cache/odmoe/stores")).len(),
+        2,
+        "a store and a lock"
+    );
+}
+
+#[test]
+fn a_model_that_lacks_a_tensor_is_refused_by_inspect_too() {
+    let world = World::new();
+    let gguf = world.path("toy.gguf");
+    world.done(&["synth", "toy", "--output", text_of(&gguf)]);
+    let mut bytes = std::fs::read(&gguf).unwrap();
+    let name = b"blk.1.ffn_norm.weight";
+    let at = bytes.windows(name.len()).position(|window| window == name);
+    bytes[at.unwrap() + 4] = b'7';
+    std::fs::write(&gguf, bytes).unwrap();
+    let told = world.refused(1, &["inspect", text_of(&gguf)]);
+    assert_eq!(
+        told,
+        world.refused(1, &["convert", text_of(&gguf), text_of(&world.path("s"))])
+    );
+}
+
+/// A file may hold a terminal's commands; what is shown has none.
+#[test]
+fn what_a_refused_file_says_is_shown_without_control_characters() {
+    let world = World::new();
+    let mut metadata = Metadata::default();
+    let name = format!("x\u{1b}[2J{}", "y".repeat(1000));
+    metadata.insert("general.architecture", Entry::String(name.into()));
+    let layout = GgufLayout::new(&metadata, &[]).unwrap();
+    let path = world.path("odd.gguf");
+    std::fs::write(&path, layout.header).unwrap();
+    let output = world.run(&["inspect", text_of(&path)]);
+    let told = [output.stdout, output.stderr].concat();
+    assert!(!told.contains(&0x1b) && told.len() < 1000);
+}
+
+#[test]
+fn a_prompt_that_is_too_long_takes_no_answer_from_the_others() {
+    let world = World::new();
+    let prompts = world.write("prompts", &format!("One\nTwo\n{}\n", "long ".repeat(5000)));
+    let arguments = [
+        "generate",
+        "--prompts",
+        text_of(&prompts),
+        "--max-tokens",
+        "2",
+        "--json",
     ];
-    assert_eq!(fields(&report), names);
-    let experts = ["bytes", "count", "largest_bytes", "smallest_bytes"];
-    assert_eq!(fields(&report["experts"]), experts);
-    let memory = ["least", "limit_bytes", "limit_source", "sums"];
-    assert_eq!(fields(&report["memory_to_run"]), memory);
-    assert_eq!(report["kind"], "GGUF file");
-    assert_eq!(report["architecture"], "qwen3moe");
-    assert_eq!(report["parameters"], made["parameters"]);
-    let least = &report["memory_to_run"]["least"]["total_bytes"];
-    let quarter = &report["memory_to_run"]["sums"][0]["total_bytes"];
-    assert!(least.as_u64() <= quarter.as_u64());
+    let output = world.run(&arguments);
+    assert_eq!(output.status.code(), Some(1));
+    let answers = String::from_utf8(output.stdout).unwrap();
+    let prompts: Vec<Value> = answers
+        .lines()
+        .map(|line| json(line)["prompt"].clone())
+        .collect();
+    assert_eq!(prompts, ["One", "Two"]);
 }
 
 /// Commands that make no model say which flag is at fault.
@@ -300,6 +365,7 @@ fn shapes_that_no_model_has_are_refused_by_their_flag() {
     assert!(refuse(2, &["toy", "--quant", "Q9"]).contains("Q4_K_M"));
     assert!(refuse(2, &["toy", "--top-k", "9"]).contains("num_experts_per_tok"));
     assert!(refuse(1, &["toy", "--vocab", "100"]).contains("259"));
+    assert!(refuse(2, &["toy", "--layers", "1024", "--experts", "65536"]).contains("--experts"));
 }
 
 /// Not at a terminal, so in lines: where to, how much, then how far and how long yet.

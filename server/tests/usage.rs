@@ -30,11 +30,14 @@ fn wrong_usage_is_2_and_says_what_is_wrong() {
     check(&["dance"], "dance");
     check(&["generate"], "--prompt");
     check(&["serve", "--expert-cache", "half"], "share of all experts");
-    check(&["serve", "--kv-format", "f8"], "f16 or f32");
+    check(&["serve", "--kv-format", "f8"], "f16, f32 or q8_0");
     check(&["serve", "--cpu", "gpu"], "avx512");
     check(&["serve", "--threads", "0"], "--threads");
     check(&["--host", "0.0.0.0", "--port", "0"], "--api-key");
     check(&["bench", "--prompt-tokens", "5000"], "context");
+    check(&["bench", "--work", "1x5000+1"], "context");
+    check(&["bench", "--work", "1x8"], "STREAMSxPROMPT+NEW");
+    check(&["bench", "--work", "1x8+1", "--streams", "2"], "--streams");
 }
 
 #[test]

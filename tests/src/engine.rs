@@ -51,6 +51,16 @@ impl TestEngine {
     /// Converts a checkpoint of any kind and starts an engine over it.
     #[track_caller]
     pub fn start(checkpoint: &Path, options: EngineOptions) -> Self {
+        Self::start_observed(checkpoint, options, Arc::new(Nobody))
+    }
+
+    /// As [`Self::start`], with somebody who is told of all that happens.
+    #[track_caller]
+    pub fn start_observed(
+        checkpoint: &Path,
+        options: EngineOptions,
+        observer: Arc<dyn EngineObserver>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = folder.path().join("store");
         let source = open_source(checkpoint).unwrap_or_else(|e| panic!("{e}"));
@@ -71,7 +81,7 @@ impl TestEngine {
             reader: Arc::new(reader),
             store: store_config(&manifest, options.cache_share),
             config: engine_config(&manifest, options),
-            observer: Arc::new(Nobody),
+            observer,
             manifest: manifest.clone(),
         };
         let handle = EngineHandle::start(parts, &|_, _| {}).unwrap_or_else(|e| panic!("{e}"));

@@ -3,6 +3,7 @@
 
 pub mod corpus;
 pub mod gguf;
+pub mod gguf_model;
 pub mod manifest;
 pub mod mutate;
 pub mod safetensors;
@@ -45,13 +46,23 @@ pub struct Target {
 }
 
 /// Every parser under test.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     Target {
         name: "gguf",
         check: gguf::check,
         parse: gguf::parse,
         memory_base: 16 << 10,
         memory_factor: 16,
+        repair: |_| {},
+    },
+    Target {
+        name: "gguf_model",
+        check: gguf_model::check,
+        parse: gguf_model::parse,
+        // A few bytes may say a thousand layers, whose tensors are listed to compare with, and the megabyte of zeros
+        // behind them may be an array of strings.
+        memory_base: 8 << 20,
+        memory_factor: 64,
         repair: |_| {},
     },
     Target {

@@ -1,4 +1,5 @@
-//! A conversion that runs short of disk or memory. Needs root: for a file system of its own, and for a cgroup.
+//! A conversion that runs short of disk or memory, and a random model on a disk that fills up. Needs root: for a file
+//! system of its own, and for a cgroup.
 
 use odmoe_convert::open_store;
 use odmoe_tests::binary::odmoe_binary;
@@ -8,7 +9,8 @@ use odmoe_tests::models::large_model;
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// A file system in memory; unmounted when dropped.
 struct Tmpfs(PathBuf);
@@ -90,6 +92,34 @@ fn a_disk_that_fills_up_is_said_and_the_conversion_goes_on_once_there_is_room() 
         "{said}"
     );
     assert_same_files(&store, &whole, "after the disk was full");
+}
+
+#[test]
+fn a_disk_that_fills_up_under_a_random_model_is_said_and_nothing_is_left() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // The model has 217 MiB.
+    let disk = Tmpfs::mount(folder.path().join("disk"), 256 << 20);
+    let (model, ballast_path) = (disk.0.join("model.gguf"), disk.0.join("ballast"));
+    let ballast = File::create(&ballast_path).expect("a writable file system");
+    let mut command = Command::new(odmoe_binary());
+    command.args(["synth", "toy", "--layers", "64", "--quant", "F16"]);
+    command.arg("--output").arg(&model).stderr(Stdio::piped());
+    let mut child = command.stdout(Stdio::null()).spawn().expect("it starts");
+    let begun = disk.0.join("model.gguf.partial");
+    let mut taken = 0;
+    while child.try_wait().expect("a child").is_none() {
+        if begun.exists() {
+            Tmpfs::fill(&ballast, &mut taken);
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    println!("{said}");
+    assert!(!output.status.success() && taken > 0, "{said}");
+    let missing = said.split("; ").any(|part| part.contains("are missing"));
+    assert!(missing && said.contains("needs"), "{said}");
+    assert!(!model.exists() && !begun.exists());
 }
 
 #[test]

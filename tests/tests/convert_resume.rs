@@ -1,7 +1,9 @@
 //! A conversion that is killed, at any moment, and run again: the same bytes as if nothing had happened, from what was
 //! there already.
 
-use odmoe_convert::random_model::RandomModel;
+use odmoe_convert::random_model::{
+    ExpertNaming, Family, GgufOptions, Quantisation, RandomModel, WriteOptions,
+};
 use odmoe_convert::{is_store, open_store};
 use odmoe_tests::conversion::{Conversion, assert_same_files, files_below, recorded_experts};
 use std::collections::BTreeMap;
@@ -27,6 +29,52 @@ fn model() -> RandomModel {
         kv_heads: 8,
         vocab: 20_000,
         ..RandomModel::default()
+    }
+}
+
+/// What is converted, and what an undisturbed conversion makes of it.
+struct Case {
+    source: PathBuf,
+    whole: PathBuf,
+    store_bytes: u64,
+}
+
+impl Case {
+    fn new(source: PathBuf, whole: PathBuf) -> Self {
+        let said = Conversion::start(&source, &whole).finish();
+        said.expect("an undisturbed conversion succeeds");
+        let files = files_below(&whole).into_values();
+        let store_bytes = files.map(|file| file.len()).sum();
+        Self {
+            source,
+            whole,
+            store_bytes,
+        }
+    }
+
+    /// A folder, and a set of GGUF files with stacked experts, mixed formats and rows that conversion reorders.
+    fn both(folder: &Path) -> [Self; 2] {
+        let plain = folder.join("model");
+        model().write(&plain).expect("a writable folder");
+        let gguf = GgufOptions {
+            quantisation: Quantisation::Q4KM,
+            naming: ExpertNaming::Stacked,
+        };
+        let options = WriteOptions {
+            parts: 3,
+            ..WriteOptions::default()
+        };
+        let mixture = RandomModel {
+            family: Family::Llama,
+            expert_ffn: 256,
+            ..model()
+        };
+        let written = mixture.write_gguf(&folder.join("mixture.gguf"), gguf, options);
+        let files = written.expect("a writable folder").files;
+        [
+            Self::new(plain, folder.join("whole")),
+            Self::new(files[1].clone(), folder.join("whole-gguf")),
+        ]
     }
 }
 
@@ -92,12 +140,7 @@ impl Moment {
 #[test]
 fn a_conversion_that_is_killed_goes_on_to_the_same_bytes() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let (source, whole) = (folder.path().join("model"), folder.path().join("whole"));
-    model().write(&source).expect("a writable folder");
-    let said = Conversion::start(&source, &whole).finish();
-    said.expect("an undisturbed conversion succeeds");
-    let files = files_below(&whole).into_values();
-    let store_bytes: u64 = files.map(|file| file.len()).sum();
+    let cases = Case::both(folder.path());
 
     let mut random = Random(SEED);
     let (mut kills, mut attempts, mut reused) = (0, 0, 0);
@@ -107,6 +150,11 @@ fn a_conversion_that_is_killed_goes_on_to_the_same_bytes() {
             attempts <= 3 * KILLS,
             "{kills} kills in {attempts} attempts"
         );
+        let Case {
+            source,
+            whole,
+            store_bytes,
+        } = &cases[attempts % 2];
         let store = folder.path().join(format!("store-{attempts}"));
         let mut in_a_row = 0;
         let context = loop {
@@ -114,11 +162,11 @@ fn a_conversion_that_is_killed_goes_on_to_the_same_bytes() {
             let context =
                 format!("seed {SEED:#x}, attempt {attempts}, {in_a_row} kills, {moment:?}");
             let before = recorded_experts(&store);
-            let mut conversion = Conversion::start(&source, &store);
+            let mut conversion = Conversion::start(source, &store);
             let may_kill = in_a_row < KILLS_IN_A_ROW && kills < KILLS;
             let running = may_kill
                 && conversion
-                    .run_until(|conversion| moment.has_come(conversion, &store, store_bytes));
+                    .run_until(|conversion| moment.has_come(conversion, &store, *store_bytes));
             let was_killed = if running {
                 conversion.kill()
             } else {
@@ -138,14 +186,14 @@ fn a_conversion_that_is_killed_goes_on_to_the_same_bytes() {
             let opened = open_store(&store);
             assert_eq!(opened.is_ok(), is_store(&store), "{context}");
             if opened.is_ok() {
-                check_complete(&store, &whole, &context);
+                check_complete(&store, whole, &context);
                 // All was done, and only the process had not ended yet.
                 if !store.join(".odmoe-incomplete").exists() {
                     break context;
                 }
             }
         };
-        assert_same_files(&store, &whole, &context);
+        assert_same_files(&store, whole, &context);
         std::fs::remove_dir_all(&store).expect("a writable folder");
     }
     println!("{kills} kills in {attempts} attempts, {reused} files of experts kept");

@@ -52,6 +52,22 @@ fn run(target: &Target, origin: &str, bytes: &[u8]) -> Outcome {
     })
 }
 
+/// `cargo fuzz` has the same targets.
+#[test]
+fn every_target_has_its_program() {
+    let folder = odmoe_tests::workspace::root().join("fuzz");
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).expect("a manifest");
+    let programs = std::fs::read_dir(folder.join("fuzz_targets")).expect("a folder");
+    assert_eq!(programs.count(), TARGETS.len());
+    assert_eq!(manifest.matches("[[bin]]").count(), TARGETS.len());
+    for target in TARGETS {
+        let path = format!("fuzz_targets/{}.rs", target.name);
+        assert!(manifest.contains(&format!("path = \"{path}\"")), "{path}");
+        let program = std::fs::read_to_string(folder.join(&path)).expect("a program");
+        assert!(program.contains(target.name), "{path}: {program}");
+    }
+}
+
 #[test]
 fn seeds_are_those_that_are_made() {
     for target in TARGETS {

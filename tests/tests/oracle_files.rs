@@ -75,3 +75,8 @@ fn vectors_of_block_formats_are_those_that_the_script_wrote() {
         "quants/make_quants.py",
     );
 }
+
+#[test]
+fn vocabularies_are_those_that_the_script_wrote() {
+    check_one(&root().join("tests/oracle/vocab"), "vocab/make.py");
+}

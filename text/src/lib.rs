@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 
 mod detokenize;
-mod facts;
 mod python;
 mod stop;
 mod surface;
@@ -13,7 +12,6 @@ mod template;
 mod tokenizer;
 
 pub use detokenize::IncrementalDetokenizer;
-pub use facts::TokenizerFacts;
 pub use stop::{StopMatcher, StopOutcome};
 pub use template::{ChatTemplate, RenderOptions, TemplateError};
 pub use tokenizer::{Tokenizer, TokenizerError};

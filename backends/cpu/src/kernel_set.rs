@@ -15,6 +15,8 @@ pub enum KernelSet {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
+    /// The same, and AMX with 8-bit integers for products of many tokens. Where the system lets a process use it.
+    Amx,
     /// aarch64 with NEON and `dotprod`, as Apple's processors and servers since 2019 have them; with `i8mm` where the
     /// machine has it.
     Neon,
@@ -27,11 +29,12 @@ pub struct UnknownKernelSet(pub String);
 
 impl KernelSet {
     /// Every set, slowest first.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Reference,
         Self::Portable,
         Self::Avx2,
         Self::Avx512,
+        Self::Amx,
         Self::Neon,
     ];
 
@@ -76,6 +79,7 @@ impl KernelSet {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
             Self::Neon => "neon",
         }
     }
@@ -89,6 +93,7 @@ impl fmt::Display for KernelSet {
             Self::Portable => "portable",
             Self::Avx2 => "AVX2",
             Self::Avx512 => "AVX-512",
+            Self::Amx => "AVX-512 and AMX",
             Self::Neon => "NEON",
         })
     }

@@ -1,17 +1,26 @@
 //! A pool of threads for loops.
 //!
-//! Chunks are claimed one by one, so which thread runs a chunk varies; results must not depend on it.
+//! Chunks are claimed one by one in ascending order, so that threads stream memory that lies together; which thread
+//! runs a chunk varies, and results must not depend on it.
+//!
+//! A loop costs no allocation and no lock. All that threads share is the number of chunks that are left to claim: a
+//! worker that comes late finds none and has touched nothing else.
 
 use std::any::Any;
+use std::cell::UnsafeCell;
 use std::hint::spin_loop;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle, Thread};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-/// How often a thread looks again before it sleeps: some tens of microseconds, the usual gap between two ops.
-const SPINS: u32 = 1000;
+/// How long a thread looks for work before it sleeps: longer than the usual gap between two loops, and than it takes
+/// to wake a thread; short enough that a reader that wants the core soon has it.
+const SPIN: Duration = Duration::from_micros(50);
+/// Looks between two readings of the clock.
+const LOOKS: usize = 16;
 
 /// Threads that wait for loops. The caller of a loop works too, so `threads` means the caller and `threads - 1` others.
 pub struct Pool {
@@ -19,53 +28,76 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
 }
 
+/// Who is told of a loop. Telling a sleeper costs its caller some ten microseconds, one that looks for work nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Everybody who is needed.
+    Sleepers,
+    /// Those who look for work anyway.
+    Nobody,
+}
+
+/// Alone in its cache lines: two, since they are fetched in pairs.
+#[repr(align(128))]
+struct Line<T>(T);
+
 struct Shared {
-    /// Counts loops, so that a spinning worker sees a new one without a lock.
-    generation: AtomicU64,
-    /// The newest loop.
-    newest: Mutex<Option<Arc<Loop>>>,
-    wake: Condvar,
+    /// Chunks of the running loop that are left to claim. Chunk `chunks - left` is claimed by taking one off.
+    left: Line<AtomicUsize>,
+    /// Chunks of the running loop that have ended.
+    done: Line<AtomicUsize>,
+    /// The running loop. Written by the one that holds `taken` while nothing is left to claim and every claimed chunk
+    /// has ended; read only with a claimed chunk that has not.
+    running: UnsafeCell<Loop>,
+    /// Whether a loop is running.
+    taken: AtomicBool,
+    /// Whether the caller of the running loop sleeps until its last chunk ends, and by what it wakes.
+    caller_sleeps: AtomicBool,
+    ended: (Mutex<()>, Condvar),
+    /// For each worker whether it sleeps. Who turns this to false wakes it.
+    sleeping: Vec<AtomicBool>,
     stop: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 struct Loop {
-    /// The body, its lifetime erased. Called only for a claimed chunk, and `parallel_for` does not return before
-    /// every chunk is done.
     body: *const (dyn Fn(usize) + Sync),
     chunks: usize,
-    next: AtomicUsize,
-    done: AtomicUsize,
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
-    caller: Thread,
 }
 
-// SAFETY: the body is `Sync`, and it outlives every call (see `Loop::body`).
-unsafe impl Send for Loop {}
+// SAFETY: `running` is accessed as its comment says: the release of `left` and `done` and their acquisition order every
+// read of it after the write before and before the write after. The body is `Sync`.
+unsafe impl Send for Shared {}
 // SAFETY: as above.
-unsafe impl Sync for Loop {}
+unsafe impl Sync for Shared {}
 
 impl Pool {
     /// Starts `threads - 1` threads.
     pub fn new(threads: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            generation: AtomicU64::new(0),
-            newest: Mutex::new(None),
-            wake: Condvar::new(),
+            left: Line(AtomicUsize::new(0)),
+            done: Line(AtomicUsize::new(0)),
+            running: UnsafeCell::new(Loop {
+                body: &|_| (),
+                chunks: 0,
+            }),
+            taken: AtomicBool::new(false),
+            caller_sleeps: AtomicBool::new(false),
+            ended: (Mutex::new(()), Condvar::new()),
+            sleeping: (1..threads).map(|_| AtomicBool::new(false)).collect(),
             stop: AtomicBool::new(false),
+            panic: Mutex::new(None),
         });
         // Dropped on an error, which stops the threads that did start.
         let mut pool = Self {
             shared,
             workers: Vec::new(),
         };
-        for index in 1..threads {
+        for index in 0..threads.saturating_sub(1) {
             let shared = Arc::clone(&pool.shared);
-            let name = format!("odmoe-cpu-{index}");
-            pool.workers.push(
-                thread::Builder::new()
-                    .name(name)
-                    .spawn(move || shared.work())?,
-            );
+            let name = format!("odmoe-cpu-{}", index + 1);
+            let worker = thread::Builder::new().name(name);
+            pool.workers.push(worker.spawn(move || shared.work(index))?);
         }
         Ok(pool)
     }
@@ -76,9 +108,11 @@ impl Pool {
     }
 
     /// Runs `body(0)` to `body(chunks - 1)`, in any order, on any thread. A panic of the body is passed on when all
-    /// chunks have ended.
-    pub fn parallel_for(&self, chunks: usize, body: &(dyn Fn(usize) + Sync)) {
-        if self.workers.is_empty() || chunks < 2 {
+    /// chunks have ended. A loop within a loop, or beside one, runs on its caller's thread alone.
+    pub fn parallel_for(&self, chunks: usize, wake: Wake, body: &(dyn Fn(usize) + Sync)) {
+        let shared = &*self.shared;
+        let alone = chunks < 2 || (wake == Wake::Nobody && self.all_sleep());
+        if alone || self.workers.is_empty() || shared.taken.swap(true, Ordering::Acquire) {
             (0..chunks).for_each(body);
             return;
         }
@@ -89,21 +123,38 @@ impl Pool {
                 *const (dyn Fn(usize) + Sync + 'static),
             >(body)
         };
-        let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let work = Arc::new(Loop {
-            body,
-            chunks,
-            next,
-            done,
-            panic: Mutex::new(None),
-            caller: thread::current(),
-        });
-        self.shared.publish(Some(Arc::clone(&work)));
-        work.run();
-        work.wait();
-        let panic = lock(&work.panic).take();
+        // SAFETY: the loop before is over (its caller saw every chunk end), and this caller holds `taken`.
+        unsafe {
+            *shared.running.get() = Loop { body, chunks };
+        }
+        shared.done.0.store(0, Ordering::Relaxed);
+        shared.left.0.store(chunks, Ordering::Release);
+        if wake == Wake::Sleepers {
+            self.wake(chunks - 1);
+        }
+        shared.run_chunks();
+        shared.await_end(chunks);
+        let panic = lock(&shared.panic).take();
+        shared.taken.store(false, Ordering::Release);
         if let Some(panic) = panic {
             resume_unwind(panic);
+        }
+    }
+
+    fn all_sleep(&self) -> bool {
+        let mut sleeping = self.shared.sleeping.iter();
+        sleeping.all(|sleeping| sleeping.load(Ordering::Relaxed))
+    }
+
+    /// Wakes up to `wanted` sleepers.
+    fn wake(&self, wanted: usize) {
+        // Pairs with the fence of `Shared::sleep`: a worker that did not see the chunks is seen to sleep here.
+        fence(Ordering::SeqCst);
+        let sleepers = self.shared.sleeping.iter().zip(&self.workers);
+        for (sleeping, worker) in sleepers.take(wanted) {
+            if sleeping.load(Ordering::Relaxed) && sleeping.swap(false, Ordering::Relaxed) {
+                worker.thread().unpark();
+            }
         }
     }
 }
@@ -111,7 +162,7 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        self.shared.publish(None);
+        self.wake(usize::MAX);
         for worker in self.workers.drain(..) {
             // A worker catches the panics of bodies and has none of its own.
             let _ = worker.join();
@@ -120,82 +171,97 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn publish(&self, work: Option<Arc<Loop>>) {
-        {
-            // Counted under the lock, under which a sleeper looks before it sleeps: none misses it.
-            let mut newest = lock(&self.newest);
-            *newest = work;
-            self.generation.fetch_add(1, Ordering::Release);
-        }
-        self.wake.notify_all();
-    }
-
-    fn work(&self) {
-        let mut seen = 0;
+    fn work(&self, index: usize) {
+        let has_news =
+            || self.left.0.load(Ordering::Relaxed) > 0 || self.stop.load(Ordering::Relaxed);
         loop {
-            seen = self.await_generation(seen);
+            if !spin_until(has_news) {
+                self.sleep(&self.sleeping[index], has_news);
+            }
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
-            let work = lock(&self.newest).clone();
-            if let Some(work) = work {
-                work.run();
+            self.run_chunks();
+        }
+    }
+
+    /// Returns when woken; at once where there are news that nobody who looked for sleepers told this thread.
+    fn sleep(&self, sleeping: &AtomicBool, has_news: impl Fn() -> bool) {
+        sleeping.store(true, Ordering::Relaxed);
+        // Pairs with the fence of `Pool::wake`.
+        fence(Ordering::SeqCst);
+        while !has_news() && sleeping.load(Ordering::Relaxed) {
+            thread::park();
+        }
+        sleeping.store(false, Ordering::Relaxed);
+    }
+
+    /// Claims chunks and runs them until none is left.
+    fn run_chunks(&self) {
+        let claim = || {
+            let one_less = |left: usize| left.checked_sub(1);
+            let order = (Ordering::Acquire, Ordering::Relaxed);
+            self.left.0.fetch_update(order.0, order.1, one_less)
+        };
+        while let Ok(left) = claim() {
+            // SAFETY: a chunk of this loop is claimed and has not ended, so nobody writes it.
+            let running = unsafe { &*self.running.get() };
+            // SAFETY: for the same reason `parallel_for` still holds the body.
+            let body = unsafe { &*running.body };
+            let chunks = running.chunks;
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(chunks - left))) {
+                lock(&self.panic).get_or_insert(panic);
+            }
+            // From here on the loop may be over.
+            if self.done.0.fetch_add(1, Ordering::AcqRel) + 1 == chunks {
+                self.wake_caller();
             }
         }
     }
 
-    /// Returns when the generation is not `seen`: after some spinning, asleep.
-    fn await_generation(&self, seen: u64) -> u64 {
-        for _ in 0..SPINS {
-            let generation = self.generation.load(Ordering::Acquire);
-            if generation != seen {
-                return generation;
-            }
-            spin_loop();
+    /// Returns when every chunk has ended.
+    fn await_end(&self, chunks: usize) {
+        let has_ended = || self.done.0.load(Ordering::Acquire) == chunks;
+        if spin_until(has_ended) {
+            return;
         }
-        let mut newest = lock(&self.newest);
-        loop {
-            let generation = self.generation.load(Ordering::Acquire);
-            if generation != seen {
-                return generation;
-            }
-            newest = self
-                .wake
-                .wait(newest)
+        let mut guard = lock(&self.ended.0);
+        self.caller_sleeps.store(true, Ordering::Relaxed);
+        // Pairs with the fence of `wake_caller`.
+        fence(Ordering::SeqCst);
+        while !has_ended() {
+            guard = self
+                .ended
+                .1
+                .wait(guard)
                 .unwrap_or_else(PoisonError::into_inner);
+        }
+        self.caller_sleeps.store(false, Ordering::Relaxed);
+    }
+
+    fn wake_caller(&self) {
+        // Pairs with the fence of `await_end`: a caller that did not see the end is seen to sleep here.
+        fence(Ordering::SeqCst);
+        if self.caller_sleeps.load(Ordering::Relaxed) {
+            // It holds the lock from before it says that it sleeps until it does.
+            drop(lock(&self.ended.0));
+            self.ended.1.notify_one();
         }
     }
 }
 
-impl Loop {
-    /// Runs chunks until none is left to claim.
-    fn run(&self) {
-        loop {
-            let chunk = self.next.fetch_add(1, Ordering::Relaxed);
-            if chunk >= self.chunks {
-                return;
+/// Looks for a while; returns whether it came true.
+fn spin_until(is_true: impl Fn() -> bool) -> bool {
+    let mut started = None;
+    loop {
+        for _ in 0..LOOKS {
+            if is_true() {
+                return true;
             }
-            // SAFETY: this chunk is claimed and not done, so `parallel_for` still holds the body.
-            let body = unsafe { &*self.body };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(chunk))) {
-                lock(&self.panic).get_or_insert(panic);
-            }
-            if self.done.fetch_add(1, Ordering::AcqRel) + 1 == self.chunks {
-                self.caller.unpark();
-            }
+            spin_loop();
         }
-    }
-
-    /// Returns when every chunk is done.
-    fn wait(&self) {
-        let mut spins = 0;
-        while self.done.load(Ordering::Acquire) < self.chunks {
-            spins += 1;
-            if spins < SPINS {
-                spin_loop()
-            } else {
-                thread::park()
-            }
+        if started.get_or_insert_with(Instant::now).elapsed() > SPIN {
+            return false;
         }
     }
 }
@@ -208,23 +274,74 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    fn counts(chunks: usize) -> Vec<AtomicUsize> {
+        (0..chunks).map(|_| AtomicUsize::new(0)).collect()
+    }
+
+    fn all_are(counts: &[AtomicUsize], expected: usize) -> bool {
+        let mut counts = counts.iter().map(|count| count.load(Ordering::Relaxed));
+        counts.all(|count| count == expected)
+    }
+
     #[test]
     fn every_chunk_runs_once() {
         for threads in 1..=4 {
             let pool = Pool::new(threads).unwrap();
             assert_eq!(pool.threads(), threads);
             for chunks in [0, 1, 2, 3, 17, 500] {
-                let counts: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
-                pool.parallel_for(chunks, &|chunk| {
+                let counts = counts(chunks);
+                pool.parallel_for(chunks, Wake::Sleepers, &|chunk| {
                     counts[chunk].fetch_add(1, Ordering::Relaxed);
                 });
-                assert!(
-                    counts
-                        .iter()
-                        .all(|count| count.load(Ordering::Relaxed) == 1),
-                    "{threads} threads, {chunks}"
-                );
+                assert!(all_are(&counts, 1), "{threads} threads, {chunks}");
             }
+        }
+    }
+
+    /// Loops follow one another so closely that workers come late: they find chunks of the next loop, or none.
+    #[test]
+    fn workers_that_come_late_find_the_loop_of_now() {
+        let pool = Pool::new(4).unwrap();
+        for round in 0..20_000 {
+            let counts = counts(2 + round % 5);
+            pool.parallel_for(counts.len(), Wake::Sleepers, &|chunk| {
+                counts[chunk].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(all_are(&counts, 1), "round {round}");
+        }
+    }
+
+    /// Two chunks that wait for each other end only where two threads run them, asleep before or not.
+    #[test]
+    fn a_loop_gets_its_threads_whether_they_sleep_or_not() {
+        let pool = Pool::new(2).unwrap();
+        for round in 0..40 {
+            if round % 2 == 0 {
+                thread::sleep(4 * SPIN);
+            }
+            let met = std::sync::Barrier::new(2);
+            pool.parallel_for(2, Wake::Sleepers, &|_| {
+                met.wait();
+            });
+        }
+    }
+
+    /// The caller runs one chunk and then waits for the other for longer than it spins.
+    #[test]
+    fn a_caller_that_sleeps_is_woken_at_the_end() {
+        let pool = Pool::new(2).unwrap();
+        for _ in 0..10 {
+            let met = std::sync::Barrier::new(2);
+            let caller = thread::current().id();
+            let ended = AtomicUsize::new(0);
+            pool.parallel_for(2, Wake::Sleepers, &|_| {
+                met.wait();
+                if thread::current().id() != caller {
+                    thread::sleep(10 * SPIN);
+                }
+                ended.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(ended.load(Ordering::Relaxed), 2);
         }
     }
 
@@ -233,7 +350,7 @@ mod tests {
         let pool = Pool::new(3).unwrap();
         let ended = AtomicUsize::new(0);
         let failed = catch_unwind(AssertUnwindSafe(|| {
-            pool.parallel_for(20, &|chunk| {
+            pool.parallel_for(20, Wake::Sleepers, &|chunk| {
                 ended.fetch_add(1, Ordering::Relaxed);
                 assert_ne!(chunk, 7, "chunk seven");
             });
@@ -241,19 +358,55 @@ mod tests {
         let text = failed.unwrap_err().downcast::<String>().unwrap();
         assert!(text.contains("chunk seven"), "{text}");
         assert_eq!(ended.load(Ordering::Relaxed), 20);
-        pool.parallel_for(2, &|_| {});
+        pool.parallel_for(2, Wake::Sleepers, &|_| {});
     }
 
     #[test]
-    fn sleeping_workers_wake_up() {
-        let pool = Pool::new(2).unwrap();
-        for _ in 0..3 {
-            thread::sleep(std::time::Duration::from_millis(5));
-            let ran = AtomicUsize::new(0);
-            pool.parallel_for(4, &|_| {
-                ran.fetch_add(1, Ordering::Relaxed);
-            });
-            assert_eq!(ran.load(Ordering::Relaxed), 4);
+    fn loops_within_and_beside_a_loop_run_too() {
+        let pool = Pool::new(3).unwrap();
+        let counts = counts(4 * 5);
+        let run = |_| {
+            for _ in 0..200 {
+                pool.parallel_for(4, Wake::Sleepers, &|outer| {
+                    pool.parallel_for(5, Wake::Sleepers, &|inner| {
+                        counts[outer * 5 + inner].fetch_add(1, Ordering::Relaxed);
+                    });
+                });
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| run(()));
+            run(());
+        });
+        assert!(all_are(&counts, 400));
+    }
+
+    /// Where all sleep its caller runs it; where some are awake they may share it.
+    #[test]
+    fn a_small_loop_wakes_nobody_and_runs() {
+        let pool = Pool::new(3).unwrap();
+        while !pool.all_sleep() {
+            thread::sleep(SPIN);
         }
+        let (caller, others) = (thread::current().id(), AtomicUsize::new(0));
+        let counts = counts(50);
+        pool.parallel_for(50, Wake::Nobody, &|chunk| {
+            counts[chunk].fetch_add(1, Ordering::Relaxed);
+            others.fetch_add(
+                usize::from(thread::current().id() != caller),
+                Ordering::Relaxed,
+            );
+        });
+        assert!(all_are(&counts, 1) && pool.all_sleep());
+        assert_eq!(others.load(Ordering::Relaxed), 0);
+        pool.parallel_for(50, Wake::Sleepers, &|chunk| {
+            counts[chunk].fetch_add(1, Ordering::Relaxed);
+        });
+        for _ in 0..100 {
+            pool.parallel_for(50, Wake::Nobody, &|chunk| {
+                counts[chunk].fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        assert!(all_are(&counts, 102));
     }
 }

@@ -3,6 +3,8 @@
 use bytemuck::Pod;
 use odmoe_formats::BlockFormat;
 use std::borrow::Cow;
+#[cfg(target_arch = "x86_64")]
+use std::ops::Range;
 
 /// A weight matrix [rows, columns] as bytes.
 #[derive(Clone, Copy)]
@@ -62,6 +64,14 @@ impl<'a> WeightView<'a> {
         bytemuck::cast_slice(self.row(row))
     }
 
+    /// Some rows, one after another, as blocks of its format.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub fn rows_of_blocks<B: Pod>(&self, rows: Range<usize>) -> &'a [B] {
+        debug_assert_eq!(size_of::<B>(), self.format.block_bytes());
+        bytemuck::cast_slice(&self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes])
+    }
+
     /// All elements of an F32 weight. Copies only where the bytes are not aligned.
     pub fn as_f32(&self) -> Cow<'a, [f32]> {
         assert_eq!(
@@ -105,21 +115,20 @@ pub enum KvHalf {
 }
 
 impl KvLayout {
-    /// Elements of the layer.
-    pub fn elements(&self) -> usize {
-        self.blocks * 2 * self.kv_heads * self.block_tokens * self.head_dim
+    /// Rows [D] of the layer.
+    pub fn rows(&self) -> usize {
+        self.blocks * 2 * self.kv_heads * self.block_tokens
     }
 
-    /// The first element of one token's key or value. Panics out of bounds.
+    /// The row of one token's key or value. Panics out of bounds.
     #[inline(always)]
-    pub fn element(&self, half: KvHalf, block: usize, head: usize, offset: usize) -> usize {
+    pub fn row(&self, half: KvHalf, block: usize, head: usize, offset: usize) -> usize {
         assert!(block < self.blocks, "KV block {block} of {}", self.blocks);
         assert!(
             offset < self.block_tokens,
             "offset {offset} in a KV block of {}",
             self.block_tokens
         );
-        (((block * 2 + half as usize) * self.kv_heads + head) * self.block_tokens + offset)
-            * self.head_dim
+        ((block * 2 + half as usize) * self.kv_heads + head) * self.block_tokens + offset
     }
 }

@@ -1,5 +1,6 @@
 //! KV storage. The backend owns it; the engine keeps the books in block numbers.
 
+use odmoe_formats::BlockFormat;
 use std::any::Any;
 use std::sync::Arc;
 
@@ -10,14 +11,45 @@ pub enum KvFormat {
     F32,
     /// IEEE 754 binary16, rounded to nearest even.
     F16,
+    /// Blocks of 32 elements of a head as the weight format of that name: 8-bit integers and a binary16 unit. A head's
+    /// width is a multiple of 32.
+    Q8_0,
 }
 
 impl KvFormat {
-    /// Bytes of one element.
-    pub const fn element_bytes(self) -> usize {
+    /// Every format.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Q8_0];
+
+    /// The format of weights whose blocks these are: what a row of D elements decodes to, and how one is encoded.
+    pub const fn block_format(self) -> BlockFormat {
         match self {
-            Self::F32 => 4,
-            Self::F16 => 2,
+            Self::F32 => BlockFormat::F32,
+            Self::F16 => BlockFormat::F16,
+            Self::Q8_0 => BlockFormat::Q8_0,
+        }
+    }
+
+    /// Whether heads of that width can be stored: whole blocks.
+    pub const fn holds_heads_of(self, head_dim: usize) -> bool {
+        head_dim.is_multiple_of(self.block_format().block_elements())
+    }
+
+    /// Bytes of a row of that many elements. Panics where they are not whole blocks.
+    pub const fn row_bytes(self, elements: usize) -> usize {
+        let format = self.block_format();
+        assert!(
+            self.holds_heads_of(elements),
+            "a head of the KV cache is whole blocks wide"
+        );
+        elements / format.block_elements() * format.block_bytes()
+    }
+
+    /// Its name for the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
         }
     }
 }
@@ -42,7 +74,7 @@ pub struct KvSpec {
 impl KvSpec {
     /// Bytes that one token takes over all layers.
     pub const fn token_bytes(&self) -> usize {
-        self.layers * 2 * self.kv_heads * self.head_dim * self.format.element_bytes()
+        self.layers * 2 * self.kv_heads * self.format.row_bytes(self.head_dim)
     }
 
     /// Bytes of the whole cache.

@@ -5,10 +5,10 @@
 //! folder with a marker or a manifest was made by a conversion, and its known files may be replaced; any other file is
 //! somebody else's.
 
-use super::disk::Disk;
+use super::disk::{Disk, Room};
 use super::journal::{self, Found, Heading, Journal, Records};
 use super::old_files::{OldFiles, remove_if_there};
-use super::store_writer::StoreWriter;
+use super::store_writer::{StoreWriter, make_folder};
 use super::{ConvertError, Preflight};
 use odmoe_formats::ByteCount;
 use odmoe_formats::manifest::MANIFEST_FILE;
@@ -28,6 +28,8 @@ pub(super) struct Destination<'a> {
     heading: &'a Heading,
     /// What files of a store or of a stopped conversion take of the disk.
     old_bytes: u64,
+    /// And how many they are, with folders.
+    old_files: u64,
 }
 
 /// A folder that has been taken.
@@ -52,6 +54,7 @@ impl<'a> Destination<'a> {
             overwrite,
             heading,
             old_bytes: 0,
+            old_files: 0,
         };
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => {}
@@ -62,7 +65,9 @@ impl<'a> Destination<'a> {
         let marker = path.join(MARKER_FILE);
         destination.check_replaceable(&journal::read(&marker, heading)?)?;
         let ours = path.join(MANIFEST_FILE).exists() || marker.exists();
-        destination.old_bytes = OldFiles::find(path, ours)?.bytes;
+        let old = OldFiles::find(path, ours)?;
+        destination.old_bytes = old.bytes;
+        destination.old_files = (old.files.len() + old.folders.len()) as u64;
         Ok(destination)
     }
 
@@ -77,19 +82,40 @@ impl<'a> Destination<'a> {
         Ok(())
     }
 
-    pub fn preflight(&self, needed: ByteCount) -> Result<Preflight, ConvertError> {
-        let free = free_bytes(&self.path)?.saturating_add(self.old_bytes);
+    /// What the conversion needs and what there is, with what files that will go or stay take.
+    pub fn preflight(&self, needed: ByteCount, disk: &dyn Disk) -> Result<Preflight, ConvertError> {
+        let free = room(&self.path, disk)?.bytes;
         Ok(Preflight {
             destination: self.path.clone(),
             needed,
-            free: ByteCount(free),
+            free: ByteCount(free.saturating_add(self.old_bytes)),
         })
     }
 
+    /// Whether so many files and folders can be made.
+    pub fn check_files(&self, needed: u64, disk: &dyn Disk) -> Result<(), ConvertError> {
+        let Some(free) = room(&self.path, disk)?.files else {
+            return Ok(());
+        };
+        let free = free.saturating_add(self.old_files);
+        match needed <= free {
+            true => Ok(()),
+            false => Err(ConvertError::TooManyFiles {
+                destination: self.path.clone(),
+                needed,
+                free,
+            }),
+        }
+    }
+
     /// What a conversion that has begun takes of the disk, and what is free beside it, together.
-    pub fn bytes_there_and_free(path: &Path) -> Result<u64, ConvertError> {
-        let there = OldFiles::find(path, true)?.bytes;
-        Ok(free_bytes(path)?.saturating_add(there))
+    pub fn room_with_what_is_there(path: &Path, disk: &dyn Disk) -> Result<Room, ConvertError> {
+        let there = OldFiles::find(path, true)?;
+        let free = room(path, disk)?;
+        Ok(Room {
+            bytes: free.bytes.saturating_add(there.bytes),
+            ..free
+        })
     }
 
     /// Takes the folder: from now on it does not open as a store, until [`StoreWriter::finish`]. Of what an earlier
@@ -99,7 +125,7 @@ impl<'a> Destination<'a> {
         planned: &HashSet<&Path>,
         disk: &'a dyn Disk,
     ) -> Result<Taken<'a>, ConvertError> {
-        fs::create_dir_all(&self.path).map_err(ConvertError::io(&self.path))?;
+        make_folder(&self.path, disk)?;
         let marker = lock_marker(&self.path)?;
         let marker_path = self.path.join(MARKER_FILE);
         let found = journal::read(&marker_path, self.heading)?;
@@ -199,27 +225,27 @@ fn lock_marker(folder: &Path) -> Result<File, ConvertError> {
     }
 }
 
-/// Bytes that an ordinary user may still write where `path` is or will be.
-fn free_bytes(path: &Path) -> Result<u64, ConvertError> {
+/// What may still be written where `path` is or will be.
+fn room(path: &Path, disk: &dyn Disk) -> Result<Room, ConvertError> {
     let full = std::path::absolute(path).map_err(ConvertError::io(path))?;
     let there = full
         .ancestors()
         .find(|ancestor| ancestor.exists())
         .unwrap_or(Path::new("/"));
-    match rustix::fs::statvfs(there) {
-        Ok(found) => Ok(found.f_bavail.saturating_mul(found.f_frsize)),
-        Err(error) => Err(ConvertError::io(there)(error.into())),
-    }
+    disk.room(there).map_err(ConvertError::io(there))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::convert::disk::SystemDisk;
 
     #[test]
     fn free_space_is_that_of_the_nearest_folder_that_exists() {
         let folder = std::env::temp_dir();
-        assert!(free_bytes(&folder).unwrap() > 0);
-        assert!(free_bytes(&folder.join("not/there/yet")).unwrap() > 0);
+        let there = room(&folder, &SystemDisk).unwrap();
+        assert!(there.bytes > 0 && there.files != Some(0));
+        let new = room(&folder.join("not/there/yet"), &SystemDisk).unwrap();
+        assert!(new.bytes > 0 && new.files.is_some() == there.files.is_some());
     }
 }

@@ -2,6 +2,15 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// What an ordinary user may still add to a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    pub bytes: u64,
+    /// Files and folders; None where the file system has no limit of its own.
+    pub files: Option<u64>,
+}
 
 pub(super) trait Disk: Sync {
     /// Writes all of `bytes` at `offset`.
@@ -12,6 +21,20 @@ pub(super) trait Disk: Sync {
     /// Waits until a file's bytes are on disk.
     fn sync(&self, file: &File) -> std::io::Result<()> {
         file.sync_data()
+    }
+
+    /// Waits until the names in a folder are on disk.
+    fn sync_folder(&self, folder: &Path) -> std::io::Result<()> {
+        File::open(folder)?.sync_all()
+    }
+
+    /// What is free where a folder lies.
+    fn room(&self, folder: &Path) -> std::io::Result<Room> {
+        let found = rustix::fs::statvfs(folder)?;
+        Ok(Room {
+            bytes: found.f_bavail.saturating_mul(found.f_frsize),
+            files: (found.f_files > 0).then_some(found.f_favail),
+        })
     }
 
     /// Lets the system begin to write a range, without waiting, and forget what of it is written already: a store is

@@ -1,7 +1,7 @@
 //! Tensors in pieces: read from the source, encoded for the store. Memory is bounded by the size of a piece.
 
 use super::ConvertError;
-use crate::source::{Advice, ModelSource, SourceTensor};
+use crate::source::{Advice, ModelSource, SourceTensor, shown};
 use odmoe_formats::BlockFormat;
 
 /// Elements of a piece that is encoded: a multiple of every block, 4 MiB as F32.
@@ -112,7 +112,7 @@ fn check_quantisable(tensor: &SourceTensor, weights: &[f32]) -> Result<(), Conve
     match weights.iter().find(|weight| !fits(weight)) {
         None => Ok(()),
         Some(&value) => Err(ConvertError::NotQuantisable {
-            tensor: tensor.source_name.clone(),
+            tensor: shown(&tensor.source_name),
             value,
         }),
     }

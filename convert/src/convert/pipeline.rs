@@ -118,19 +118,27 @@ impl Pipeline<'_> {
     fn fail(&self, error: ConvertError) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(error);
+        self.stop();
+    }
+
+    fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
         self.frontier.stop();
     }
 
-    /// The body of a thread: an error stops the others, and the end is told even of a panic.
+    /// The body of a thread: an error or a panic stops the others, and the end of either is told.
     fn run<T>(&self, body: impl FnOnce() -> Result<T, ConvertError>) -> Option<T> {
-        struct Ending<'a>(&'a Sender<Event>);
-        impl Drop for Ending<'_> {
+        struct Ending<'a, 'b>(&'a Pipeline<'b>);
+        impl Drop for Ending<'_, '_> {
             fn drop(&mut self) {
-                let _ = self.0.send(Event::Ended);
+                if thread::panicking() {
+                    // The unit that it was at will never be done.
+                    self.0.stop();
+                }
+                self.0.tell(Event::Ended);
             }
         }
-        let _ending = Ending(&self.events);
+        let _ending = Ending(self);
         body().map_err(|error| self.fail(error)).ok()
     }
 }

@@ -2,7 +2,7 @@
 //! for its digests.
 
 use super::{ConvertError, ConvertOptions, WeightFormat};
-use crate::source::{ModelMetadata, ModelSource, SourceError, TensorId};
+use crate::source::{ModelMetadata, ModelSource, SourceError, TensorId, shown};
 use odmoe_formats::expected::{self, ExpectedTensor, TensorUse};
 use odmoe_formats::manifest::{
     FORMAT_VERSION, FileIndex, LAYOUT_ROW_MAJOR, Manifest, ObjectTensor, PageableObject,
@@ -20,6 +20,8 @@ pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
 /// Room for the manifest, folders and what else a file system keeps of a file, for each file.
 const MARGIN_PER_FILE: u64 = 8192;
 const MARGIN: u64 = 16 << 20;
+/// The folder itself, that of the experts, the manifest, the marker and the text files.
+const OTHER_FILES: u64 = 8;
 
 /// One tensor of a planned file.
 #[derive(Clone, Debug)]
@@ -109,6 +111,12 @@ impl Plan {
         self.manifest.files.iter().map(|file| file.bytes).sum()
     }
 
+    /// Files and folders that the store is made of, at most.
+    pub fn needed_files(&self) -> u64 {
+        let layers = self.manifest.config.num_hidden_layers;
+        self.files.len() as u64 + u64::from(layers) + OTHER_FILES
+    }
+
     /// Bytes that must be free.
     pub fn needed(&self) -> ByteCount {
         let margin = MARGIN + self.files.len() as u64 * MARGIN_PER_FILE;
@@ -176,7 +184,7 @@ impl<'a> TensorIndex<'a> {
         let tensor = &source.tensors()[index];
         if tensor.shape != expected {
             return Err(SourceError::Shape {
-                source_name: tensor.source_name.clone(),
+                source_name: shown(&tensor.source_name),
                 expected: expected.to_vec(),
                 found: tensor.shape.clone(),
             });
@@ -201,7 +209,7 @@ impl<'a> TensorIndex<'a> {
                 }
             };
             if !known {
-                return Err(SourceError::UnknownTensor(tensor.source_name.clone()));
+                return Err(SourceError::UnknownTensor(shown(&tensor.source_name)));
             }
             if self.by_id[&tensor.id] != index {
                 return Err(SourceError::DuplicateTensor(tensor.id.clone()));
@@ -382,10 +390,7 @@ fn empty_manifest(source: &dyn ModelSource, options: &ConvertOptions) -> Manifes
     let file = |there: bool, name: &str| there.then(|| name.to_string());
     Manifest {
         format_version: FORMAT_VERSION,
-        name: options
-            .name
-            .clone()
-            .unwrap_or_else(|| metadata.suggested_name.clone()),
+        name: options.name_of(source).into(),
         config: metadata.config.clone(),
         files: Vec::new(),
         resident: BTreeMap::new(),

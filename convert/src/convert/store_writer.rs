@@ -64,7 +64,7 @@ impl StoreWriter<'_> {
     /// Waits until the names in a folder are on disk.
     pub fn sync_folder(&self, relative: &Path) -> Result<(), ConvertError> {
         let path = self.path.join(relative);
-        let synced = File::open(&path).and_then(|folder| folder.sync_all());
+        let synced = self.disk.sync_folder(&path);
         synced.map_err(ConvertError::io(path))
     }
 
@@ -78,17 +78,22 @@ impl StoreWriter<'_> {
         );
         fs::rename(from, &to).map_err(ConvertError::io(to))?;
         self.sync_folder(Path::new(""))?;
-        self.sync_parent()?;
         remove_if_there(&self.path.join(MARKER_FILE))?;
         drop(self.marker);
         Ok(self.path)
     }
+}
 
-    /// The folder itself may be new.
-    fn sync_parent(&self) -> Result<(), ConvertError> {
-        let full = std::path::absolute(&self.path).map_err(ConvertError::io(&self.path))?;
-        let parent = full.parent().unwrap_or(&full);
-        let synced = File::open(parent).and_then(|folder| folder.sync_all());
-        synced.map_err(ConvertError::io(parent))
+/// Makes a folder with those above it, and waits until its name and the names of all others that are new are on disk.
+pub(super) fn make_folder(folder: &Path, disk: &dyn Disk) -> Result<(), ConvertError> {
+    let full = std::path::absolute(folder).map_err(ConvertError::io(folder))?;
+    let new = full
+        .ancestors()
+        .take_while(|ancestor| **ancestor == *full || !ancestor.exists());
+    let parents: Vec<&Path> = new.filter_map(Path::parent).collect();
+    fs::create_dir_all(&full).map_err(ConvertError::io(folder))?;
+    for parent in parents {
+        disk.sync_folder(parent).map_err(ConvertError::io(parent))?;
     }
+    Ok(())
 }

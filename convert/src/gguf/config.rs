@@ -4,7 +4,7 @@ use super::keys::Keys;
 use super::names::{EMBEDDING, HEAD, QUERY_BIAS, ROPE_DIVISORS};
 use super::parts::Parts;
 use super::variations;
-use crate::source::SourceError;
+use crate::source::{SourceError, shown};
 use odmoe_formats::architecture::{self, Architecture, Experts};
 use odmoe_formats::gguf::ValueError;
 use odmoe_formats::model_config::{ModelConfig, MoeConfig};
@@ -85,7 +85,7 @@ fn find_architecture(parts: &Parts) -> Result<&'static Architecture, SourceError
     let found = found.ok_or_else(|| wrong(ValueError::Missing(KEY.into())))?;
     architecture::find(found).ok_or_else(|| SourceError::Architecture {
         path: parts.path.clone(),
-        found: found.chars().take(64).collect(),
+        found: shown(found),
         supported: architecture::supported(),
     })
 }
@@ -239,7 +239,7 @@ fn linear_scaling(keys: &Keys<'_>) -> Result<f32, SourceError> {
         "linear" if factor == 0.0 => Ok(1.0),
         "linear" => Ok(factor as f32),
         other => {
-            let other: String = other.chars().take(64).collect();
+            let other = shown(other);
             Err(keys.unsupported(format!("{} {other:?}", keys.key(TYPE))))
         }
     }
@@ -256,7 +256,7 @@ fn read_divisors(
     let info = &tensor.info;
     if info.shape != [pairs as u64] {
         return Err(SourceError::Shape {
-            source_name: info.name.clone(),
+            source_name: shown(&info.name),
             expected: vec![pairs as u64],
             found: info.shape.clone(),
         });

@@ -3,7 +3,7 @@
 use super::names::{Meaning, meaning};
 use super::parts::{PartTensor, Parts};
 use super::rotary::PairedRows;
-use crate::source::{SourceError, SourceTensor, TensorId};
+use crate::source::{SourceError, SourceTensor, TensorId, shown};
 use crate::source_folder::SourceFolder;
 use odmoe_formats::architecture::LLAMA;
 use odmoe_formats::gguf::TensorInfo;
@@ -65,14 +65,14 @@ impl Collected<'_> {
             Some(Meaning::Stacked(layer, role)) => self.take_stacked(tensor, layer, role),
             Some(Meaning::One(id)) => self.take_one(tensor, id),
             Some(Meaning::RopeDivisors) | None => {
-                Err(SourceError::UnknownTensor(info.name.clone()))
+                Err(SourceError::UnknownTensor(shown(&info.name)))
             }
         }
     }
 
     fn take_one(&mut self, tensor: &PartTensor, id: TensorId) -> Result<(), SourceError> {
         let info = &tensor.info;
-        let format = self.format(info)?;
+        let format = self.format(tensor)?;
         let mut shape = info.shape.clone();
         if shape.len() == 1 && is_one_of(&id, &[LayerTensor::SharedExpertGate]) {
             shape.insert(0, 1);
@@ -95,16 +95,16 @@ impl Collected<'_> {
         role: ExpertRole,
     ) -> Result<(), SourceError> {
         let info = &tensor.info;
-        let format = self.format(info)?;
+        let format = self.format(tensor)?;
         let moe = self.config.moe.as_ref();
         let Some(moe) = moe.filter(|_| self.config.is_sparse(layer)) else {
-            return Err(SourceError::UnknownTensor(info.name.clone()));
+            return Err(SourceError::UnknownTensor(shown(&info.name)));
         };
         let one = role.shape(self.config.hidden_size, moe.moe_intermediate_size);
         let expected = vec![moe.num_experts.into(), one[0], one[1]];
         if info.shape != expected {
             return Err(SourceError::Shape {
-                source_name: info.name.clone(),
+                source_name: shown(&info.name),
                 expected,
                 found: info.shape.clone(),
             });
@@ -145,10 +145,11 @@ impl Collected<'_> {
         Ok(())
     }
 
-    fn format(&self, info: &TensorInfo) -> Result<BlockFormat, SourceError> {
+    fn format(&self, tensor: &PartTensor) -> Result<BlockFormat, SourceError> {
+        let (folder, info) = (&self.parts.folder, &tensor.info);
         info.block_format().ok_or_else(|| SourceError::TensorType {
-            path: self.parts.path.clone(),
-            tensor: info.name.clone(),
+            path: folder.file_path(&folder.infos()[tensor.file].name),
+            tensor: shown(&info.name),
             found: info.kind.name(),
             supported: BlockFormat::ALL.map(BlockFormat::name).join(", "),
         })
@@ -174,14 +175,14 @@ impl Collected<'_> {
                 path: self.parts.path.clone(),
                 reason: format!(
                     "{} has {rows} rows, not whole heads of {head_rows}",
-                    info.name
+                    shown(&info.name)
                 ),
             });
         }
         if is_bias && !format.is_float() {
             return Err(SourceError::Feature {
                 path: self.parts.path.clone(),
-                feature: format!("{} in {format}", info.name),
+                feature: format!("{} in {format}", shown(&info.name)),
             });
         }
         let row_bytes = (info.range.end - info.range.start) / rows;

@@ -1,6 +1,6 @@
 //! Models opened from files made here.
 
-mod made;
+pub(crate) mod made;
 mod refusals;
 mod sets;
 
@@ -397,4 +397,20 @@ fn another_file_has_another_fingerprint_and_a_changed_one_is_seen() {
     ));
     let longer = GgufModel::open(&path).unwrap();
     assert_ne!(model.fingerprint(), longer.fingerprint());
+}
+
+#[test]
+fn weights_tell_models_apart_whose_files_have_equal_times() {
+    let (_folder, path) = file(&Made::new(QWEN3));
+    let fingerprint = || {
+        let opened = std::fs::File::options().write(true).open(&path).unwrap();
+        opened.set_modified(std::time::UNIX_EPOCH).unwrap();
+        GgufModel::open(&path).unwrap().fingerprint()
+    };
+    let before = fingerprint();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..].iter_mut().for_each(|byte| *byte ^= 1);
+    std::fs::write(&path, bytes).unwrap();
+    assert_ne!(fingerprint(), before);
 }

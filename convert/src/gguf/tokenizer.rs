@@ -14,7 +14,7 @@ mod vocabulary;
 #[cfg(test)]
 mod tests;
 
-use crate::source::TextContents;
+use crate::source::{TextContents, shown};
 use json::{AddedToken, TokenizerJson};
 use odmoe_formats::gguf::{Metadata, ValueError};
 use special::SpecialIds;
@@ -126,7 +126,7 @@ pub fn import(metadata: &Metadata) -> Result<TextContents, ImportError> {
     let model = metadata.text(MODEL)?;
     let model = model.ok_or_else(|| ValueError::Missing(MODEL.into()))?;
     if ![BYTE_LEVEL, SENTENCE_PIECE].contains(&model) {
-        return Err(ImportError::Kind(model.to_owned()));
+        return Err(ImportError::Kind(shown(model)));
     }
     let vocabulary = Vocabulary::read(metadata)?;
     let (parts, defaults) = match model {

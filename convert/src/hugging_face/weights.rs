@@ -4,7 +4,7 @@ mod names;
 
 use super::config::parse_object;
 use crate::fingerprint::{Fingerprint, FingerprintBuilder};
-use crate::source::{SourceError, SourceTensor, TensorId};
+use crate::source::{SourceError, SourceTensor, TensorId, shown};
 use crate::source_folder::SourceFolder;
 use names::{Meaning, Stack, is_derived, meaning};
 use odmoe_formats::ByteCount;
@@ -98,7 +98,7 @@ fn wanted_files(folder: &mut SourceFolder) -> Result<Wanted, SourceError> {
     for (tensor, file) in weight_map {
         let file = file.as_str().filter(|name| is_plain_file_name(name));
         let Some(file) = file else {
-            let tensor: String = tensor.chars().take(128).collect();
+            let tensor = shown(tensor);
             return Err(malformed(format!(
                 "tensor {tensor:?} is in no plainly named file"
             )));
@@ -174,7 +174,7 @@ impl Collected {
             match meaning(&entry.name, config) {
                 Some(Meaning::Tensor(id)) => self.add(file, id, entry)?,
                 Some(Meaning::Stack(stack)) => self.add_stack(file, stack, entry, config)?,
-                None => return Err(SourceError::UnknownTensor(entry.name)),
+                None => return Err(SourceError::UnknownTensor(shown(&entry.name))),
             }
             if self.tensors.len() > MAX_TENSORS {
                 let reason = format!("more than {MAX_TENSORS} tensors");
@@ -186,7 +186,7 @@ impl Collected {
         }
         match missing.into_iter().min() {
             Some(tensor) => Err(SourceError::NotInFile {
-                tensor,
+                tensor: shown(&tensor),
                 file: file_name.clone(),
             }),
             None => Ok(()),
@@ -221,7 +221,7 @@ impl Collected {
         let expected = stack.shape(config);
         if entry.shape != expected {
             return Err(SourceError::Shape {
-                source_name: entry.name,
+                source_name: shown(&entry.name),
                 expected: expected.into(),
                 found: entry.shape,
             });

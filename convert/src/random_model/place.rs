@@ -19,7 +19,7 @@ const MODEL_FILES: [&str; 5] = [
 /// Compares what is needed with what is free.
 pub(super) fn preflight(path: &Path, needed: u64) -> Result<Preflight, RandomModelError> {
     let full = std::path::absolute(path).map_err(RandomModelError::io(path))?;
-    let there = full.ancestors().skip(1).find(|folder| folder.exists());
+    let there = full.ancestors().find(|folder| folder.is_dir());
     let there = there.unwrap_or(Path::new("/"));
     let found = rustix::fs::statvfs(there);
     let found = found.map_err(|error| RandomModelError::io(there)(error.into()))?;
@@ -66,7 +66,7 @@ pub(super) fn prepare_folder(folder: &Path, overwrite: bool) -> Result<(), Rando
     Ok(())
 }
 
-fn remove_if_there(path: &Path) -> Result<(), RandomModelError> {
+pub(super) fn remove_if_there(path: &Path) -> Result<(), RandomModelError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(RandomModelError::io(path)(error)),
         _ => Ok(()),

@@ -267,6 +267,12 @@ fn what_gguf_or_a_routing_cannot_have_is_refused() {
         ..base
     };
     assert!(refuse(narrow).contains("from 128 on"));
+    let many = RandomModel {
+        experts: 4,
+        routing: Routing::Reuse,
+        ..Preset::Toy.model()
+    };
+    assert!(refuse(many).contains("2 of 4 experts"));
     let olmoe = RandomModel {
         heads: 8,
         kv_heads: 8,

@@ -12,7 +12,7 @@ use odmoe_formats::gguf::{GgufLayout, Metadata, Value};
 use odmoe_formats::safetensors::{SafetensorsLayout, TensorSpec};
 use serde_json::{Map, json};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 const BUFFER_BYTES: usize = 1 << 20;
@@ -192,9 +192,14 @@ impl RandomModel {
         let bytes = files.iter().map(|file| file.bytes).sum();
         progress.planned(&place::preflight(destination, bytes)?);
         let mut tracker = Tracker::new(progress, bytes);
-        let mut partial = Vec::new();
-        for file in files {
-            partial.push(self.write_file(file, &mut tracker)?);
+        let written = files.iter().map(|file| self.write_file(file, &mut tracker));
+        let partial: Result<Vec<PartialFile>, RandomModelError> = written.collect();
+        // By now a failed one's files are gone, so what is free is what there was to begin with.
+        let partial = partial.map_err(|error| explain_full_disk(error, destination, bytes))?;
+        if let [_, _, ..] = files {
+            // Parts of an older set beside new ones would open as one model.
+            let mut paths = files.iter().map(|file| &file.path);
+            paths.try_for_each(|path| place::remove_if_there(path))?;
         }
         partial.into_iter().try_for_each(PartialFile::place)?;
         let elements = |tensor: &FileTensor| tensor.spec.shape.iter().product::<u64>();
@@ -284,6 +289,17 @@ impl Output<'_, '_> {
             .checked_sub(self.written)
             .expect("tensors are in order");
         self.put(&vec![0; gap as usize])
+    }
+}
+
+/// An error that says that the disk is full, as one that says how much is missing where that can be seen: a quota
+/// cannot.
+fn explain_full_disk(error: RandomModelError, destination: &Path, needed: u64) -> RandomModelError {
+    match &error {
+        RandomModelError::Io { source, .. } if source.kind() == ErrorKind::StorageFull => {
+            place::preflight(destination, needed).err().unwrap_or(error)
+        }
+        _ => error,
     }
 }
 

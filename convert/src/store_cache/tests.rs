@@ -84,6 +84,18 @@ fn another_source_or_other_options_are_another_store() {
 }
 
 #[test]
+fn a_model_is_served_under_the_name_that_its_folder_has_now() {
+    let mut fixture = small();
+    let first = get(&fixture).store;
+    let renamed = fixture.folder.path().join("renamed");
+    fs::rename(&fixture.model, &renamed).unwrap();
+    fixture.model = renamed;
+    let second = get(&fixture).store;
+    assert_ne!(second, first);
+    assert_eq!(open_store(&second).unwrap().name, "renamed");
+}
+
+#[test]
 fn a_damaged_store_is_made_again() {
     let damages: [fn(&Path); 3] = [
         |store| fs::remove_file(store.join("base-00001.safetensors")).unwrap(),
@@ -170,6 +182,21 @@ fn waiting_for_another_process_is_reported_and_can_be_ended() {
     let error = obtain(&source, &fixture.store, &ConvertOptions::default(), &wait);
     assert!(matches!(error, Err(ConvertError::Cancelled)) && wait.0.into_inner());
     drop(held);
+    assert!(get(&fixture).converted);
+}
+
+#[test]
+fn nothing_stays_of_a_source_that_is_still_changing() {
+    let fixture = small();
+    let source = fixture.open();
+    let weights = fixture.model.join("model.safetensors");
+    let file = File::options().write(true).open(weights).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let options = ConvertOptions::default();
+    let error = obtain(&source, &fixture.store, &options, &NoProgress).unwrap_err();
+    let changed = matches!(error, ConvertError::Source(SourceError::Changed { .. }));
+    assert!(changed, "{error}");
+    assert_eq!(entries(&fixture.store), [""; 0]);
     assert!(get(&fixture).converted);
 }
 

@@ -10,6 +10,7 @@ use crate::model::{FeedForward, Step};
 use crate::scheduler::LaneKind;
 use odmoe_backend::{BackendError, Buffer, Choice, ReadBack};
 use odmoe_expert_store::{ExpertStore, LoadError, Phase as StorePhase};
+use odmoe_formats::LayerIndex;
 use std::time::Instant;
 
 /// Sequences that end because an expert cannot be had.
@@ -116,10 +117,14 @@ impl Cursor<'_> {
         }
     }
 
-    /// Asks a layer's router ahead of time, where it has one.
+    /// Asks a layer's router ahead of time, where it has one and the answer can bring something: an expert that is not
+    /// in memory.
     fn predict(&self, layer: usize) -> Result<Option<ReadBack>, BackendError> {
         let predict_top = self.model.predict_top;
-        let Some(next) = self.model.family.routed(layer).filter(|_| predict_top > 0) else {
+        if predict_top == 0 || self.store.holds_layer(LayerIndex(layer as u32)) {
+            return Ok(None);
+        }
+        let Some(next) = self.model.family.routed(layer) else {
             return Ok(None);
         };
         next.predict(self.step(), predict_top)?;

@@ -1,7 +1,9 @@
 //! Temperature, the cuts, and the draw. Sums are in f64 and in an order that the logits alone decide.
 
+use super::exp::exp;
 use super::rank::Ranking;
 use crate::api::SamplingParams;
+use std::ops::Range;
 
 /// How many tokens top-p ranks at first, and the factor by which it then ranks more.
 const FIRST_RANKED: usize = 64;
@@ -18,11 +20,17 @@ struct Weights<'a> {
 
 impl Weights<'_> {
     fn of(&self, token: u32) -> f64 {
-        let logit = f64::from(self.logits[token as usize]);
-        if logit == f64::NEG_INFINITY {
-            return 0.0; // At an infinite temperature too.
+        self.of_logit(self.logits[token as usize])
+    }
+
+    fn of_logit(&self, logit: f32) -> f64 {
+        let weight = exp((f64::from(logit) - self.greatest) / self.temperature);
+        // At an infinite temperature too.
+        if logit == f32::NEG_INFINITY {
+            0.0
+        } else {
+            weight
         }
-        ((logit - self.greatest) / self.temperature).exp()
     }
 
     fn sum(&self, tokens: &[u32]) -> f64 {
@@ -41,6 +49,16 @@ pub(super) fn draw(logits: &[f32], greatest: f32, params: &SamplingParams, unifo
         greatest: f64::from(greatest),
         temperature: f64::from(params.temperature),
     };
+    let least = f64::from(params.min_p.min(1.0));
+    if params.top_k == 0 && params.top_p >= 1.0 && least <= 0.0 {
+        let all = |places: Range<usize>, out: &mut [f64]| {
+            let logits = &logits[places];
+            out.iter_mut()
+                .zip(logits)
+                .for_each(|(out, &logit)| *out = weights.of_logit(logit));
+        };
+        return inverse_cdf(logits.len(), all, uniform) as u32;
+    }
     let mut ranking = Ranking::new(logits);
     let top_k = params.top_k as usize;
     if top_k > 0 && top_k < ranking.len() {
@@ -50,11 +68,16 @@ pub(super) fn draw(logits: &[f32], greatest: f32, params: &SamplingParams, unifo
         cut_top_p(&mut ranking, &weights, f64::from(params.top_p));
     }
     let mut kept = ranking.into_tokens();
-    let least = f64::from(params.min_p.min(1.0));
     if least > 0.0 {
         kept.retain(|&token| weights.of(token) >= least);
     }
-    inverse_cdf(&kept, &weights, uniform)
+    let some = |places: Range<usize>, out: &mut [f64]| {
+        let tokens = &kept[places];
+        out.iter_mut()
+            .zip(tokens)
+            .for_each(|(out, &token)| *out = weights.of(token));
+    };
+    kept[inverse_cdf(kept.len(), some, uniform)]
 }
 
 /// Nucleus sampling (Holtzman et al. 2020, section 3.1): the smallest set of most likely tokens that reaches `top_p`.
@@ -74,29 +97,35 @@ fn cut_top_p(ranking: &mut Ranking<'_>, weights: &Weights<'_>, top_p: f64) {
     }
 }
 
+/// The first of `count` places at which the sum of weights, which `weigh` writes for a range of places, exceeds
+/// `uniform` of all.
+///
 /// Both passes sum in the same order, so `uniform` < 1 makes the target less than the last sum reached: there always
-/// is a token, and its weight is above 0.
-fn inverse_cdf(tokens: &[u32], weights: &Weights<'_>, uniform: f64) -> u32 {
-    let parts: Vec<f64> = tokens
-        .chunks(PART_TOKENS)
-        .map(|part| weights.sum(part))
-        .collect();
-    let target = uniform * parts.iter().sum::<f64>();
+/// is a place, and its weight is above 0.
+fn inverse_cdf(count: usize, weigh: impl Fn(Range<usize>, &mut [f64]), uniform: f64) -> usize {
+    let places = |part: usize| part * PART_TOKENS..count.min((part + 1) * PART_TOKENS);
+    let mut buffer = [0.0; PART_TOKENS];
+    let mut sums = Vec::new();
+    for part in 0..count.div_ceil(PART_TOKENS) {
+        let weights = &mut buffer[..places(part).len()];
+        weigh(places(part), weights);
+        sums.push(weights.iter().sum::<f64>());
+    }
+    let target = uniform * sums.iter().sum::<f64>();
     let mut before_part = 0.0;
-    for (part, sum) in tokens.chunks(PART_TOKENS).zip(parts) {
+    for (part, sum) in sums.into_iter().enumerate() {
         if before_part + sum > target {
+            let weights = &mut buffer[..places(part).len()];
+            weigh(places(part), weights);
             let mut within = 0.0;
-            for &token in part {
-                within += weights.of(token);
+            for (place, weight) in places(part).zip(weights) {
+                within += *weight;
                 if before_part + within > target {
-                    return token;
+                    return place;
                 }
             }
         }
         before_part += sum;
     }
-    unreachable!(
-        "the weights of {} tokens sum to {before_part} and never exceed {target}",
-        tokens.len()
-    )
+    unreachable!("{count} weights sum to {before_part} and never exceed {target}")
 }

@@ -7,6 +7,7 @@
 //! calls for other sequences can change a bit.
 
 mod draw;
+mod exp;
 mod logprobs;
 mod penalties;
 mod philox;

@@ -15,7 +15,16 @@ impl Machine {
             .for_each(|slot| *pins.entry(*slot).or_default() += 1);
         self.check_flights(&mut pins);
         self.check_slots(&pins);
+        self.check_layers();
         self.check_tickets();
+    }
+
+    fn check_layers(&self) {
+        for (layer, absent) in &self.absent {
+            let objects = self.objects.iter().filter(|key| key.layer == *layer);
+            let away = objects.filter(|key| self.resident(0, **key).is_none());
+            assert_eq!(*absent, away.count(), "what tier 0 lacks of {layer:?}");
+        }
     }
 
     /// Prefetched objects, in memory or on the way, that were not used so far.

@@ -9,7 +9,7 @@ use super::layout::SlotLayout;
 use super::slots::{Census, ClassPool, SlotState, Tier};
 use super::throttle::Throttle;
 use crate::api::{EvictionReason, StoreEvent, StoreGauges, Ticket};
-use odmoe_formats::{ByteCount, ExpertKey};
+use odmoe_formats::{ByteCount, ExpertKey, LayerIndex};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub struct Machine {
     pub(super) objects: Vec<ExpertKey>,
     pub(super) sizes: HashMap<ExpertKey, u64>,
     pub(super) tiers: Vec<Tier>,
+    /// Of each layer: how many of its objects tier 0 lacks.
+    pub(super) absent: HashMap<LayerIndex, usize>,
     pub(super) flights: BTreeMap<ExpertKey, Flight>,
     pub(super) reads: BTreeMap<ReadId, ReadInFlight>,
     pub(super) copies: BTreeMap<CopyId, CopyInFlight>,
@@ -64,8 +66,9 @@ impl Machine {
     pub fn new(settings: Settings, objects: impl IntoIterator<Item = (ExpertKey, u64)>) -> Self {
         assert!(!settings.tiers.is_empty(), "at least one memory tier");
         assert!(settings.readers > 0, "at least one reader");
-        let (mut keys, mut sizes) = (Vec::new(), HashMap::new());
+        let (mut keys, mut sizes, mut absent) = (Vec::new(), HashMap::new(), HashMap::new());
         for (key, bytes) in objects {
+            *absent.entry(key.layer).or_default() += 1;
             keys.push(key);
             sizes.insert(key, bytes);
         }
@@ -75,6 +78,7 @@ impl Machine {
                 .iter()
                 .map(|layout| Tier::new(layout.clone()))
                 .collect(),
+            absent,
             settings,
             objects: keys,
             sizes,
@@ -169,6 +173,16 @@ impl Machine {
         Some(SlotId { tier, class, index })
     }
 
+    /// Whether tier 0 holds every object of a layer: a hint about the layer would bring nothing.
+    pub fn holds_layer(&self, layer: LayerIndex) -> bool {
+        self.absent.get(&layer) == Some(&0)
+    }
+
+    fn absent_in(&mut self, layer: LayerIndex) -> &mut usize {
+        let absent = self.absent.get_mut(&layer);
+        absent.expect("an object's layer is known")
+    }
+
     /// The first tier that holds an object.
     pub(super) fn highest_resident(&self, key: ExpertKey) -> Option<SlotId> {
         (0..self.tiers.len()).find_map(|tier| self.resident(tier, key))
@@ -229,11 +243,17 @@ impl Machine {
             .resident
             .insert(key, (slot.class, slot.index));
         assert!(before.is_none(), "an object is resident once a tier");
+        if slot.tier == 0 {
+            *self.absent_in(key.layer) -= 1;
+        }
     }
 
     /// Empties the slot of an unpinned resident object.
     pub(super) fn evict(&mut self, slot: SlotId, key: ExpertKey, reason: EvictionReason) {
         self.tiers[slot.tier].resident.remove(&key);
+        if slot.tier == 0 {
+            *self.absent_in(key.layer) += 1;
+        }
         let pool = self.pool(slot);
         pool.policy.remove(key);
         pool.set_free(slot.index);

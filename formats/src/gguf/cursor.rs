@@ -9,7 +9,7 @@ const MAX_STRING_BYTES: u64 = 16 << 20;
 /// The most elements of an array: as many as the largest vocabulary that a configuration may have.
 const MAX_ARRAY_ELEMENTS: u64 = 1 << 24;
 /// The longest description of a file; those of today end below 32 MiB.
-const MAX_HEADER_BYTES: u64 = 128 << 20;
+pub(super) const MAX_HEADER_BYTES: u64 = 128 << 20;
 /// How much memory a claimed length gets at once.
 const PIECE_BYTES: u64 = 64 << 10;
 

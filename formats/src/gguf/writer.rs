@@ -13,8 +13,8 @@ const MAX_NAME_BYTES: usize = 63;
 const MAX_DIMENSIONS: usize = 4;
 /// The longest key that the specification allows.
 const MAX_KEY_BYTES: usize = 65_535;
-/// A vocabulary of a million tokens with its merges is far below this.
-const MAX_HEADER_BYTES: usize = 1 << 30;
+/// What a reader takes.
+const MAX_HEADER_BYTES: usize = super::cursor::MAX_HEADER_BYTES as usize;
 /// The key that moves the data section and every tensor in it to other multiples.
 const ALIGNMENT_KEY: &str = "general.alignment";
 /// Wider alignment than any page.

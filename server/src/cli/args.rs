@@ -1,5 +1,6 @@
 //! Every option of the command line, which is also every option of the environment and of the configuration file.
 
+use crate::cli::bench::Work;
 use crate::config::{
     ByteSize, ExpertCacheSize, KvCacheSize, Seconds, parse_kernels, parse_kv_format,
 };
@@ -87,8 +88,8 @@ pub struct ModelArgs {
     )]
     pub kv_cache: KvCacheSize,
 
-    /// How keys and values are stored.
-    #[arg(long, env = "ODMOE_KV_FORMAT", value_name = "f16|f32", default_value = "f16", value_parser = parse_kv_format)]
+    /// How keys and values are stored. q8_0 takes 17/32 of f16's memory, for heads of a multiple of 32.
+    #[arg(long, env = "ODMOE_KV_FORMAT", value_name = "f16|f32|q8_0", default_value = "f16", value_parser = parse_kv_format)]
     pub kv_format: KvFormat,
 
     /// Sequences that run at once.
@@ -107,7 +108,7 @@ pub struct ModelArgs {
     #[arg(long, env = "ODMOE_THREADS", value_name = "N", value_parser = positive(1024))]
     pub threads: Option<u32>,
 
-    /// CPU kernels: reference, portable, avx2, avx512 or neon; all give the same bits. [default: the fastest]
+    /// CPU kernels: reference, portable, avx2, avx512, amx or neon; all give the same bits. [default: the fastest]
     #[arg(long, env = "ODMOE_CPU", value_name = "KERNELS", value_parser = parse_kernels)]
     pub cpu: Option<KernelSet>,
 
@@ -346,6 +347,10 @@ pub struct InspectArgs {
     /// A store, a GGUF file or a Hugging Face folder. Without it, the embedded model.
     pub input: Option<PathBuf>,
 
+    /// Where converted models are kept. [default: odmoe in the user's cache folder]
+    #[arg(long, env = "ODMOE_STORE_DIR", value_name = "FOLDER")]
+    pub store_dir: Option<PathBuf>,
+
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -370,7 +375,12 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive(1024))]
     pub streams: u32,
 
-    /// How often it is measured, after one round that is not.
+    /// Several measurements of one opened model in place of the one above, such as 1x512+1: one stream, 512 prompt
+    /// tokens, one new token. Repeat it for each; each prints its own result.
+    #[arg(long, value_name = "STREAMSxPROMPT+NEW", conflicts_with_all = ["prompt_tokens", "generate_tokens", "streams"])]
+    pub work: Vec<Work>,
+
+    /// How often each is measured, after a round of the first that is not.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive(1000))]
     pub repeats: u32,
 
@@ -378,8 +388,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
 
-    /// Print one JSON object. Figures are min, median and max over the repeats, but peak_rss_bytes is one number: a
-    /// process has one peak.
+    /// Print one JSON object, or one a line for each --work. Figures are min, median and max over the repeats, but
+    /// peak_rss_bytes is one number: a process has one peak.
     #[arg(long)]
     pub json: bool,
 }
@@ -416,7 +426,7 @@ pub struct SynthArgs {
     pub expert_ffn: Option<u32>,
 
     /// Tokens of the vocabulary.
-    #[arg(long, value_name = "N", value_parser = positive(1 << 24))]
+    #[arg(long, value_name = "N", value_parser = positive(1 << 21))]
     pub vocab: Option<u32>,
 
     /// How a GGUF file names its experts: all of a layer in one tensor, or one tensor an expert under today's or older
@@ -431,7 +441,8 @@ pub struct SynthArgs {
     pub quant: Option<Quantisation>,
 
     /// Which experts tokens are sent to: uniform follows the token alone, and neighbours share experts by chance; with
-    /// reuse a token keeps 30 to 50 % of the experts of the one before.
+    /// reuse a token keeps 30 to 50 % of the experts of the one before, which takes at most a quarter of a layer's experts
+    /// a token.
     #[arg(long, value_enum, default_value_t = SynthRouting::Uniform)]
     pub routing: SynthRouting,
 

@@ -3,6 +3,7 @@
 mod count;
 mod figures;
 mod machine;
+mod work;
 
 use crate::cli::answers::Answer;
 use crate::cli::args::BenchArgs;
@@ -16,24 +17,26 @@ use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
+pub use work::Work;
 
 /// Decides prompts and samples: the same command does the same work.
 const SEED: u64 = 0x0d_0e;
 
 /// Measures and prints.
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
+    let works = works(args);
+    let most = |of: fn(&Work) -> u32| works.iter().map(of).max().expect("at least one");
     let mut model_args = args.model.clone();
-    model_args.max_running = model_args.max_running.max(args.streams);
+    model_args.max_running = model_args.max_running.max(most(|work| work.streams));
     let reporter = OpeningReporter::new();
     let show = |progress| reporter.show(&progress);
     let settings = settings::settings(&model_args, None)?;
     let prepared = prepare(settings, &show, reporter.conversion()).map_err(Failure::failed)?;
-    let wanted = args.prompt_tokens as usize + args.generate_tokens as usize;
-    if wanted > prepared.context_tokens() {
-        let room = prepared.context_tokens();
+    let room = prepared.context_tokens();
+    if let Some(work) = works.iter().find(|work| work.context_tokens() > room) {
         return Err(Failure::Usage(format!(
             "{} prompt and {} new tokens do not fit into a context of {room}",
-            args.prompt_tokens, args.generate_tokens
+            work.prompt_tokens, work.generate_tokens
         )));
     }
     let counter = Arc::new(Counter::default());
@@ -43,16 +46,32 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     reporter.finish();
     let bench = Bench {
         args,
-        text: text_ids(args, &model)?,
+        text: text_ids(args, most(|work| work.prompt_tokens), &model)?,
         model,
         counter,
     };
-    let measured = bench.measure()?;
-    bench.print(&measured)
+    bench.round(works[0], 0)?;
+    for work in works {
+        let measured = bench.measure(work)?;
+        bench.print(work, &measured)?;
+    }
+    Ok(())
 }
 
-/// Token ids of `--text`.
-fn text_ids(args: &BenchArgs, model: &OpenModel) -> Result<Option<Vec<u32>>, Failure> {
+/// What to measure, in order; at least one.
+fn works(args: &BenchArgs) -> Vec<Work> {
+    if !args.work.is_empty() {
+        return args.work.clone();
+    }
+    vec![Work {
+        streams: args.streams,
+        prompt_tokens: args.prompt_tokens,
+        generate_tokens: args.generate_tokens,
+    }]
+}
+
+/// Token ids of `--text`, enough for a prompt of `length`.
+fn text_ids(args: &BenchArgs, length: u32, model: &OpenModel) -> Result<Option<Vec<u32>>, Failure> {
     let Some(path) = &args.text else {
         return Ok(None);
     };
@@ -65,11 +84,10 @@ fn text_ids(args: &BenchArgs, model: &OpenModel) -> Result<Option<Vec<u32>>, Fai
         .tokenizer
         .encode(&text, false)
         .map_err(|error| named(&error))?;
-    if ids.len() < args.prompt_tokens as usize {
+    if ids.len() < length as usize {
         return Err(named(&format!(
-            "only {} tokens, {} are asked for",
-            ids.len(),
-            args.prompt_tokens
+            "only {} tokens, {length} are asked for",
+            ids.len()
         )));
     }
     Ok(Some(ids))
@@ -91,21 +109,20 @@ struct Round {
 }
 
 impl Bench<'_> {
-    fn measure(&self) -> Result<Measured, Failure> {
-        self.round(0)?;
+    fn measure(&self, work: Work) -> Result<Measured, Failure> {
         let mut measured = Measured::default();
         for repeat in 1..=u64::from(self.args.repeats) {
-            measured.add(&self.round(repeat)?, self.args.prompt_tokens);
+            measured.add(&self.round(work, repeat)?, work.prompt_tokens);
         }
         Ok(measured)
     }
 
-    fn round(&self, repeat: u64) -> Result<Round, Failure> {
+    fn round(&self, work: Work, repeat: u64) -> Result<Round, Failure> {
         let before = self.counter.counts();
         let start = Instant::now();
-        let answers: Result<Vec<Answer>, Failure> = (0..u64::from(self.args.streams))
+        let answers: Result<Vec<Answer>, Failure> = (0..u64::from(work.streams))
             .map(|stream| {
-                Answer::of(&self.model.engine, self.request(repeat, stream))
+                Answer::of(&self.model.engine, self.request(work, repeat, stream))
                     .map_err(Failure::failed)
             })
             .collect();
@@ -129,8 +146,8 @@ impl Bench<'_> {
     }
 
     /// Sampled at temperature 1, since greedy text falls into loops that flatter a cache; ends by length alone.
-    fn request(&self, repeat: u64, stream: u64) -> Request {
-        let length = self.args.prompt_tokens as usize;
+    fn request(&self, work: Work, repeat: u64, stream: u64) -> Request {
+        let length = work.prompt_tokens as usize;
         let mut random = SplitMix(SEED ^ (repeat << 32) ^ stream);
         let prompt = match &self.text {
             Some(ids) => {
@@ -151,15 +168,18 @@ impl Bench<'_> {
                 choice: stream as u32,
                 ..SamplingParams::default()
             },
-            max_new_tokens: self.args.generate_tokens,
+            max_new_tokens: work.generate_tokens,
             stop_token_ids: Vec::new(),
             logprobs: None,
         }
     }
 
-    fn print(&self, measured: &Measured) -> Result<(), Failure> {
+    fn print(&self, work: Work, measured: &Measured) -> Result<(), Failure> {
         let prepared = &self.model.prepared;
         let report = json!({
+            "streams": work.streams,
+            "prompt_tokens": work.prompt_tokens,
+            "generate_tokens": work.generate_tokens,
             "prefill_tokens_per_s": measured.prefill_tokens_per_s.json(),
             "decode_tokens_per_s": measured.decode_tokens_per_s.json(),
             "ttft_s": measured.ttft_s.json(),
@@ -177,10 +197,10 @@ impl Bench<'_> {
         if self.args.json {
             return terminal::print(&format!("{report}\n"));
         }
-        terminal::print(&self.human(measured))
+        terminal::print(&self.human(work, measured))
     }
 
-    fn human(&self, measured: &Measured) -> String {
+    fn human(&self, work: Work, measured: &Measured) -> String {
         let line = |name: &str, figure: &Figure, unit: &str| {
             format!("  {name:<9} {}\n", figure.human(unit))
         };
@@ -198,8 +218,8 @@ impl Bench<'_> {
             line("read", &measured.bytes_read, "bytes"),
             line("stalled", &measured.stall_s, "s"),
             format!(
-                "  {} streams, {} repeats; median (least to most)\n",
-                self.args.streams, self.args.repeats
+                "  {} streams of {} and {} tokens, {} repeats; median (least to most)\n",
+                work.streams, work.prompt_tokens, work.generate_tokens, self.args.repeats
             ),
         ]
         .concat()

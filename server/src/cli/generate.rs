@@ -39,7 +39,16 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
     loop {
         while running.len() < args.model.max_running as usize {
             let Some(prompt) = waiting.next() else { break };
-            running.push_back(generator.submit(prompt)?);
+            match generator.submit(prompt) {
+                Ok(answer) => running.push_back(answer),
+                // What was asked before is answered all the same.
+                Err(failure) => {
+                    for (prompt, prompt_tokens, answer) in running {
+                        generator.print(prompt, prompt_tokens, &answer)?;
+                    }
+                    return Err(failure);
+                }
+            }
         }
         let Some((prompt, prompt_tokens, answer)) = running.pop_front() else {
             return Ok(());

@@ -1,34 +1,29 @@
 //! `odmoe inspect`: what is in a model, and what it would take to run here.
 
 mod human;
+mod memory;
 mod refused;
 mod text_side;
 
 use crate::cli::args::InspectArgs;
 use crate::cli::{Failure, settings, terminal};
-use crate::config::{ExpertCacheSize, KvCacheSize};
 use crate::embedded;
 use crate::model::facts::{ModelFacts, sketch_manifest};
 use crate::model::locate::{ModelLocation, locate};
 use crate::model::memory_limit;
-use crate::model::open::divide;
-use crate::model::settings::Settings;
-use odmoe_backend::KvFormat;
-use odmoe_convert::{open_source, open_store};
+use odmoe_convert::{
+    ConvertOptions, ModelSource, Preflight, open_source, open_store, planned_manifest, preflight,
+    store_cache,
+};
 use odmoe_formats::manifest::Manifest;
 use serde_json::{Value, json};
-use std::path::Path;
-use std::time::Duration;
-
-/// Shares of experts for which the memory sum is shown, in percent.
-const SHARES: [f64; 3] = [25.0, 50.0, 100.0];
-/// Less than any cache can be, which is raised to the least that one can.
-const LEAST_SHARE: f64 = 1e-6;
+use std::path::{Path, PathBuf};
 
 /// Prints the findings.
 pub fn run(args: &InspectArgs) -> Result<(), Failure> {
     let location = locate(args.input.as_deref()).map_err(Failure::failed)?;
-    let inspected = match inspect(&location) {
+    let cache = settings::cache_folder_of(args.store_dir.as_deref());
+    let inspected = match inspect(&location, cache.as_deref()) {
         Ok(inspected) => inspected,
         // What can be told of a model that is refused is told all the same; then why it is.
         Err(failure) => {
@@ -55,9 +50,20 @@ struct Inspected {
     manifest: Manifest,
     tokenizer: Option<Vec<u8>>,
     template: Option<String>,
+    /// Of a model that is no store.
+    conversion: Option<Conversion>,
 }
 
-fn inspect(location: &ModelLocation) -> Result<Inspected, Failure> {
+/// What serving a model that is no store does first.
+struct Conversion {
+    /// The store, where it was done before.
+    done: Option<PathBuf>,
+    /// Where it would be done.
+    folder: PathBuf,
+    room: Preflight,
+}
+
+fn inspect(location: &ModelLocation, cache: Option<&Path>) -> Result<Inspected, Failure> {
     let of_store = |kind, folder: &Path| {
         let manifest = open_store(folder).map_err(Failure::failed)?;
         let read = |name: &Option<String>| {
@@ -73,18 +79,19 @@ fn inspect(location: &ModelLocation) -> Result<Inspected, Failure> {
             manifest,
             tokenizer,
             template,
+            conversion: None,
         })
     };
     match location {
         ModelLocation::Store(folder) => of_store("store", folder),
         ModelLocation::Embedded => {
-            let cache = settings::cache_folder_of(None);
-            let unpacked =
-                embedded::unpack(&embedded::TINY_MOE, cache.as_deref()).map_err(Failure::failed)?;
+            let unpacked = embedded::unpack(&embedded::TINY_MOE, cache).map_err(Failure::failed)?;
             of_store("embedded store", &unpacked.folder)
         }
         ModelLocation::HuggingFace(path) | ModelLocation::Gguf(path) => {
             let source = open_source(path).map_err(Failure::failed)?;
+            // A model that would not be converted is refused here, too.
+            planned_manifest(&*source, &ConvertOptions::default()).map_err(Failure::failed)?;
             let text = source.metadata().text.clone();
             Ok(Inspected {
                 kind: match location {
@@ -94,10 +101,24 @@ fn inspect(location: &ModelLocation) -> Result<Inspected, Failure> {
                 manifest: sketch_manifest(&*source),
                 tokenizer: text.tokenizer,
                 template: text.chat_template,
+                conversion: cache.and_then(|cache| conversion(&*source, cache)),
                 location: location.clone(),
             })
         }
     }
+}
+
+/// None where nothing can be found out about the folder.
+fn conversion(source: &dyn ModelSource, cache: &Path) -> Option<Conversion> {
+    let options = ConvertOptions::default();
+    let folder = cache.join("stores");
+    // A store gets a folder of its own there.
+    let room = preflight(source, &folder.join("new"), &options).ok()?;
+    Some(Conversion {
+        done: store_cache::find(&folder, store_cache::key(source, &options)),
+        folder,
+        room,
+    })
 }
 
 fn report(inspected: &Inspected, facts: &ModelFacts) -> Value {
@@ -126,8 +147,14 @@ fn report(inspected: &Inspected, facts: &ModelFacts) -> Value {
             "smallest_bytes": manifest.objects.iter().map(|object| object.bytes).min().unwrap_or(0),
             "largest_bytes": facts.largest_expert.0,
         },
-        "memory_to_run": memory_to_run(inspected),
+        "memory_to_run": memory::to_run(&inspected.location, manifest, memory_limit::detect(Path::new("/"), None)),
         "store_bytes": store_bytes(manifest),
+        "conversion": inspected.conversion.as_ref().map(|conversion| json!({
+            "folder": conversion.folder.display().to_string(),
+            "needed_bytes": conversion.room.needed.0,
+            "free_bytes": conversion.room.free.0,
+            "store": conversion.done.as_ref().map(|store| store.display().to_string()),
+        })),
         "tokenizer": inspected.tokenizer.as_deref().map(text_side::describe),
         "chat_template_bytes": inspected.template.as_ref().map(String::len),
     })
@@ -138,59 +165,4 @@ fn store_bytes(manifest: &Manifest) -> u64 {
     let resident = manifest.resident.values().map(|tensor| tensor.bytes);
     let experts = manifest.objects.iter().map(|object| object.bytes);
     resident.chain(experts).sum()
-}
-
-/// The memory sums with the server's default settings, and what this machine allows.
-fn memory_to_run(inspected: &Inspected) -> Value {
-    let limit = memory_limit::detect(Path::new("/"), None);
-    let sum = |percent: f64| {
-        let settings = default_settings(inspected.location.clone(), percent);
-        let (_, _, plan, budget) = divide(&settings, &inspected.manifest).ok()?;
-        let fits = limit
-            .as_ref()
-            .is_none_or(|limit| plan.total() <= limit.bytes);
-        Some(json!({
-            "expert_cache_percent": if percent == LEAST_SHARE { budget.percent } else { percent },
-            "total_bytes": plan.total().0,
-            "base_bytes": plan.base.0,
-            "kv_bytes": plan.kv.0,
-            "expert_bytes": plan.experts.0,
-            "scratch_bytes": plan.scratch.0,
-            "overhead_bytes": plan.overhead.0,
-            "fits_here": fits,
-        }))
-    };
-    // In a dense model all shares are one.
-    let shares = match inspected.manifest.objects.is_empty() {
-        true => &SHARES[2..],
-        false => &SHARES[..],
-    };
-    let sums: Vec<Value> = shares.iter().copied().filter_map(sum).collect();
-    json!({
-        "limit_bytes": limit.as_ref().map(|limit| limit.bytes.0),
-        "limit_source": limit.as_ref().map(|limit| limit.source.to_string()),
-        "least": sum(LEAST_SHARE),
-        "sums": sums,
-    })
-}
-
-fn default_settings(location: ModelLocation, percent: f64) -> Settings {
-    Settings {
-        location,
-        cache_folder: None,
-        expert_cache: Some(ExpertCacheSize::Percent(percent)),
-        memory_limit: None,
-        // One sequence of the whole context, or of 8192 tokens where that is less.
-        kv_cache: KvCacheSize::Tokens(8192),
-        kv_format: KvFormat::F16,
-        max_running: 8,
-        max_queue: 64,
-        prefill_chunk_tokens: 256,
-        threads: 1,
-        kernels: None,
-        readers: 4,
-        read_timeout: Duration::from_secs(30),
-        prefetch: true,
-        served_name: None,
-    }
 }

@@ -4,8 +4,8 @@ use crate::cli::Failure;
 use crate::cli::args::ModelArgs;
 use crate::model::cache_folder::cache_folder;
 use crate::model::locate::locate;
-use crate::model::memory_limit;
 use crate::model::settings::Settings;
+use crate::model::{cpu_limit, memory_limit};
 use std::path::{Path, PathBuf};
 
 /// The folder for converted and unpacked models.
@@ -17,7 +17,7 @@ pub fn cache_folder_of(store_dir: Option<&Path>) -> Option<PathBuf> {
 
 /// Looks at the model's path, the machine and the environment.
 pub fn settings(args: &ModelArgs, served_name: Option<String>) -> Result<Settings, Failure> {
-    let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let processors = cpu_limit::processors(Path::new("/"));
     let flag = args.memory_limit.map(|size| size.count());
     Ok(Settings {
         location: locate(args.model.as_deref()).map_err(Failure::failed)?,

@@ -5,11 +5,15 @@ use crate::cli::progress::ConversionReporter;
 use crate::cli::{Failure, terminal};
 use crate::model::report::human_count;
 use odmoe_convert::random_model::{
-    ExpertNaming, GgufOptions, Quantisation, RandomModel, Routing, WriteOptions, Written,
+    ExpertNaming, GgufOptions, Quantisation, RandomModel, RandomModelError, Routing, WriteOptions,
+    Written,
 };
 use odmoe_formats::{BlockFormat, ByteCount};
 use serde_json::json;
 use std::path::Path;
+
+/// As many as a store takes.
+const MAX_EXPERTS: u64 = 1 << 18;
 
 /// Makes it, with progress on standard error and the result on standard output.
 pub fn run(args: &SynthArgs) -> Result<(), Failure> {
@@ -49,7 +53,12 @@ pub fn run(args: &SynthArgs) -> Result<(), Failure> {
         false => model.write_hugging_face(&args.output, options),
     };
     reporter.finish();
-    let written = written.map_err(Failure::failed)?;
+    let written = written.map_err(|error| match error {
+        RandomModelError::ReuseTooNarrow(_)
+        | RandomModelError::ReuseByChance { .. }
+        | RandomModelError::ReuseWithoutExperts => usage(format!("--routing reuse: {error}")),
+        other => Failure::failed(other),
+    })?;
     terminal::print(&describe(args, &model, quantisation, &written))
 }
 
@@ -101,6 +110,12 @@ fn shape(args: &SynthArgs) -> Result<RandomModel, Failure> {
     };
     let checked = model.model_config().check();
     checked.map_err(|error| usage(error.to_string()))?;
+    let experts = u64::from(model.layers) * u64::from(model.experts);
+    if experts > MAX_EXPERTS {
+        return Err(usage(format!(
+            "{experts} experts in all are more than the {MAX_EXPERTS} that a model may have; lower --layers or --experts"
+        )));
+    }
     Ok(model)
 }
 
@@ -142,6 +157,6 @@ fn describe(
         ByteCount(written.bytes),
         written.files.len(),
         if written.files.len() == 1 { "" } else { "s" },
-        serve.display(),
+        terminal::shell_word(serve),
     )
 }

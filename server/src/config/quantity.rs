@@ -29,7 +29,7 @@ pub enum QuantityError {
     )]
     KvCache(String),
     /// No KV format.
-    #[error("{0:?} is no KV format; write f16 or f32")]
+    #[error("{0:?} is no KV format; write f16, f32 or q8_0")]
     KvFormat(String),
     /// No duration.
     #[error("{0:?} is no duration; write seconds, such as 30 or 0.5")]
@@ -173,13 +173,12 @@ impl FromStr for Seconds {
     }
 }
 
-/// `f16` or `f32`.
+/// `f16`, `f32` or `q8_0`, in any case.
 pub fn parse_kv_format(text: &str) -> Result<KvFormat, QuantityError> {
-    match text.to_ascii_lowercase().as_str() {
-        "f16" => Ok(KvFormat::F16),
-        "f32" => Ok(KvFormat::F32),
-        _ => Err(QuantityError::KvFormat(text.to_owned())),
-    }
+    let found = KvFormat::ALL
+        .into_iter()
+        .find(|format| format.name().eq_ignore_ascii_case(text));
+    found.ok_or_else(|| QuantityError::KvFormat(text.to_owned()))
 }
 
 /// A kernel set by name.

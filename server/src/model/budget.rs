@@ -28,6 +28,19 @@ pub struct ExpertBudget {
 /// A sum that does not fit. The message holds every term of it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BudgetError {
+    /// The KV cache cannot be stored so.
+    #[error(
+        "--kv-format {format} stores keys and values in blocks of {block}, but this model's heads are {head_dim} wide; use \
+         f16"
+    )]
+    KvFormat {
+        /// What was asked for.
+        format: &'static str,
+        /// Elements of a block.
+        block: usize,
+        /// Width of the model's heads.
+        head_dim: usize,
+    },
     /// Not even two experts fit, or in a dense model what is always in memory.
     #[error(
         "the model does not fit: base {base} + KV cache {kv} + scratch {scratch} + overhead {overhead}{} = {total}, and \

@@ -6,13 +6,14 @@ use crate::model::budget::{BudgetError, ExpertBudget, ExpertBytes, expert_budget
 use crate::model::kv_budget::{KV_BLOCK_TOKENS, KvRoom, kv_blocks};
 use crate::model::locate::ModelLocation;
 use crate::model::settings::Settings;
-use crate::model::text_side::{TextSide, TextSideError, open_text_side};
+use crate::model::text_side::{TextSide, TextSideError, check_text, open_text_side};
 use crate::state::{LoadingProgress, ServedModel, Stage};
 use odmoe_backend::Backend;
 use odmoe_backend_cpu::{CpuBackend, CpuBackendError, CpuConfig};
 use odmoe_convert::{
-    ConvertError, ConvertOptions, Earlier, Level, OpenStoreError, Preflight, Progress,
-    ProgressReport, SourceError, check_store_files, open_source, open_store, store_cache,
+    ConvertError, ConvertOptions, Earlier, Level, ModelSource, OpenStoreError, Preflight, Progress,
+    ProgressReport, SourceError, check_store_files, open_source, open_store, planned_manifest,
+    store_cache,
 };
 use odmoe_engine::{
     EngineConfig, EngineHandle, EngineObserver, EngineParts, MemoryPlan, StartError,
@@ -255,6 +256,9 @@ fn obtain_store(
                 .ok_or(OpenModelError::NoCacheFolder)?;
             let stores = cache.join("stores");
             let options = ConvertOptions::default();
+            if store_cache::find(&stores, store_cache::key(&*source, &options)).is_none() {
+                check_servable(&*source, &options, settings)?;
+            }
             let obtained = store_cache::obtain(&*source, &stores, &options, progress);
             let obtained = obtained.map_err(|error| match error {
                 ConvertError::Io { path, source } if path.starts_with(&stores) => {
@@ -265,6 +269,16 @@ fn obtain_store(
             Ok((obtained.store, None))
         }
     }
+}
+
+/// A conversion may take an hour: what would be refused after it is refused before.
+fn check_servable(
+    source: &dyn ModelSource,
+    options: &ConvertOptions,
+    settings: &Settings,
+) -> Result<(), OpenModelError> {
+    divide(settings, &planned_manifest(source, options)?)?;
+    Ok(check_text(&source.metadata().text)?)
 }
 
 /// Tells a conversion twice: as the first part of opening, and as it is.
@@ -313,6 +327,14 @@ pub fn divide(
         least: catalog.least_budget(),
         full: catalog.full_budget(),
     };
+    let (format, head_dim) = (settings.kv_format, manifest.config.head_dim as usize);
+    if !format.holds_heads_of(head_dim) {
+        return Err(BudgetError::KvFormat {
+            format: format.name(),
+            block: format.block_format().block_elements(),
+            head_dim,
+        });
+    }
     let is_embedded = settings.location == ModelLocation::Embedded;
     let default = if is_embedded {
         EMBEDDED_EXPERT_CACHE

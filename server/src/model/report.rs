@@ -3,7 +3,6 @@
 use crate::model::facts::ModelFacts;
 use crate::model::locate::ModelLocation;
 use crate::model::open::PreparedModel;
-use odmoe_backend::KvFormat;
 use odmoe_expert_store::Catalog;
 use odmoe_formats::ByteCount;
 use odmoe_formats::model_config::ModelConfig;
@@ -80,10 +79,7 @@ fn place(model: &PreparedModel) -> String {
 fn memory_sum(model: &PreparedModel, facts: &ModelFacts) -> String {
     let plan = &model.plan;
     let config = &model.engine_config;
-    let format = match config.kv_format {
-        KvFormat::F16 => "f16",
-        KvFormat::F32 => "f32",
-    };
+    let format = config.kv_format.name();
     let slots = Catalog::new(&model.manifest).slots(model.budget.bytes);
     let in_memory: usize = slots.map_or(0, |layout| {
         layout.classes().iter().map(|class| class.slots).sum()

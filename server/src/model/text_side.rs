@@ -1,6 +1,7 @@
 //! The text files of a store: tokenizer, chat template, advised sampling.
 
 use crate::state::SamplingDefaults;
+use odmoe_convert::TextContents;
 use odmoe_formats::manifest::Manifest;
 use odmoe_text::{ChatTemplate, TemplateError, Tokenizer, TokenizerError};
 use serde_json::Value;
@@ -77,6 +78,24 @@ pub fn open_text_side(folder: &Path, manifest: &Manifest) -> Result<TextSide, Te
         tokenizer,
         template,
         sampling_defaults,
+    })
+}
+
+/// Whether the text files that a conversion would write can be opened.
+pub fn check_text(text: &TextContents) -> Result<(), TextSideError> {
+    let tokenizer = text.tokenizer.as_ref().ok_or(TextSideError::NoTokenizer)?;
+    let checked = Tokenizer::from_json(tokenizer).map(drop);
+    checked.map_err(|source| TextSideError::Tokenizer {
+        path: "tokenizer".into(),
+        source,
+    })?;
+    let Some(template) = &text.chat_template else {
+        return Ok(());
+    };
+    let checked = ChatTemplate::compile(template, &text.special_tokens).map(drop);
+    checked.map_err(|source| TextSideError::Template {
+        path: "chat template".into(),
+        source,
     })
 }
 

@@ -5,7 +5,9 @@ gives the ids). Every kind of pre-tokenizer is tried on the same vocabulary. Spe
 none are put around them.
 """
 
+import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import gguf
@@ -139,6 +141,19 @@ def main():
     import re
     lines = re.sub(r"\[\s+((?:\d+,\s+)*\d+)\s+\]", lambda m: "[" + re.sub(r"\s+", "", m[1]) + "]", lines)
     (HERE / "expected.json").write_text(lines + "\n")
+    provenance()
+
+
+def provenance():
+    """Writes what everything here was made by, and its hashes."""
+    sha256 = lambda path: hashlib.sha256(path.read_bytes()).hexdigest()
+    files = sorted(path for path in HERE.iterdir() if path.is_file() and path.name != "provenance.json")
+    record = {
+        "versions": {name: version(name) for name in ["gguf", "llama-cpp-python", "tokenizers"]},
+        "script_sha256": {"vocab/make.py": sha256(HERE / "make.py")},
+        "sha256": {path.name: sha256(path) for path in files},
+    }
+    (HERE / "provenance.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 //! them to `fuzz/corpus/`; a test compares.
 
 mod gguf;
+mod gguf_model;
 mod manifest;
 mod safetensors;
 mod tokenizer_import;
@@ -16,6 +17,7 @@ pub type Seed = (&'static str, Vec<u8>);
 pub fn seeds(target: &str) -> Vec<Seed> {
     match target {
         "gguf" => gguf::seeds(),
+        "gguf_model" => gguf_model::seeds(),
         "safetensors" => safetensors::seeds(),
         "manifest" => manifest::seeds(),
         "tokenizer_import" => tokenizer_import::seeds(),

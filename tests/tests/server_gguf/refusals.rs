@@ -8,6 +8,8 @@ use std::process::Command;
 
 /// ggml's number of a type that is not supported.
 const IQ2_XS: u32 = 17;
+/// Another.
+const I32: u32 = 26;
 
 struct Model {
     folder: tempfile::TempDir,
@@ -120,4 +122,34 @@ fn a_folder_of_several_models_is_listed() {
     let folder = model.folder.path();
     std::fs::write(folder.join("other.gguf"), "").expect("a file");
     check_refused(folder, "give one of them: model.gguf, other.gguf");
+}
+
+#[test]
+fn of_a_set_the_file_at_fault_is_named() {
+    let set = Golden::gguf("qwen3moe-blocks").model;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let part = |number: u32| format!("qwen3moe-blocks-{number:05}-of-00003.gguf");
+    let mut named = String::new();
+    for number in 1..=3 {
+        let mut bytes = std::fs::read(set.with_file_name(part(number))).expect("a part");
+        let name = b"blk.1.ffn_gate_inp.weight";
+        let at = bytes.windows(name.len()).position(|window| window == name);
+        if let Some(at) = at {
+            // As many bytes as F32, so that nothing else is amiss.
+            let kind = at + name.len() + 4 + 2 * 8;
+            bytes[kind..kind + 4].copy_from_slice(&I32.to_le_bytes());
+            let tensor = "tensor blk.1.ffn_gate_inp.weight is I32";
+            named = format!("{}: {tensor}", part(number));
+        }
+        std::fs::write(folder.path().join(part(number)), bytes).expect("a file");
+    }
+    check_refused(&folder.path().join(part(1)), &named);
+    let mut odmoe = Command::new(odmoe_binary());
+    odmoe.arg("inspect").arg(folder.path().join(part(3)));
+    let told = odmoe.output().expect("the binary starts").stdout;
+    let told = String::from_utf8_lossy(&told);
+    assert!(
+        told.contains("one of 3 files; what is in the others is not counted"),
+        "{told}"
+    );
 }

@@ -27,10 +27,17 @@ pub fn cases() -> Vec<Case> {
         (8, 2, 128, 16, 530, 5),
         (2, 1, 16, 64, 600, 40),
         (32, 4, 64, 16, 300, 12),
+        (8, 1, 64, 16, 2100, 1),
+        (32, 1, 128, 16, 4300, 1),
+        (6, 2, 96, 48, 1300, 2),
+        (4, 4, 32, 24, 90, 70),
     ];
     let mut all = Vec::new();
-    for format in [KvFormat::F32, KvFormat::F16] {
+    for format in KvFormat::ALL {
         for (query_heads, kv_heads, head_dim, block_tokens, length, queries) in shapes {
+            if !format.holds_heads_of(head_dim) {
+                continue;
+            }
             all.push(attention(
                 Shape {
                     query_heads,

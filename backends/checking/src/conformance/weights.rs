@@ -87,13 +87,28 @@ fn shapes(format: BlockFormat) -> Vec<(usize, usize, usize)> {
     blocks.iter().map(columns).collect()
 }
 
-/// Weights of any bytes, and activations from the least floats to the largest.
+/// Weights of any bytes, and activations from the least floats to the largest; also every number of tokens up to two
+/// tiles of sixteen, and some around more.
 pub fn hostile_cases() -> Vec<Case> {
     let quantised = BlockFormat::ALL.into_iter().filter(|f| !f.is_float());
-    let shapes = |format| shapes(format).into_iter().map(move |shape| (format, shape));
-    let all = quantised.flat_map(shapes);
-    all.map(|(format, (rows, columns, tokens))| hostile_mat_mul(format, rows, columns, tokens))
-        .collect()
+    let mut all = Vec::new();
+    for format in quantised {
+        let mut shapes = shapes(format);
+        // Blocks of 32: one more than are unpacked together.
+        let columns = if format.block_elements() == 256 {
+            256
+        } else {
+            9 * 32
+        };
+        let counts = (1..=34).chain([47, 48, 49, 63, 64, 65, 70]);
+        shapes.extend(counts.map(|tokens| (37, columns, tokens)));
+        all.extend(
+            shapes
+                .into_iter()
+                .map(|(rows, columns, tokens)| hostile_mat_mul(format, rows, columns, tokens)),
+        );
+    }
+    all
 }
 
 fn hostile_mat_mul(format: BlockFormat, rows: usize, columns: usize, tokens: usize) -> Case {

@@ -31,8 +31,12 @@ pub struct BlockOperand<'a> {
 pub struct ActivationSuperblock {
     /// The integers.
     pub quants: [i8; SUPERBLOCK],
+    /// -32 times the sums of 8 of them: what an offset of 32 in the weights adds to products.
+    pub offsets: [i32; SUPERBLOCK / 8],
     /// Sums of 16 of them, at most 2032 in magnitude.
     pub sums: [i16; SUB_BLOCKS],
+    /// Sums of 32 of them.
+    pub sums_of_32: [i16; SUB_BLOCKS / 2],
     /// Their unit.
     pub scale: f32,
 }
@@ -134,7 +138,9 @@ impl SuperblockRows {
         if self.superblocks.len() < superblocks {
             let empty = ActivationSuperblock {
                 quants: [0; SUPERBLOCK],
+                offsets: [0; SUPERBLOCK / 8],
                 sums: [0; SUB_BLOCKS],
+                sums_of_32: [0; SUB_BLOCKS / 2],
                 scale: 0.0,
             };
             self.superblocks.resize(superblocks, empty);
@@ -171,12 +177,11 @@ impl Kernel for QuantiseBlocks<'_> {
         let (x, to) = (self.x.as_chunks::<BLOCK>().0, self.to);
         assert!(x.len() == to.blocks.len() && x.len() == to.wide.len());
         for ((x, block), wide) in x.iter().zip(to.blocks).zip(to.wide) {
-            block.scale = quantise_block(x, &mut block.quants);
-            block.sum = 0;
-            for (quant, wide) in block.quants.iter().zip(wide) {
-                *wide = i16::from(*quant);
-                block.sum += i32::from(*quant);
-            }
+            let mut quants = [0; BLOCK];
+            block.scale = quantise_block(x, &mut quants);
+            block.quants = quants;
+            *wide = quants.map(i16::from);
+            block.sum = wide.iter().map(|&quant| i32::from(quant)).sum();
         }
     }
 }
@@ -197,13 +202,25 @@ impl Kernel for QuantiseSuperblocks<'_> {
         assert_eq!(x.len(), self.to.len());
         for (x, superblock) in x.iter().zip(self.to) {
             superblock.scale = quantise_block(x, &mut superblock.quants);
-            let parts = superblock
-                .quants
-                .as_chunks::<{ SUPERBLOCK / SUB_BLOCKS }>()
-                .0;
-            for (sum, part) in superblock.sums.iter_mut().zip(parts) {
-                *sum = part.iter().map(|&quant| i16::from(quant)).sum();
-            }
+            sum_parts(superblock);
         }
+    }
+}
+
+/// Fills in the sums of a superblock from its quants.
+#[inline(always)]
+fn sum_parts(superblock: &mut ActivationSuperblock) {
+    let mut eighths = [0i16; SUPERBLOCK / 8];
+    for (sum, part) in eighths.iter_mut().zip(superblock.quants.as_chunks::<8>().0) {
+        *sum = part.iter().map(|&quant| i16::from(quant)).sum();
+    }
+    for (offset, sum) in superblock.offsets.iter_mut().zip(eighths) {
+        *offset = -32 * i32::from(sum);
+    }
+    for (sum, [a, b]) in superblock.sums.iter_mut().zip(eighths.as_chunks().0) {
+        *sum = a + b;
+    }
+    for (sum, [a, b]) in (superblock.sums_of_32.iter_mut()).zip(superblock.sums.as_chunks().0) {
+        *sum = a + b;
     }
 }

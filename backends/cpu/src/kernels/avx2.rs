@@ -3,8 +3,8 @@
 use super::avx2_integers as integers;
 use super::transpose::{eight, scales8, sum_rows8, transpose8};
 use super::{
-    ActivationSuperblock, BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, SUMS, Simd,
-    SmallPanel, superblocks,
+    ActivationSuperblock, BlockOperand, Bytes2, Bytes4, DOTS, Kernel, Minima, PACKED_ROWS, SUMS,
+    Simd, SmallPanel, StreamFormat, avx2_stream, superblocks,
 };
 use crate::blocks::{BLOCK, Q8Block, SUB_BLOCKS};
 use crate::reference::LANES;
@@ -52,6 +52,7 @@ impl Simd for Avx2 {
     type Packed = Packed;
     const LARGE_TILES: bool = false;
     const PACK_FROM_TOKENS: usize = 8;
+    const STREAMS: bool = true;
     const Q8_OFFSET: i32 = 0;
 
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -203,6 +204,28 @@ impl Simd for Avx2 {
         }
     }
 
+    #[inline(always)]
+    fn stream_dots<F: StreamFormat, const T: usize>(
+        self,
+        blocks: &[F::Block],
+        x: &[[&ActivationSuperblock; T]],
+        minima: &mut [Minima],
+    ) -> [f32; DOTS] {
+        unsafe {
+            let dots = avx2_stream::dots::<F, T>(blocks, x, minima);
+            self.sums8_store(_mm256_cvtepi32_ps(dots))
+        }
+    }
+    #[inline(always)]
+    fn stream_corrections<F: StreamFormat>(
+        self,
+        operands: [(&Minima, &ActivationSuperblock); DOTS],
+    ) -> [f32; DOTS] {
+        unsafe {
+            let dots = avx2_stream::corrections::<F>(operands);
+            self.sums8_store(_mm256_cvtepi32_ps(dots))
+        }
+    }
     #[inline(always)]
     fn signed_superblock_step<const T: usize>(
         self,

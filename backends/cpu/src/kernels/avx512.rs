@@ -1,11 +1,13 @@
 //! Primitives in AVX-512 with VNNI.
 
+use super::amx::{self, Amx};
 use super::avx2::reduce8;
 use super::avx512_integers as integers;
 use super::transpose::{eight, scales8, sum_rows8, transpose8};
 use super::{
-    ActivationSuperblock, BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, SUMS, Simd,
-    SmallPanel, avx2_integers, superblocks,
+    ActivationSuperblock, BlockOperand, Bytes2, Bytes4, DOTS, Kernel, Minima, PACKED_ROWS, Product,
+    SUMS, Simd, SmallPanel, StreamFormat, avx2_integers, avx2_stream, avx512_stream, many_tokens,
+    superblocks,
 };
 use crate::blocks::{BLOCK, Q8Block, SUB_BLOCKS};
 use crate::reference::LANES;
@@ -13,7 +15,10 @@ use std::arch::x86_64::*;
 
 /// Proof that the machine has AVX-512 F, BW, DQ, VL and VNNI, and what AVX2 machines have.
 #[derive(Clone, Copy)]
-pub struct Avx512(());
+pub struct Avx512 {
+    /// For products of many tokens, where they are wanted and there.
+    tiles: Option<Amx>,
+}
 
 impl Avx512 {
     /// The proof, where it is true.
@@ -24,7 +29,14 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni");
-        all.then_some(Self(()))
+        all.then_some(Self { tiles: None })
+    }
+
+    /// The same with tiles.
+    pub fn detect_with_tiles() -> Option<Self> {
+        Self::detect()?;
+        let tiles = Some(Amx::detect()?);
+        Some(Self { tiles })
     }
 }
 
@@ -57,10 +69,18 @@ impl Simd for Avx512 {
     type Packed = Packed;
     const LARGE_TILES: bool = true;
     const PACK_FROM_TOKENS: usize = 4;
+    const STREAMS: bool = true;
     const Q8_OFFSET: i32 = 128;
 
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         unsafe { with_features(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn many_tokens(self, product: &Product<'_>) -> bool {
+        self.tiles
+            .is_some_and(|tiles| amx::product(self, tiles, product))
+            || many_tokens::product(self, product)
     }
 
     #[inline(always)]
@@ -193,6 +213,28 @@ impl Simd for Avx512 {
         }
     }
 
+    #[inline(always)]
+    fn stream_dots<F: StreamFormat, const T: usize>(
+        self,
+        blocks: &[F::Block],
+        x: &[[&ActivationSuperblock; T]],
+        minima: &mut [Minima],
+    ) -> [f32; DOTS] {
+        unsafe {
+            let dots = avx512_stream::dots::<F, T>(blocks, x, minima);
+            self.sums8_store(_mm256_cvtepi32_ps(dots))
+        }
+    }
+    #[inline(always)]
+    fn stream_corrections<F: StreamFormat>(
+        self,
+        operands: [(&Minima, &ActivationSuperblock); DOTS],
+    ) -> [f32; DOTS] {
+        unsafe {
+            let dots = avx2_stream::corrections::<F>(operands);
+            self.sums8_store(_mm256_cvtepi32_ps(dots))
+        }
+    }
     #[inline(always)]
     fn signed_superblock_step<const T: usize>(
         self,

@@ -113,7 +113,7 @@ unsafe fn load_part(bytes: *const u8, part: usize) -> __m512i {
 /// Lane r = sum of the lanes of rows\[r\].
 #[inline]
 #[target_feature(enable = "avx2,avx512f")]
-fn sum_wide_rows8(rows: [__m512i; SUMS]) -> __m256i {
+pub fn sum_wide_rows8(rows: [__m512i; SUMS]) -> __m256i {
     let [a, b, c, d, e, f, g, h] = rows;
     // Two rows a register, eight lanes each; then four of four; then eight of two.
     let fours = [

@@ -2,19 +2,27 @@
 //! `portable`, `avx2`, `avx512` and `neon` differ. They reproduce `reference` bit for bit.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_integers;
 #[cfg(target_arch = "x86_64")]
+mod avx2_stream;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_integers;
+#[cfg(target_arch = "x86_64")]
+mod avx512_stream;
 mod bytes;
 mod elementwise;
 mod float;
 mod iq4;
+#[cfg(target_arch = "x86_64")]
+mod many_tokens;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "aarch64")]
@@ -26,13 +34,17 @@ mod q8;
 mod rows;
 mod small_block_formats;
 mod small_blocks;
+#[cfg(target_arch = "x86_64")]
+mod stream;
+#[cfg(target_arch = "x86_64")]
+mod stream_formats;
 mod superblock_formats;
 mod superblocks;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
 
 pub use activations::{BlockRows, BlocksPart, QuantiseBlocks, QuantiseSuperblocks, SuperblockRows};
-pub use attention::AttentionTile;
+pub use attention::{AttentionSplit, KvHead, MergeSplit, SplitState, TILE_POSITIONS};
 pub use elementwise::{
     AddGatedRow, AddInPlace, Choose, CombineRow, RmsNormRows, RotateHeads, SiluMul,
 };
@@ -44,6 +56,8 @@ use crate::reference::LANES;
 use activations::{ActivationBlock, ActivationSuperblock, BlockOperand};
 use portable::{Portable, widen_bf16, widen_f16};
 use small_blocks::SmallPanel;
+#[cfg(target_arch = "x86_64")]
+use stream::{DOTS, Minima, StreamFormat};
 
 /// Elements as they lie in memory, without alignment.
 pub type Bytes2 = [u8; 2];
@@ -69,11 +83,20 @@ pub trait Simd: Copy + Send + Sync {
     const LARGE_TILES: bool;
     /// From how many tokens on it pays to rearrange weights; `usize::MAX` where it never does.
     const PACK_FROM_TOKENS: usize;
+    /// Whether there are [`Self::stream_dots`].
+    #[cfg(target_arch = "x86_64")]
+    const STREAMS: bool = false;
     /// What [`Self::pack`] adds to the quants.
     const Q8_OFFSET: i32;
 
     /// Runs a kernel, compiled with the set's instructions.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
+
+    /// Takes a product of many tokens, where the set has kernels for these; else says so.
+    #[inline(always)]
+    fn many_tokens(self, _product: &Product<'_>) -> bool {
+        false
+    }
 
     /// Sixteen times x.
     fn splat(self, x: f32) -> Self::F;
@@ -137,7 +160,6 @@ pub trait Simd: Copy + Send + Sync {
         x: [&ActivationSuperblock; T],
         sums: [Self::Sums8; T],
     ) -> [Self::Sums8; T];
-
     /// The same with signed quants, none of them -128, without corrections and minima.
     fn signed_superblock_step<const T: usize>(
         self,
@@ -145,6 +167,28 @@ pub trait Simd: Copy + Send + Sync {
         x: [&ActivationSuperblock; T],
         sums: [Self::Sums8; T],
     ) -> [Self::Sums8; T];
+
+    /// Number b * T + t: the exact products of block b, of `DOTS / T`, with x\[b\]\[t\], corrections included where there
+    /// are no minima. Else writes the minima of each block.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn stream_dots<F: StreamFormat, const T: usize>(
+        self,
+        _blocks: &[F::Block],
+        _x: &[[&ActivationSuperblock; T]],
+        _minima: &mut [Minima],
+    ) -> [f32; DOTS] {
+        unreachable!("this set does not stream")
+    }
+    /// Number i: the exact product of these minima with the sums of the superblock beside them.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn stream_corrections<F: StreamFormat>(
+        self,
+        _operands: [(&Minima, &ActivationSuperblock); DOTS],
+    ) -> [f32; DOTS] {
+        unreachable!("this set does not stream")
+    }
 
     /// 16 in byte i where bit i is set, else 0.
     #[inline(always)]
@@ -208,7 +252,7 @@ pub enum Instructions {
     /// AVX2, FMA, F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
-    /// AVX-512.
+    /// AVX-512, with or without AMX.
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
     /// NEON with `dotprod`.
@@ -228,8 +272,10 @@ impl Instructions {
             KernelSet::Avx2 => avx2::Avx2::detect().map(Self::Avx2),
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx512 => avx512::Avx512::detect().map(Self::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Amx => avx512::Avx512::detect_with_tiles().map(Self::Avx512),
             #[cfg(not(target_arch = "x86_64"))]
-            KernelSet::Avx2 | KernelSet::Avx512 => None,
+            KernelSet::Avx2 | KernelSet::Avx512 | KernelSet::Amx => None,
             #[cfg(target_arch = "aarch64")]
             KernelSet::Neon => neon::Neon::<true>::detect()
                 .map(Self::NeonI8mm)

@@ -2,6 +2,8 @@
 
 use super::activations::{BlockRows, SuperblockRows};
 use super::small_blocks::{self, SmallBlockFormat};
+#[cfg(target_arch = "x86_64")]
+use super::stream::{self, StreamFormat};
 use super::superblocks::{self, SuperblockFormat};
 use super::{Bf16, Element, F16, F32, Kernel, Simd, float, iq4, q8};
 use super::{small_block_formats as small, superblock_formats as large};
@@ -65,7 +67,7 @@ impl<'a> OutRows<'a> {
     }
 
     #[inline(always)]
-    fn put(&self, token: usize, column: usize, values: &[f32]) {
+    pub(super) fn put(&self, token: usize, column: usize, values: &[f32]) {
         let start = self.rows[token] as usize * self.stride + column;
         assert!(column + values.len() <= self.stride);
         // SAFETY: nobody else writes these columns, by the contract of `new`.
@@ -91,6 +93,9 @@ impl Kernel for Product<'_> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
+        if simd.many_tokens(&self) {
+            return;
+        }
         match self.weight.format {
             BlockFormat::F32 => self.float::<S, F32>(simd),
             BlockFormat::F16 => self.float::<S, F16>(simd),
@@ -103,11 +108,11 @@ impl Kernel for Product<'_> {
             BlockFormat::MXFP4 => self.small_blocks::<S, small::Mxfp4>(simd),
             BlockFormat::IQ4_NL => self.iq4_nl(simd),
             BlockFormat::IQ4_XS => self.superblocks::<S, iq4::Iq4Xs>(simd),
-            BlockFormat::Q2_K => self.superblocks::<S, large::Q2K>(simd),
-            BlockFormat::Q3_K => self.superblocks::<S, large::Q3K>(simd),
-            BlockFormat::Q4_K => self.superblocks::<S, large::Q4K>(simd),
-            BlockFormat::Q5_K => self.superblocks::<S, large::Q5K>(simd),
-            BlockFormat::Q6_K => self.superblocks::<S, large::Q6K>(simd),
+            BlockFormat::Q2_K => self.stream::<S, large::Q2K>(simd),
+            BlockFormat::Q3_K => self.stream::<S, large::Q3K>(simd),
+            BlockFormat::Q4_K => self.stream::<S, large::Q4K>(simd),
+            BlockFormat::Q5_K => self.stream::<S, large::Q5K>(simd),
+            BlockFormat::Q6_K => self.stream::<S, large::Q6K>(simd),
             other => panic!("the CPU backend has no product of {other}"),
         }
     }
@@ -169,6 +174,29 @@ impl Product<'_> {
             simd,
             self.rows.len(),
             |row| self.weight.blocks(self.rows.start + row),
+            self.x.superblocks.expect("activations in superblocks"),
+            self.tokens,
+            |token, row, sums| self.out.put(token, self.rows.start + row, sums),
+        );
+    }
+
+    /// Streams are for vector sets of x86-64 alone.
+    #[cfg(not(target_arch = "x86_64"))]
+    #[inline(always)]
+    fn stream<S: Simd, F: SuperblockFormat>(&self, simd: S) {
+        self.superblocks::<S, F>(simd);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn stream<S: Simd, F: StreamFormat>(&self, simd: S) {
+        if !S::STREAMS {
+            return self.superblocks::<S, F>(simd);
+        }
+        stream::products::<S, F>(
+            simd,
+            self.weight.rows_of_blocks(self.rows.clone()),
+            self.weight.columns / SUPERBLOCK,
             self.x.superblocks.expect("activations in superblocks"),
             self.tokens,
             |token, row, sums| self.out.put(token, self.rows.start + row, sums),

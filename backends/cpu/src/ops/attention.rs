@@ -4,18 +4,45 @@ use super::Executor;
 use super::machine::Machine;
 use super::operands::{floats, floats_mut, kv_layer, read, write};
 use crate::kernel_set::KernelSet;
-use crate::kernels::AttentionTile;
+use crate::kernels::{AttentionSplit, KvHead, MergeSplit, SplitState, TILE_POSITIONS};
 use crate::memory::SharedSlice;
-use crate::reference;
-use crate::view::{KvHalf, KvLayout, read_f32};
+use crate::reference::{self, Merged, SPLIT};
+use crate::view::{KvHalf, KvLayout};
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use odmoe_backend::{AttentionSpan, KvFormat, Op};
+use std::cell::RefCell;
 use std::ops::Range;
 
 /// Queries that go over the keys and values of a head together: enough to read them seldom, few enough that their
-/// scores of one split (32 KiB) stay close.
-const TASK_QUERIES: usize = 32;
+/// scores of one split (64 KiB) stay close.
+const TASK_QUERIES: usize = 64;
+/// Tasks that a thread should have at least; with fewer, splits of the context are shared out instead.
+const THREAD_TASKS: usize = 2;
+/// Floats of splits that wait to be merged, 256 KiB: 4096 positions of 32 query heads of 128. Longer contexts go in rounds.
+const WAITING_FLOATS: usize = 1 << 16;
+
+/// Kept between ops.
+#[derive(Default)]
+pub struct AttentionScratch {
+    /// Values of splits that wait to be merged.
+    values: Vec<f32>,
+    /// Their states.
+    states: Vec<SplitState>,
+}
+
+/// What one thread works with. Kept, since it is as long as the stack of some threads.
+#[derive(Default)]
+struct ThreadScratch {
+    decoded: Vec<f32>,
+    scores: Vec<f32>,
+    values: Vec<f32>,
+    results: Vec<f32>,
+}
+
+thread_local! {
+    static THREAD: RefCell<ThreadScratch> = RefCell::default();
+}
 
 impl Executor {
     /// Stores k and v [T, G, D].
@@ -38,14 +65,15 @@ impl Executor {
             let mut heads = floats(&rows, elements).chunks_exact(layout.head_dim);
             for position in positions.iter() {
                 for head in 0..layout.kv_heads {
-                    let first = layout.element(
+                    let row = layout.row(
                         half,
                         position.block as usize,
                         head,
                         position.offset as usize,
                     );
                     let head = heads.next().expect("one head's row for each place");
-                    store(format, head, &mut bytes[first * format.element_bytes()..]);
+                    let row_bytes = format.row_bytes(layout.head_dim);
+                    store(format, head, &mut bytes[row * row_bytes..][..row_bytes]);
                 }
             }
         }
@@ -98,7 +126,7 @@ impl Executor {
                 .iter()
                 .for_each(|span| attention.run_reference(span, out));
         } else {
-            attention.run(&self.machine, spans, out);
+            attention.run(&self.machine, spans, out, &mut self.attention);
         }
     }
 }
@@ -111,6 +139,16 @@ struct Attention<'a> {
     query_heads: usize,
     scale: f32,
     q: &'a [f32],
+}
+
+/// The queries of a task, ordered by how much they see.
+struct Queries<'a> {
+    /// [D] each.
+    rows: Vec<&'a [f32]>,
+    /// Positions that each sees.
+    visible: Vec<usize>,
+    /// Where each begins, in `q` and in `out`.
+    starts: Vec<usize>,
 }
 
 /// Some rows of a span with one key/value head.
@@ -129,27 +167,60 @@ impl Attention<'_> {
                 let kv_head = head * layout.kv_heads / self.query_heads;
                 let place = |half, position: usize| {
                     let block = span.blocks[position / layout.block_tokens] as usize;
-                    layout.element(half, block, kv_head, position % layout.block_tokens)
+                    let row = layout.row(half, block, kv_head, position % layout.block_tokens);
+                    let bytes = self.format.row_bytes(layout.head_dim);
+                    &self.kv[row * bytes..][..bytes]
                 };
+                let format = self.format.block_format();
                 reference::attend(
                     &self.q[start..start + layout.head_dim],
                     self.scale,
                     span.first_position + row + 1,
-                    |position, out| load(self.format, self.kv, place(KvHalf::Key, position), out),
-                    |position, out| load(self.format, self.kv, place(KvHalf::Value, position), out),
+                    |position, out| format.decode_row(place(KvHalf::Key, position), out),
+                    |position, out| format.decode_row(place(KvHalf::Value, position), out),
                     &mut out[start..start + layout.head_dim],
                 );
             }
         }
     }
 
-    fn run(&self, machine: &Machine, spans: &[AttentionSpan], out: &mut [f32]) {
+    fn run(
+        &self,
+        machine: &Machine,
+        spans: &[AttentionSpan],
+        out: &mut [f32],
+        scratch: &mut AttentionScratch,
+    ) {
+        assert_apart(spans);
+        let tasks = self.tasks(machine, spans);
+        let pairs: usize = spans
+            .iter()
+            .map(|span| span.rows * (span.first_position + span.rows))
+            .sum();
+        let operations = pairs * self.query_heads * self.layout.head_dim;
+        let out = SharedSlice::new(out);
+        if tasks.len() < THREAD_TASKS * machine.pool.threads()
+            && tasks.iter().any(|task| task.splits() > 1)
+            && machine.pays(operations)
+        {
+            self.run_by_splits(machine, &tasks, operations, &out, scratch);
+            return;
+        }
+        machine.parallel(tasks.len(), operations, |index| {
+            self.run_task(machine, &tasks[index], &out);
+        });
+    }
+
+    /// The rows of every span, a few together with each head.
+    fn tasks<'a>(&self, machine: &Machine, spans: &'a [AttentionSpan]) -> Vec<Task<'a>> {
         let shared_by = self.query_heads / self.layout.kv_heads;
-        let rows_a_task = (TASK_QUERIES / shared_by).max(1);
-        let (mut tasks, mut operations) = (Vec::new(), 0);
+        let rows: usize = spans.iter().map(|span| span.rows).sum();
+        let tasks_wanted = THREAD_TASKS * machine.pool.threads();
+        let rows_a_task = (rows * self.layout.kv_heads)
+            .div_ceil(tasks_wanted)
+            .clamp(1, (TASK_QUERIES / shared_by).max(1));
+        let mut tasks = Vec::new();
         for span in spans {
-            let seen = span.first_position + span.rows;
-            operations += span.rows * seen * self.query_heads * self.layout.head_dim;
             for start in (0..span.rows).step_by(rows_a_task) {
                 let rows = start..span.rows.min(start + rows_a_task);
                 let heads = 0..self.layout.kv_heads;
@@ -160,44 +231,198 @@ impl Attention<'_> {
                 }));
             }
         }
-        assert_apart(spans);
-        let out = SharedSlice::new(out);
-        machine.parallel(tasks.len(), operations, |index| {
-            self.run_task(machine, &tasks[index], &out);
+        tasks
+    }
+
+    /// One task from its first split to its last.
+    fn run_task(&self, machine: &Machine, task: &Task<'_>, out: &SharedSlice<'_, f32>) {
+        let queries = self.queries(task);
+        let elements = queries.rows.len() * self.layout.head_dim;
+        THREAD.with_borrow_mut(|scratch| {
+            let mut results = std::mem::take(&mut scratch.results);
+            let mut values = std::mem::take(&mut scratch.values);
+            let into = at_least(&mut results, elements);
+            let split_values = at_least(&mut values, elements);
+            into.fill(0.0);
+            let mut states = vec![SplitState::EMPTY; queries.rows.len()];
+            let mut split_states = states.clone();
+            for split in 0..task.splits() {
+                split_states.fill(SplitState::EMPTY);
+                self.run_split(
+                    machine,
+                    task,
+                    &queries,
+                    split,
+                    scratch,
+                    &mut split_states,
+                    split_values,
+                );
+                machine.run(MergeSplit {
+                    split: &split_states,
+                    split_values,
+                    states: &mut states,
+                    values: into,
+                });
+            }
+            self.finish(&queries, &states, into, out);
+            scratch.results = results;
+            scratch.values = values;
         });
     }
 
-    fn run_task(&self, machine: &Machine, task: &Task<'_>, out: &SharedSlice<'_, f32>) {
+    /// Few tasks over a long context: every split is a chunk of its own. What they give is merged in ascending order, as
+    /// one thread would have done.
+    fn run_by_splits(
+        &self,
+        machine: &Machine,
+        tasks: &[Task<'_>],
+        operations: usize,
+        out: &SharedSlice<'_, f32>,
+        scratch: &mut AttentionScratch,
+    ) {
         let head_dim = self.layout.head_dim;
-        let shared_by = self.query_heads / self.layout.kv_heads;
-        let (mut starts, mut visible) = (Vec::new(), Vec::new());
-        for row in task.rows.clone() {
-            for head in task.kv_head * shared_by..(task.kv_head + 1) * shared_by {
-                starts.push(((task.span.first_row + row) * self.query_heads + head) * head_dim);
-                visible.push(task.span.first_position + row + 1);
+        let queries: Vec<Queries<'_>> = tasks.iter().map(|task| self.queries(task)).collect();
+        // Every task has as much room as the largest.
+        let room = queries.iter().map(|queries| queries.rows.len()).max();
+        let room = room.unwrap_or(0);
+        let splits = tasks.iter().map(Task::splits).max().unwrap_or(0);
+        let round = (WAITING_FLOATS / (tasks.len() * room * head_dim)).clamp(1, splits);
+        let mut states: Vec<Vec<SplitState>> = queries
+            .iter()
+            .map(|queries| vec![SplitState::EMPTY; queries.rows.len()])
+            .collect();
+        let mut results: Vec<Vec<f32>> = queries
+            .iter()
+            .map(|queries| vec![0.0; queries.rows.len() * head_dim])
+            .collect();
+        let places = round * tasks.len() * room;
+        let waiting = at_least(&mut scratch.values, places * head_dim);
+        scratch.states.resize(places, SplitState::EMPTY);
+        for first in (0..splits).step_by(round) {
+            let chunks = tasks.len() * round.min(splits - first);
+            scratch.states.fill(SplitState::EMPTY);
+            let waiting_states = SharedSlice::new(&mut scratch.states);
+            let waiting_values = SharedSlice::new(waiting);
+            machine.parallel(chunks, operations, |chunk| {
+                let (task, split) = (chunk % tasks.len(), first + chunk / tasks.len());
+                if split >= tasks[task].splits() {
+                    return;
+                }
+                let places = chunk * room..chunk * room + queries[task].rows.len();
+                let floats = places.start * head_dim..places.end * head_dim;
+                // SAFETY: every chunk is claimed once, and the room of chunks does not overlap.
+                let (states, values) = unsafe {
+                    (
+                        waiting_states.range_mut(places),
+                        waiting_values.range_mut(floats),
+                    )
+                };
+                THREAD.with_borrow_mut(|scratch| {
+                    let (task, queries) = (&tasks[task], &queries[task]);
+                    self.run_split(machine, task, queries, split, scratch, states, values);
+                });
+            });
+            for chunk in 0..chunks {
+                let task = chunk % tasks.len();
+                let places = chunk * room..chunk * room + queries[task].rows.len();
+                machine.run(MergeSplit {
+                    split: &scratch.states[places.clone()],
+                    split_values: &waiting[places.start * head_dim..places.end * head_dim],
+                    states: &mut states[task],
+                    values: &mut results[task],
+                });
             }
         }
-        let queries: Vec<&[f32]> = starts
-            .iter()
-            .map(|&start| &self.q[start..][..head_dim])
-            .collect();
-        let mut results = vec![0.0f32; queries.len() * head_dim];
-        machine.run(AttentionTile {
-            kv: self.kv,
-            format: self.format,
-            layout: self.layout,
-            kv_head: task.kv_head,
-            blocks: &task.span.blocks,
-            queries: &queries,
-            visible: &visible,
+        for ((queries, states), results) in queries.iter().zip(&states).zip(&mut results) {
+            self.finish(queries, states, results, out);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn run_split(
+        &self,
+        machine: &Machine,
+        task: &Task<'_>,
+        queries: &Queries<'_>,
+        split: usize,
+        scratch: &mut ThreadScratch,
+        states: &mut [SplitState],
+        values: &mut [f32],
+    ) {
+        let decoded = at_least(&mut scratch.decoded, TILE_POSITIONS * self.layout.head_dim);
+        let scores = at_least(&mut scratch.scores, queries.rows.len() * SPLIT);
+        machine.run(AttentionSplit {
+            head: KvHead {
+                kv: self.kv,
+                format: self.format,
+                layout: self.layout,
+                head: task.kv_head,
+                blocks: &task.span.blocks,
+            },
+            queries: &queries.rows,
+            visible: &queries.visible,
             scale: self.scale,
-            out: &mut results,
+            split,
+            scratch: (decoded, scores),
+            states,
+            values,
         });
-        for (start, result) in starts.into_iter().zip(results.chunks_exact(head_dim)) {
+    }
+
+    fn queries(&self, task: &Task<'_>) -> Queries<'_> {
+        let head_dim = self.layout.head_dim;
+        let shared_by = self.query_heads / self.layout.kv_heads;
+        let count = task.rows.len() * shared_by;
+        let mut queries = Queries {
+            rows: Vec::with_capacity(count),
+            visible: Vec::with_capacity(count),
+            starts: Vec::with_capacity(count),
+        };
+        for row in task.rows.clone() {
+            for head in task.kv_head * shared_by..(task.kv_head + 1) * shared_by {
+                let start = ((task.span.first_row + row) * self.query_heads + head) * head_dim;
+                queries.rows.push(&self.q[start..start + head_dim]);
+                queries.starts.push(start);
+                queries.visible.push(task.span.first_position + row + 1);
+            }
+        }
+        queries
+    }
+
+    /// Divides by the sums of exponentials and writes the rows of a task.
+    fn finish(
+        &self,
+        queries: &Queries<'_>,
+        states: &[SplitState],
+        results: &mut [f32],
+        out: &SharedSlice<'_, f32>,
+    ) {
+        let head_dim = self.layout.head_dim;
+        let results = results.chunks_exact_mut(head_dim);
+        for ((&start, state), result) in queries.starts.iter().zip(states).zip(results) {
+            Merged {
+                largest: state.largest,
+                total: state.total,
+                values: result,
+            }
+            .finish();
             // SAFETY: rows of spans are apart (`assert_apart`), and tasks differ in rows or heads.
             unsafe { out.range_mut(start..start + head_dim) }.copy_from_slice(result);
         }
     }
+}
+
+impl Task<'_> {
+    /// Splits that its last row sees.
+    fn splits(&self) -> usize {
+        (self.span.first_position + self.rows.end).div_ceil(SPLIT)
+    }
+}
+
+/// The first `length` floats of a vector that only grows.
+fn at_least(floats: &mut Vec<f32>, length: usize) -> &mut [f32] {
+    floats.resize(floats.len().max(length), 0.0);
+    &mut floats[..length]
 }
 
 /// What a span's last row sees must be in the blocks that the span names.
@@ -223,26 +448,14 @@ fn assert_apart(spans: &[AttentionSpan]) {
     assert!(apart, "two attention spans share a row");
 }
 
-/// Writes one head's row to the front of `to`.
+/// Writes one head's row.
 fn store(format: KvFormat, from: &[f32], to: &mut [u8]) {
-    let to = &mut to[..from.len() * format.element_bytes()];
     match format {
-        KvFormat::F32 => to.copy_from_slice(bytemuck::cast_slice(from)),
+        KvFormat::F32 | KvFormat::Q8_0 => format.block_format().encode_row(from, to),
         KvFormat::F16 => {
             let to: &mut [u16] = bytemuck::cast_slice_mut(to);
             to.reinterpret_cast_mut::<f16>()
                 .convert_from_f32_slice(from);
         }
-    }
-}
-
-/// Reads one head's row from element `first` on.
-fn load(format: KvFormat, from: &[u8], first: usize, to: &mut [f32]) {
-    let from = &from[first * format.element_bytes()..];
-    for (i, to) in to.iter_mut().enumerate() {
-        *to = match format {
-            KvFormat::F32 => read_f32(&from[i * 4..]),
-            KvFormat::F16 => f16::from_le_bytes([from[i * 2], from[i * 2 + 1]]).to_f32(),
-        };
     }
 }

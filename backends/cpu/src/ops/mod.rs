@@ -15,6 +15,7 @@ use crate::kernel_set::KernelSet;
 use crate::kernels::Instructions;
 use crate::pool::Pool;
 use angles::AngleCache;
+use attention::AttentionScratch;
 use experts::ExpertScratch;
 use machine::Machine;
 use odmoe_backend::Op;
@@ -28,6 +29,7 @@ pub struct Executor {
     angles: AngleCache,
     products: ProductScratch,
     experts: ExpertScratch,
+    attention: AttentionScratch,
     logits: Vec<f32>,
 }
 
@@ -48,6 +50,7 @@ impl Executor {
             angles: AngleCache::default(),
             products: ProductScratch::default(),
             experts: ExpertScratch::default(),
+            attention: AttentionScratch::default(),
             logits: Vec::new(),
         })
     }

@@ -62,6 +62,6 @@ pub fn kv_layer(cache: &KvCache, layer: usize) -> (&CpuKv, Range<usize>, KvLayou
         block_tokens: spec.block_tokens,
         head_dim: spec.head_dim,
     };
-    let bytes = layout.elements() * spec.format.element_bytes();
+    let bytes = layout.rows() * spec.format.row_bytes(spec.head_dim);
     (own, layer * bytes..(layer + 1) * bytes, layout, spec.format)
 }

@@ -14,6 +14,7 @@ pub fn exponentials(x: &mut [f32], largest: f32) -> f32 {
 }
 
 /// Scores the logits [E] of one token and writes its choices [K]. The logits become scores.
+#[inline(always)]
 pub fn choose(logits: &mut [f32], scoring: Scoring, order: ChoiceOrder, out: &mut [Choice]) {
     assert!(
         out.len() <= logits.len(),
@@ -41,6 +42,7 @@ pub fn choose(logits: &mut [f32], scoring: Scoring, order: ChoiceOrder, out: &mu
 
 /// The K highest scores, descending; equal scores in ascending order of expert. NaN ranks above all numbers, so
 /// that every choice names a different expert whatever comes in.
+#[inline(always)]
 fn select_top(scores: &[f32], out: &mut [Choice]) {
     let mut filled = 0;
     for (expert, &weight) in scores.iter().enumerate() {

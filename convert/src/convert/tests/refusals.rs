@@ -1,7 +1,9 @@
 //! Stops, destinations and sources that must do no harm.
 
 use super::*;
-use crate::source::SourceError;
+use crate::fingerprint::Fingerprint;
+use crate::hugging_face::HuggingFaceFolder;
+use crate::source::{ModelMetadata, SourceError, SourceFileInfo, SourceTensor};
 use crate::store::{OpenStoreError, is_store};
 use crate::test_support::{MadeUpSource, StopAt, StopAtStep};
 
@@ -239,6 +241,56 @@ fn weights_that_are_not_finite_are_not_quantised_in_silence() {
         );
         assert!(!is_store(&store));
     }
+}
+
+/// A source whose last tensor is a bug.
+struct Panics(HuggingFaceFolder);
+
+impl ModelSource for Panics {
+    fn metadata(&self) -> &ModelMetadata {
+        self.0.metadata()
+    }
+    fn tensors(&self) -> &[SourceTensor] {
+        self.0.tensors()
+    }
+    fn read_tensor(&self, index: usize, offset: u64, into: &mut [u8]) -> Result<(), SourceError> {
+        assert!(index + 1 < self.tensors().len(), "a bug in a source");
+        self.0.read_tensor(index, offset, into)
+    }
+    fn files(&self) -> &[SourceFileInfo] {
+        self.0.files()
+    }
+    fn read_file(&self, index: usize, offset: u64, into: &mut [u8]) -> Result<(), SourceError> {
+        self.0.read_file(index, offset, into)
+    }
+    fn tensor_start(&self, index: usize) -> Option<(usize, u64)> {
+        self.0.tensor_start(index)
+    }
+    fn fingerprint(&self) -> Fingerprint {
+        self.0.fingerprint()
+    }
+    fn check_unchanged(&self) -> Result<(), SourceError> {
+        self.0.check_unchanged()
+    }
+}
+
+#[test]
+fn a_panic_of_one_thread_ends_the_conversion() {
+    let fixture = fixture(&RandomModel::default());
+    let source = Panics(fixture.open());
+    let convert = || {
+        convert(
+            &source,
+            &fixture.store,
+            &ConvertOptions::default(),
+            &NoProgress,
+        )
+    };
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(convert));
+    assert!(ended.is_err(), "it went on");
+    assert!(!is_store(&fixture.store));
+    // And the lock is free.
+    run(&fixture, &ConvertOptions::default()).unwrap();
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! Conversions that go on where another stopped, and disks that fill up.
 
 use super::*;
+use crate::convert::disk::Room;
+use crate::convert::old_files::OldFiles;
+use crate::source::SourceError;
 use crate::test_support::StopAtStep;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 /// Remembers what it is told of an earlier conversion.
 #[derive(Default)]
@@ -169,54 +172,298 @@ fn a_stop_between_the_manifest_and_the_markers_removal_is_taken_up() {
     let (summary, _) = go_on(&fixture, &ConvertOptions::default());
     assert!(summary.reused_bytes > summary.expert_bytes);
     assert_same(&fixture.store, &whole);
-    // A whole store without a marker is still not touched unasked.
-    let again = run(&fixture, &ConvertOptions::default()).unwrap_err();
-    assert!(matches!(again, ConvertError::StoreExists { .. }), "{again}");
 }
 
-/// A disk that takes so many bytes more.
-struct FillsUp(AtomicI64);
+#[test]
+fn a_store_that_is_what_would_be_made_is_an_answer_and_no_other_is() {
+    let fixture = fixture(&model());
+    let options = ConvertOptions::default();
+    let first = run(&fixture, &options).unwrap();
+    let manifest = fixture.store.join("manifest.json");
+    let before = fs::metadata(&manifest).unwrap().ino();
+    let (again, said) = go_on(&fixture, &options);
+    let already_there = first.store_bytes;
+    assert_eq!(said, [Earlier::Resumed { already_there }]);
+    let all = Summary {
+        reused_bytes: first.store_bytes,
+        ..first
+    };
+    assert_eq!(again, all);
+    assert_eq!(fs::metadata(&manifest).unwrap().ino(), before);
+
+    let refuse = |options: &ConvertOptions| {
+        let error = run(&fixture, options).unwrap_err();
+        assert!(matches!(error, ConvertError::StoreExists { .. }), "{error}");
+    };
+    let named = ConvertOptions {
+        name: Some("other".into()),
+        ..options.clone()
+    };
+    let split = ConvertOptions {
+        base_file_limit: ByteCount(40_000),
+        ..options.clone()
+    };
+    [quantised(), named, split].iter().for_each(refuse);
+    let base = fixture.store.join("base-00001.safetensors");
+    let whole = fs::read(&base).unwrap();
+    let mut damaged = whole.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    fs::write(&base, damaged).unwrap();
+    refuse(&options);
+    fs::write(&base, whole).unwrap();
+    go_on(&fixture, &options);
+    fixture.edit_json("config.json", |config| config["rms_norm_eps"] = 1e-5.into());
+    refuse(&options);
+}
+
+/// Puts another model of the same layout, size and time in the source's place, as soon as a step begins.
+struct SwapAt<'a> {
+    step: &'static str,
+    weights: &'a Path,
+    other: &'a Path,
+    swapped: AtomicBool,
+}
+
+impl Progress for SwapAt<'_> {
+    fn report(&self, report: &ProgressReport<'_>) -> ControlFlow<()> {
+        if report.step == self.step && !self.swapped.swap(true, Ordering::Relaxed) {
+            fs::hard_link(self.weights, self.weights.with_extension("aside")).unwrap();
+            fs::rename(self.other, self.weights).unwrap();
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+#[test]
+fn bytes_of_a_file_that_took_the_sources_place_are_not_recorded() {
+    let model = |seed| RandomModel {
+        experts: 64,
+        layers: 4,
+        seed,
+        ..RandomModel::default()
+    };
+    let (fixture, other) = (fixture(&model(1)), fixture(&model(2)));
+    let options = ConvertOptions::default();
+    let whole = fixture.folder.path().join("whole");
+    convert(&fixture.open(), &whole, &options, &NoProgress).unwrap();
+    let [weights, other] =
+        [&fixture, &other].map(|fixture| fixture.model.join("model.safetensors"));
+    let modified = fs::metadata(&weights).unwrap().modified().unwrap();
+    let file = File::options().write(true).open(&other).unwrap();
+    file.set_modified(modified).unwrap();
+    let swap = SwapAt {
+        step: "experts of layer 0",
+        weights: &weights,
+        other: &other,
+        swapped: AtomicBool::new(false),
+    };
+    let error = convert(&fixture.open(), &fixture.store, &options, &swap).unwrap_err();
+    let changed = matches!(error, ConvertError::Source(SourceError::Changed { .. }));
+    assert!(changed, "{error}");
+    fs::rename(weights.with_extension("aside"), &weights).unwrap();
+    go_on(&fixture, &options);
+    assert_same(&fixture.store, &whole);
+}
+
+#[test]
+fn bytes_that_are_written_into_the_source_are_not_read() {
+    let fixture = fixture(&RandomModel::default());
+    let weights = fixture.model.join("model.safetensors");
+    // Clocks of file systems are coarse.
+    let file = File::options().write(true).open(&weights).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let source = fixture.open();
+    let mut bytes = fs::read(&weights).unwrap();
+    let mut read = [0; 4];
+    source.read_tensor(0, 0, &mut read).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, &bytes).unwrap();
+    let error = source.read_tensor(0, 0, &mut read).unwrap_err();
+    assert!(matches!(error, SourceError::Changed { .. }), "{error}");
+    // A file that has become shorter has changed too, whatever the read says.
+    fs::write(&weights, "").unwrap();
+    let error = source.read_tensor(0, 0, &mut read).unwrap_err();
+    assert!(matches!(error, SourceError::Changed { .. }), "{error}");
+}
+
+/// A disk that takes so many bytes more, and then says why not.
+struct FillsUp {
+    left: AtomicI64,
+    refusal: rustix::io::Errno,
+    /// What it claims to have free from then on.
+    then_free: Room,
+}
+
+impl FillsUp {
+    fn at(bytes: i64, refusal: rustix::io::Errno, then_free: Room) -> Self {
+        Self {
+            left: AtomicI64::new(bytes),
+            refusal,
+            then_free,
+        }
+    }
+
+    /// The error of a conversion to it.
+    fn refuse(&self, fixture: &Fixture, options: &ConvertOptions) -> ConvertError {
+        let conversion = Conversion {
+            source: &fixture.open(),
+            options,
+            more_files: &[],
+            disk: self,
+        };
+        let error = conversion.run(&fixture.store, &NoProgress).unwrap_err();
+        assert!(!crate::store::is_store(&fixture.store));
+        error
+    }
+}
 
 impl Disk for FillsUp {
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
         use std::os::unix::fs::FileExt;
         let wanted = bytes.len() as i64;
-        let left = self.0.fetch_sub(wanted, Ordering::Relaxed);
+        let left = self.left.fetch_sub(wanted, Ordering::Relaxed);
         let fits = left.clamp(0, wanted) as usize;
         file.write_all_at(&bytes[..fits], offset)?;
         match fits < bytes.len() {
-            true => Err(rustix::io::Errno::NOSPC.into()),
+            true => Err(self.refusal.into()),
             false => Ok(()),
         }
     }
+
+    fn room(&self, folder: &Path) -> std::io::Result<Room> {
+        match self.left.load(Ordering::Relaxed) {
+            0.. => SystemDisk.room(folder),
+            _ => Ok(self.then_free),
+        }
+    }
 }
+
+const NOTHING: Room = Room {
+    bytes: 0,
+    files: Some(1),
+};
 
 #[test]
 fn a_disk_that_fills_up_says_so_and_the_conversion_goes_on_later() {
     let fixture = fixture(&model());
     let whole = fixture.folder.path().join("whole");
-    let source = fixture.open();
     let options = ConvertOptions::default();
-    let summary = convert(&source, &whole, &options, &NoProgress).unwrap();
+    let summary = convert(&fixture.open(), &whole, &options, &NoProgress).unwrap();
     let bytes = summary.store_bytes.0 as i64;
     for room in [0, 10_000, bytes / 3, bytes - 1] {
-        let disk = FillsUp(AtomicI64::new(room));
-        let conversion = Conversion {
-            source: &source,
-            options: &options,
-            more_files: &[],
-            disk: &disk,
-        };
-        let error = conversion.run(&fixture.store, &NoProgress).unwrap_err();
+        let disk = FillsUp::at(room, rustix::io::Errno::NOSPC, NOTHING);
+        let error = disk.refuse(&fixture, &options);
         assert!(matches!(error, ConvertError::DiskFull { .. }), "{error}");
         let said = error.to_string();
         assert!(
             said.contains("must be free") && said.contains("goes on"),
             "{said}"
         );
-        assert!(!crate::store::is_store(&fixture.store), "{room}");
         go_on(&fixture, &options);
         assert_same(&fixture.store, &whole);
         fs::remove_dir_all(&fixture.store).unwrap();
+    }
+}
+
+#[test]
+fn a_limit_that_is_not_the_disks_is_told_as_what_it_is() {
+    use rustix::io::Errno;
+    let fixture = fixture(&model());
+    let options = ConvertOptions::default();
+    let bytes = 1 << 40;
+    let files = Some(7);
+    let cases = [
+        (Errno::DQUOT, Room { bytes, files }, "the quota"),
+        (
+            Errno::NOSPC,
+            Room {
+                bytes,
+                files: Some(0),
+            },
+            "no more files",
+        ),
+        (
+            Errno::NOSPC,
+            Room { bytes, files: None },
+            "though the disk has room",
+        ),
+        (Errno::DQUOT, NOTHING, "must be free"),
+    ];
+    for (refusal, then_free, expected) in cases {
+        let said = FillsUp::at(10_000, refusal, then_free).refuse(&fixture, &options);
+        let said = said.to_string();
+        assert!(
+            said.contains(expected) && said.contains("goes on"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_disk_with_too_few_inodes_is_refused_before_a_byte_is_written() {
+    struct FewFiles(Option<u64>);
+    impl Disk for FewFiles {
+        fn room(&self, _folder: &Path) -> std::io::Result<Room> {
+            let bytes = 1 << 40;
+            Ok(Room {
+                bytes,
+                files: self.0,
+            })
+        }
+    }
+    let fixture = fixture(&model());
+    let convert = |files| {
+        let conversion = Conversion {
+            source: &fixture.open(),
+            options: &ConvertOptions::default(),
+            more_files: &[],
+            disk: &FewFiles(files),
+        };
+        conversion.run(&fixture.store, &NoProgress)
+    };
+    let error = convert(Some(10)).unwrap_err();
+    let ConvertError::TooManyFiles { needed, free, .. } = error else {
+        panic!("{error}")
+    };
+    assert!(needed > 16 && free == 10, "{needed}");
+    assert!(!fixture.store.exists());
+    convert(Some(needed)).unwrap();
+    let files = OldFiles::find(&fixture.store, true).unwrap();
+    let made = (files.files.len() + files.folders.len()) as u64;
+    // With the folder itself and the marker, and without what this model does not have.
+    assert!((made + 2..made + 5).contains(&needed), "{made} {needed}");
+    fs::remove_dir_all(&fixture.store).unwrap();
+    convert(None).unwrap();
+}
+
+#[test]
+fn folders_above_a_new_store_reach_the_disk_with_it() {
+    #[derive(Default)]
+    struct Synced(Mutex<Vec<PathBuf>>);
+    impl Disk for Synced {
+        fn sync_folder(&self, folder: &Path) -> std::io::Result<()> {
+            self.0.lock().unwrap().push(folder.into());
+            SystemDisk.sync_folder(folder)
+        }
+    }
+    let fixture = fixture(&model());
+    let disk = Synced::default();
+    let conversion = Conversion {
+        source: &fixture.open(),
+        options: &ConvertOptions::default(),
+        more_files: &[],
+        disk: &disk,
+    };
+    let top = fixture.folder.path();
+    conversion.run(&top.join("b/c/store"), &NoProgress).unwrap();
+    let synced = disk.0.into_inner().unwrap();
+    for folder in ["", "b", "b/c", "b/c/store"] {
+        // No ending slash: it is a path like any other.
+        let folder = match folder {
+            "" => top.to_path_buf(),
+            below => top.join(below),
+        };
+        assert!(synced.contains(&folder), "{}", folder.display());
     }
 }

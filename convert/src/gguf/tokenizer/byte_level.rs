@@ -5,6 +5,7 @@ use super::json::Parts;
 use super::pre_tokenizer::{self, PreTokenizer};
 use super::special::Defaults;
 use super::vocabulary::Vocabulary;
+use crate::source::shown;
 use odmoe_formats::gguf::{Metadata, ValueError};
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
@@ -18,7 +19,7 @@ pub(super) fn parts<'a>(
 ) -> Result<(Parts<'a>, Defaults), ImportError> {
     let name = metadata.text(PRE)?;
     let kind = pre_tokenizer::by_name(name).ok_or_else(|| ImportError::PreTokenizer {
-        found: name.unwrap_or_default().to_owned(),
+        found: shown(name.unwrap_or_default()),
         supported: pre_tokenizer::names().join(", "),
     })?;
     let ids = vocabulary.by_text()?;
@@ -71,7 +72,7 @@ fn merges<'a>(
     for (index, line) in lines.iter().enumerate() {
         let wrong = || ImportError::Merge {
             index,
-            text: String::from_utf8_lossy(line).into_owned(),
+            text: shown(&String::from_utf8_lossy(line)),
         };
         let line = std::str::from_utf8(line).map_err(|_| wrong())?;
         let space = line.char_indices().skip(1).find(|(_, c)| *c == ' ');

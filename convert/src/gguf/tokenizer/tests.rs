@@ -94,6 +94,22 @@ fn what_is_not_supported_is_named() {
 }
 
 #[test]
+fn errors_show_no_more_of_a_file_than_can_be_read() {
+    let long = "x".repeat(1 << 20);
+    let merges = Value::Array(Array::String(vec![long.clone().into()]));
+    for change in [
+        ("ggml.model", text(&long)),
+        ("ggml.pre", text(&long)),
+        ("ggml.merges", merges),
+        ("ggml.tokens", strings(&[&long, &long, "ab", "<end>", ""])),
+    ] {
+        let key = change.0;
+        let error = refusal(&byte_level(&[change]));
+        assert!(error.contains("xxx...") && error.len() < 2000, "{key}");
+    }
+}
+
+#[test]
 fn missing_and_mistyped_keys_are_named() {
     let mut metadata = Metadata::default();
     assert!(refusal(&metadata).contains("tokenizer.ggml.model"));

@@ -2,6 +2,7 @@
 
 use super::ImportError;
 use super::special::ends_a_turn;
+use crate::source::shown;
 use odmoe_formats::gguf::{Metadata, ValueError};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -124,7 +125,7 @@ impl<'a> Vocabulary<'a> {
                 return Err(ImportError::Duplicate {
                     first,
                     second: token.id,
-                    text: token.text.to_owned(),
+                    text: shown(token.text),
                 });
             }
         }

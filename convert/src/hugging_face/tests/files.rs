@@ -202,6 +202,33 @@ fn the_fingerprint_follows_the_files_and_nothing_else() {
 }
 
 #[test]
+fn contents_tell_models_apart_whose_files_have_equal_times() {
+    let of = |seed, change: &dyn Fn(&Path)| {
+        let model = RandomModel {
+            seed,
+            ..RandomModel::default()
+        };
+        let fixture = fixture(&model);
+        change(&fixture.model);
+        for entry in fs::read_dir(&fixture.model).unwrap() {
+            let path = entry.unwrap().path();
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+        fixture.open().fingerprint()
+    };
+    let before = of(1, &|_| {});
+    assert_eq!(of(1, &|_| {}), before, "a copy");
+    assert_ne!(of(2, &|_| {}), before, "other weights");
+    let other_token = |model: &Path| {
+        let path = model.join("tokenizer.json");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, text.replacen("<|im_end|>", "<|im_END|>", 1)).unwrap();
+    };
+    assert_ne!(of(1, &other_token), before, "another tokenizer");
+}
+
+#[test]
 fn cut_and_scrambled_files_give_errors_and_never_panics() {
     let model = RandomModel {
         layers: 1,

@@ -1,5 +1,5 @@
 //! Which experts the first layer of a random model chooses for random tokens, by a plain forward pass up to the router.
-//! What comes deeper was measured by llama.cpp; the numbers are in `bench/RESULTS.md`.
+//! `tests/tests/synth_routing.rs` measures every layer of every family in the engine.
 
 use super::*;
 use crate::random_model::random::Random;

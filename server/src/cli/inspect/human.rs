@@ -47,11 +47,7 @@ pub(super) fn write(out: &mut String, report: &Value) -> fmt::Result {
     write_experts(out, report)?;
     writeln!(out, "  resident      {}", bytes(&report["resident_bytes"]))?;
     write_formats(out, report)?;
-    writeln!(
-        out,
-        "  disk          {} as a store",
-        bytes(&report["store_bytes"])
-    )?;
+    write_disk(out, report)?;
     write_memory(out, &report["memory_to_run"])?;
     write_text_side(out, report)
 }
@@ -97,6 +93,28 @@ pub(super) fn write_formats(out: &mut String, report: &Value) -> fmt::Result {
         })
 }
 
+fn write_disk(out: &mut String, report: &Value) -> fmt::Result {
+    let conversion = &report["conversion"];
+    let (needed, free) = (
+        bytes(&conversion["needed_bytes"]),
+        bytes(&conversion["free_bytes"]),
+    );
+    write!(
+        out,
+        "  disk          {} as a store",
+        bytes(&report["store_bytes"])
+    )?;
+    match (&conversion["store"], conversion["folder"].as_str()) {
+        (Value::String(store), _) => writeln!(out, ", which is there: {store}"),
+        (_, None) => writeln!(out),
+        (_, Some(folder)) if needed <= free => writeln!(out, "; {free} are free in {folder}"),
+        (_, Some(folder)) => writeln!(
+            out,
+            "; with a margin it needs {needed}, more than the {free} that are free in {folder}"
+        ),
+    }
+}
+
 fn write_memory(out: &mut String, memory: &Value) -> fmt::Result {
     let mut line = |label: &str, sum: &Value| {
         let verdict = match sum["fits_here"] == true {
@@ -105,10 +123,11 @@ fn write_memory(out: &mut String, memory: &Value) -> fmt::Result {
         };
         writeln!(
             out,
-            "  memory        {label} experts: {} = base {} + KV {} + experts {} + scratch {} + overhead {}{verdict}",
+            "  memory        {label} experts: {} = base {} + KV {} ({} tokens) + experts {} + scratch {} + overhead {}{verdict}",
             bytes(&sum["total_bytes"]),
             bytes(&sum["base_bytes"]),
             bytes(&sum["kv_bytes"]),
+            sum["kv_tokens"],
             bytes(&sum["expert_bytes"]),
             bytes(&sum["scratch_bytes"]),
             bytes(&sum["overhead_bytes"]),

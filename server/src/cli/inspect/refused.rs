@@ -30,14 +30,21 @@ pub(super) fn tell(path: &Path, reason: &str, as_json: bool) -> Result<(), Failu
     if as_json {
         return terminal::print(&format!("{report}\n"));
     }
+    // A file may hold anything, a terminal's commands too.
+    let architecture = report["architecture"].as_str().unwrap_or("not named");
+    let architecture: String = architecture.chars().filter(|c| !c.is_control()).collect();
     let mut text = format!(
-        "{}: GGUF file\n  architecture  {}\n  tensors       {}, {} parameters, {}\n",
+        "{}: GGUF file\n  architecture  {architecture:.64}\n  tensors       {}, {} parameters, {}\n",
         path.display(),
-        report["architecture"].as_str().unwrap_or("not named"),
         report["tensors"],
         human_count(report["parameters"].as_u64().unwrap_or(0)),
         ByteCount(report["tensor_bytes"].as_u64().unwrap_or(0)),
     );
+    if let Some(files) = report["files_in_set"].as_u64() {
+        text += &format!(
+            "  set           one of {files} files; what is in the others is not counted\n"
+        );
+    }
     human::write_formats(&mut text, &report)
         .and_then(|()| writeln!(text, "  cannot be served"))
         .expect("a string takes everything");
@@ -48,6 +55,12 @@ fn read(path: &Path) -> Option<Gguf> {
     let file = File::open(path).ok()?;
     let bytes = file.metadata().ok()?.len();
     Gguf::read(&mut BufReader::new(file), bytes).ok()
+}
+
+/// None where the file is a whole model.
+fn files_in_set(header: &Gguf) -> Option<u64> {
+    let count = header.metadata.integer("split.count").ok().flatten();
+    count.filter(|&count| count > 1)
 }
 
 fn report(header: &Gguf, reason: &str) -> Value {
@@ -68,6 +81,7 @@ fn report(header: &Gguf, reason: &str) -> Value {
     json!({
         "kind": "GGUF file",
         "refused": reason,
+        "files_in_set": files_in_set(header),
         "architecture": header.metadata.text("general.architecture").ok().flatten(),
         "name": header.metadata.text("general.name").ok().flatten(),
         "tensors": header.tensors.len(),

@@ -119,7 +119,7 @@ fn file(entries: Entries) -> Vec<u8> {
     GgufLayout::new(&metadata, &[]).expect("a layout").header
 }
 
-fn byte_level() -> Entries {
+pub(super) fn byte_level() -> Entries {
     let tokens = [
         "a",
         "b",

@@ -1,0 +1,88 @@
+//! Tiles in plain code, so that everything but the instructions themselves is tested on every machine with AVX-512.
+
+use super::{Emulated, product};
+use crate::blocks::SUPERBLOCK;
+use crate::kernels::activations::{QuantiseSuperblocks, SuperblockRows};
+use crate::kernels::avx512::Avx512;
+use crate::kernels::{Activations, OutRows, Product, Simd};
+use crate::memory::SharedSlice;
+use crate::view::WeightView;
+use odmoe_formats::BlockFormat;
+
+/// A seeded stream of bytes (xorshift).
+fn bytes(seed: u64, count: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    std::iter::repeat_with(next).take(count).collect()
+}
+
+fn run(
+    proof: Avx512,
+    weight: WeightView<'_>,
+    x: &SuperblockRows,
+    tokens: &[u32],
+    run: impl Fn(&Product<'_>) -> bool,
+) -> Vec<u32> {
+    let mut out = vec![0.0; tokens.len() * weight.rows];
+    let rows: Vec<u32> = (0..tokens.len() as u32).collect();
+    let shared = SharedSlice::new(&mut out);
+    let x = Activations {
+        floats: &[],
+        blocks: None,
+        superblocks: Some(x),
+    };
+    let product = Product {
+        weight,
+        rows: 0..weight.rows,
+        x,
+        tokens,
+        // SAFETY: rows are distinct, and nothing else writes.
+        out: unsafe { OutRows::new(&shared, weight.rows, &rows) },
+    };
+    if !run(&product) {
+        proof.run(product);
+    }
+    out.into_iter().map(f32::to_bits).collect()
+}
+
+#[test]
+fn planes_give_the_bits_of_avx512_for_weights_of_any_bytes() {
+    let Some(proof) = Avx512::detect() else {
+        return;
+    };
+    use BlockFormat as F;
+    for format in [F::Q2_K, F::Q3_K, F::Q4_K, F::Q5_K, F::Q6_K] {
+        for (rows, blocks, tokens) in [(32, 1, 12), (33, 2, 16), (5, 1, 17), (70, 3, 37)] {
+            let columns = blocks * SUPERBLOCK;
+            let row_bytes = format.row_bytes(columns as u64).unwrap() as usize;
+            let mut weight = bytes(rows as u64 * 77, rows * row_bytes);
+            // Extremes of every field, and a row of each kind of sign.
+            weight[..row_bytes].fill(0xff);
+            weight[row_bytes..2 * row_bytes].fill(0x7f);
+            weight[2 * row_bytes..3 * row_bytes].fill(0x80);
+            let weight = WeightView::new(&weight, 0, format, rows, columns);
+            let mut x: Vec<f32> = bytes(5, tokens * columns)
+                .iter()
+                .map(|&byte| f32::from(byte as i8))
+                .collect();
+            x[..columns].fill(127.0);
+            let mut quantised = SuperblockRows::default();
+            let to = quantised.prepare(tokens, columns);
+            proof.run(QuantiseSuperblocks { x: &x, to });
+            let numbers: Vec<u32> = (0..tokens as u32).rev().collect();
+            let own = run(proof, weight, &quantised, &numbers, |p| {
+                product(proof, Emulated, p)
+            });
+            for (token, &number) in numbers.iter().enumerate() {
+                let alone = run(proof, weight, &quantised, &[number], |_| false);
+                let together = &own[token * rows..][..rows];
+                assert_eq!(together, alone, "{format}, token {token} of {tokens}");
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Blocks of 32 of each format, sixteen rows in lanes.
+
+use super::blocks::{Format, Slice};
+use super::columns::{ROWS, bytes, down, words};
+use crate::blocks::{HalfBytes, Mxfp4Block, Q4Block, Q4MinBlock, Q5Block, Q5MinBlock, Q8Block};
+use std::arch::x86_64::*;
+use std::mem::offset_of;
+
+/// Q8_0.
+pub struct Q8_0;
+/// Q4_0.
+pub struct Q4_0;
+/// Q4_1.
+pub struct Q4_1;
+/// Q5_0.
+pub struct Q5_0;
+/// Q5_1.
+pub struct Q5_1;
+/// MXFP4.
+pub struct Mxfp4;
+
+// SAFETY of every block below: pointers come from references to blocks, of which fields are read in whole words, and
+// from arrays of the length of a register; the instructions are there by the contract of `unpack`.
+
+impl Format for Q8_0 {
+    type Block = Q8Block;
+    const OFFSET_LOG2: Option<u32> = Some(7);
+    const MINIMUM: bool = false;
+
+    #[inline(always)]
+    unsafe fn unpack(rows: [&Q8Block; ROWS], to: &mut Slice) {
+        unsafe {
+            let quants = words::<8>(pointers(rows), offset_of!(Q8Block, quants));
+            for (word, quants) in quants.into_iter().enumerate() {
+                put(to, word, _mm512_xor_si512(quants, bytes(-128)));
+            }
+            widen(|row| rows[row].scale, &mut to.scales);
+        }
+    }
+}
+
+impl Format for Q4_0 {
+    type Block = Q4Block;
+    const OFFSET_LOG2: Option<u32> = Some(3);
+    const MINIMUM: bool = false;
+
+    #[inline(always)]
+    unsafe fn unpack(rows: [&Q4Block; ROWS], to: &mut Slice) {
+        unsafe {
+            let codes = halves(pointers(rows), offset_of!(Q4Block, quants));
+            for (word, codes) in codes.into_iter().enumerate() {
+                put(to, word, codes);
+            }
+            widen(|row| rows[row].scale, &mut to.scales);
+        }
+    }
+}
+
+impl Format for Q4_1 {
+    type Block = Q4MinBlock;
+    const OFFSET_LOG2: Option<u32> = None;
+    const MINIMUM: bool = true;
+
+    #[inline(always)]
+    unsafe fn unpack(rows: [&Q4MinBlock; ROWS], to: &mut Slice) {
+        unsafe {
+            let codes = halves(pointers(rows), offset_of!(Q4MinBlock, quants));
+            for (word, codes) in codes.into_iter().enumerate() {
+                put(to, word, codes);
+            }
+            widen(|row| rows[row].scale, &mut to.scales);
+            widen(|row| rows[row].minimum, &mut to.minima);
+        }
+    }
+}
+
+impl Format for Q5_0 {
+    type Block = Q5Block;
+    const OFFSET_LOG2: Option<u32> = Some(4);
+    const MINIMUM: bool = false;
+
+    #[inline(always)]
+    unsafe fn unpack(rows: [&Q5Block; ROWS], to: &mut Slice) {
+        unsafe {
+            let codes = halves(pointers(rows), offset_of!(Q5Block, quants));
+            put_five_bits(to, codes, |row| rows[row].fifth);
+            widen(|row| rows[row].scale, &mut to.scales);
+        }
+    }
+}
+
+impl Format for Q5_1 {
+    type Block = Q5MinBlock;
+    const OFFSET_LOG2: Option<u32> = None;
+    const MINIMUM: bool = true;
+
+    #[inline(always)]
+    unsafe fn unpack(rows: [&Q5MinBlock; ROWS], to: &mut Slice) {
+        unsafe {
+            let codes = halves(pointers(rows), offset_of!(Q5MinBlock, quants));
+            put_five_bits(to, codes, |row| rows[row].fifth);
+            widen(|row| rows[row].scale, &mut to.scales);
+            widen(|row| rows[row].minimum, &mut to.minima);
+        }
+    }
+}
+
+impl Format for Mxfp4 {
+    type Block = Mxfp4Block;
+    const OFFSET_LOG2: Option<u32> = Some(4);
+    const MINIMUM: bool = false;
+
+    /// Twice each float, 0 to 12 in magnitude, 16 more.
+    #[inline(always)]
+    unsafe fn unpack(rows: [&Mxfp4Block; ROWS], to: &mut Slice) {
+        const TWICE_AND_16: [u8; 16] = [
+            16, 17, 18, 19, 20, 22, 24, 28, // 0, 1, 2, 3, 4, 6, 8, 12
+            16, 15, 14, 13, 12, 10, 8, 4, // and their negatives
+        ];
+        unsafe {
+            let table = _mm_loadu_si128(TWICE_AND_16.as_ptr().cast());
+            let table = _mm512_broadcast_i32x4(table);
+            let codes = halves(pointers(rows), offset_of!(Mxfp4Block, quants));
+            for (word, codes) in codes.into_iter().enumerate() {
+                put(to, word, _mm512_shuffle_epi8(table, codes));
+            }
+        }
+        for (scale, block) in to.scales.iter_mut().zip(rows) {
+            // 2^(exponent - 128); the two least are below the normal floats.
+            let exponent = u32::from(block.exponent);
+            let denormal = 0x0020_0000 << (exponent & 1);
+            let normal = exponent.wrapping_sub(1) << 23;
+            *scale = f32::from_bits(if exponent < 2 { denormal } else { normal });
+        }
+    }
+}
+
+#[inline(always)]
+fn pointers<B>(rows: [&B; ROWS]) -> [*const u8; ROWS] {
+    rows.map(|row| std::ptr::from_ref(row).cast())
+}
+
+/// Four bits an element: the lower halves of sixteen bytes, then the upper.
+#[inline(always)]
+unsafe fn halves(rows: [*const u8; ROWS], offset: usize) -> [__m512i; 8] {
+    unsafe {
+        let packed = words::<4>(rows, offset);
+        let mut codes = [_mm512_setzero_si512(); 8];
+        for (word, packed) in packed.into_iter().enumerate() {
+            codes[word] = _mm512_and_si512(packed, bytes(15));
+            codes[4 + word] = _mm512_and_si512(_mm512_srli_epi32::<4>(packed), bytes(15));
+        }
+        codes
+    }
+}
+
+/// Four bits an element, and the fifth from bit i of a row's word.
+#[inline(always)]
+unsafe fn put_five_bits(to: &mut Slice, codes: [__m512i; 8], fifth: impl Fn(usize) -> [u8; 4]) {
+    /// 16 in byte i of entry n where bit i of n is set.
+    const SPREAD: [u32; 16] = {
+        let mut spread = [0; 16];
+        let mut bits = 0;
+        while bits < 16 {
+            spread[bits as usize] =
+                (bits & 1 | (bits & 2) << 7 | (bits & 4) << 14 | (bits & 8) << 21) << 4;
+            bits += 1;
+        }
+        spread
+    };
+    let mut words = [0u32; ROWS];
+    for (row, word) in words.iter_mut().enumerate() {
+        *word = u32::from_le_bytes(fifth(row));
+    }
+    unsafe {
+        let spread = _mm512_loadu_si512(SPREAD.as_ptr().cast());
+        let fifth = _mm512_loadu_si512(words.as_ptr().cast());
+        for (word, codes) in codes.into_iter().enumerate() {
+            // The instruction looks at the lower four bits of each lane alone.
+            let fifth = _mm512_permutexvar_epi32(down(fifth, 4 * word as u32), spread);
+            put(to, word, _mm512_or_si512(codes, fifth));
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn put(to: &mut Slice, word: usize, quants: __m512i) {
+    unsafe { _mm512_store_si512(to.quants[word].as_mut_ptr().cast(), quants) }
+}
+
+#[inline(always)]
+unsafe fn widen(half: impl Fn(usize) -> HalfBytes, to: &mut [f32; ROWS]) {
+    let mut halves = [[0; 2]; ROWS];
+    for (row, to) in halves.iter_mut().enumerate() {
+        *to = half(row);
+    }
+    unsafe {
+        let halves = _mm256_loadu_si256(halves.as_ptr().cast());
+        _mm512_storeu_ps(to.as_mut_ptr(), _mm512_cvtph_ps(halves));
+    }
+}

@@ -1,0 +1,194 @@
+//! Blocks of 32 with many tokens: rows of weights in lanes as with superblocks, and one fused multiply-add a block.
+
+use super::columns::ROWS;
+use crate::blocks::BLOCK;
+use crate::kernels::activations::{BlockOperand, BlockRow, BlockRows};
+use crate::kernels::rows::{blocks_at, gather};
+use std::arch::x86_64::*;
+
+/// Registers of weights that go over a token together.
+const SLICES: usize = 2;
+/// Rows of a panel.
+const PANEL_ROWS: usize = SLICES * ROWS;
+/// Tokens of one tile.
+const TOKENS: usize = 8;
+/// Elements of a row in one lane.
+const WORD: usize = 4;
+/// Blocks of a row that are unpacked together: two slices and the tokens' parts stay in the innermost cache.
+const BLOCKS: usize = 8;
+
+/// A format of blocks of 32, sixteen rows at a time.
+pub trait Format {
+    /// One as it lies in memory.
+    type Block: bytemuck::Pod;
+    /// 2 to which power is taken from every quant; None where nothing is.
+    const OFFSET_LOG2: Option<u32>;
+    /// Whether blocks have minima.
+    const MINIMUM: bool;
+    /// Writes one block of sixteen rows: quants in words, scales, minima.
+    ///
+    /// # Safety
+    /// The machine has what [`super::Avx512`] proves.
+    unsafe fn unpack(rows: [&Self::Block; ROWS], to: &mut Slice);
+}
+
+/// One block of sixteen rows, rows in lanes.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Slice {
+    /// Four elements a lane, unsigned.
+    pub quants: [[[u8; WORD]; ROWS]; BLOCK / WORD],
+    /// Of the blocks.
+    pub scales: [f32; ROWS],
+    /// Of the blocks.
+    pub minima: [f32; ROWS],
+}
+
+impl Slice {
+    const EMPTY: Self = Self {
+        quants: [[[0; WORD]; ROWS]; BLOCK / WORD],
+        scales: [0.0; ROWS],
+        minima: [0.0; ROWS],
+    };
+}
+
+type Panel = [[Slice; SLICES]; BLOCKS];
+type Sums = [[f32; ROWS]; SLICES];
+
+/// Every product of weight rows with rows `tokens` of x; `emit(token, row, sums)` gets consecutive rows of one token.
+///
+/// # Safety
+/// The machine has AVX-512 F, BW, DQ, VL and VNNI.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub unsafe fn products<'a, F: Format>(
+    rows: usize,
+    weight: impl Fn(usize) -> &'a [F::Block],
+    x: &BlockRows,
+    tokens: &[u32],
+    mut emit: impl FnMut(usize, usize, &[f32]),
+) where
+    F::Block: 'a,
+{
+    let mut panel: Box<Panel> = Box::new([[Slice::EMPTY; SLICES]; BLOCKS]);
+    let mut sums: Vec<Sums> = Vec::new();
+    for row in (0..rows).step_by(PANEL_ROWS) {
+        let height = PANEL_ROWS.min(rows - row);
+        let group: [&[F::Block]; PANEL_ROWS] = gather(&weight, row, height);
+        sums.clear();
+        sums.resize(tokens.len(), [[0.0; ROWS]; SLICES]);
+        let blocks = group[0].len();
+        for first in (0..blocks).step_by(BLOCKS) {
+            let count = BLOCKS.min(blocks - first);
+            for (index, slices) in panel[..count].iter_mut().enumerate() {
+                for (slice, rows) in slices.iter_mut().zip(group.as_chunks::<ROWS>().0) {
+                    // SAFETY: as this function's.
+                    unsafe { F::unpack(blocks_at(rows, first + index), slice) };
+                }
+            }
+            // SAFETY: as this function's.
+            unsafe { panel_with_tokens::<F>(&panel[..count], first, x, tokens, &mut sums) };
+        }
+        for (token, sums) in sums.iter().enumerate() {
+            emit(token, row, &sums.as_flattened()[..height]);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn panel_with_tokens<F: Format>(
+    panel: &[[Slice; SLICES]],
+    first: usize,
+    x: &BlockRows,
+    tokens: &[u32],
+    sums: &mut [Sums],
+) {
+    let groups = tokens.chunks(TOKENS).zip(sums.chunks_mut(TOKENS));
+    for (tokens, sums) in groups {
+        // SAFETY: as this function's.
+        unsafe {
+            match tokens.len() {
+                8 => tile::<F, 8>(panel, first, x, tokens, sums),
+                7 => tile::<F, 7>(panel, first, x, tokens, sums),
+                6 => tile::<F, 6>(panel, first, x, tokens, sums),
+                5 => tile::<F, 5>(panel, first, x, tokens, sums),
+                4 => tile::<F, 4>(panel, first, x, tokens, sums),
+                3 => tile::<F, 3>(panel, first, x, tokens, sums),
+                2 => tile::<F, 2>(panel, first, x, tokens, sums),
+                _ => tile::<F, 1>(panel, first, x, tokens, sums),
+            }
+        }
+    }
+}
+
+/// Adds the panel's blocks, in ascending order, to the sums of T tokens.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn tile<F: Format, const T: usize>(
+    panel: &[[Slice; SLICES]],
+    first: usize,
+    x: &BlockRows,
+    tokens: &[u32],
+    sums: &mut [Sums],
+) {
+    let mut rows: [BlockRow<'_>; T] = [x.row(tokens[0] as usize); T];
+    for (to, &token) in rows.iter_mut().zip(&tokens[..T]).skip(1) {
+        *to = x.row(token as usize);
+    }
+    let sums: &mut [Sums; T] = sums.try_into().expect("as many sums as tokens");
+    for (index, slices) in panel.iter().enumerate() {
+        let mut x = [rows[0].block(first + index); T];
+        for (to, row) in x.iter_mut().zip(&rows) {
+            *to = row.block(first + index);
+        }
+        // SAFETY: slices are aligned to registers.
+        unsafe { block_step::<F, T>(slices, x, sums) };
+    }
+}
+
+#[inline(always)]
+unsafe fn block_step<F: Format, const T: usize>(
+    slices: &[Slice; SLICES],
+    x: [BlockOperand<'_>; T],
+    sums: &mut [Sums; T],
+) {
+    // SAFETY: slices are aligned to registers; words of x lie within its 32 elements; the instructions are there by
+    // the contract of `products`.
+    unsafe {
+        let mut dots = [[_mm512_setzero_si512(); SLICES]; T];
+        if let Some(shift) = F::OFFSET_LOG2 {
+            for token in 0..T {
+                let offset = -(x[token].block.sum << shift);
+                dots[token] = [_mm512_set1_epi32(offset); SLICES];
+            }
+        }
+        for word in 0..BLOCK / WORD {
+            let mut weights = [_mm512_setzero_si512(); SLICES];
+            for slice in 0..SLICES {
+                weights[slice] = _mm512_load_si512(slices[slice].quants[word].as_ptr().cast());
+            }
+            for token in 0..T {
+                let quants = x[token].block.quants.as_ptr().add(word * WORD);
+                let quants = _mm512_set1_epi32(quants.cast::<i32>().read_unaligned());
+                for slice in 0..SLICES {
+                    dots[token][slice] =
+                        _mm512_dpbusd_epi32(dots[token][slice], weights[slice], quants);
+                }
+            }
+        }
+        for slice in 0..SLICES {
+            let scales = _mm512_load_ps(slices[slice].scales.as_ptr());
+            let minima = _mm512_load_ps(slices[slice].minima.as_ptr());
+            for token in 0..T {
+                let x_scale = _mm512_set1_ps(x[token].block.scale);
+                let dots = _mm512_cvtepi32_ps(dots[token][slice]);
+                let to = sums[token][slice].as_mut_ptr();
+                let mut sum = _mm512_loadu_ps(to);
+                sum = _mm512_fmadd_ps(_mm512_mul_ps(scales, x_scale), dots, sum);
+                if F::MINIMUM {
+                    let x_sum = _mm512_set1_ps(x[token].block.sum as f32);
+                    sum = _mm512_fmadd_ps(_mm512_mul_ps(minima, x_scale), x_sum, sum);
+                }
+                _mm512_storeu_ps(to, sum);
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Sixteen rows of bytes as columns: what lies at one place of every row, in one register.
+
+use std::arch::x86_64::*;
+
+/// Rows of weights in one register.
+pub const ROWS: usize = 16;
+
+/// Bytes of one column.
+const COLUMN: usize = 16;
+
+/// Lane r of word w = bytes 4 w to 4 w + 4 of the sixteen at `rows[r]`. The rows are brought together by quarters of
+/// registers straight from memory, so that only two of four steps of the transpose need the one port that shuffles.
+///
+/// # Safety
+/// Each pointer is to 16 readable bytes, and the machine has AVX-512 F.
+#[inline(always)]
+pub unsafe fn words_of_16_bytes(rows: [*const u8; ROWS]) -> [__m512i; 4] {
+    unsafe {
+        let mut quarters = [_mm512_setzero_si512(); 4];
+        for (first, quarter) in quarters.iter_mut().enumerate() {
+            let load = |lane: usize| _mm_loadu_si128(rows[4 * lane + first].cast());
+            let all = _mm512_castsi128_si512(load(0));
+            let all = _mm512_mask_broadcast_i32x4(all, 0x00f0, load(1));
+            let all = _mm512_mask_broadcast_i32x4(all, 0x0f00, load(2));
+            *quarter = _mm512_mask_broadcast_i32x4(all, 0xf000, load(3));
+        }
+        let [a, b, c, d] = quarters;
+        let low = [_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d)];
+        let high = [_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d)];
+        [
+            _mm512_unpacklo_epi64(low[0], low[1]),
+            _mm512_unpackhi_epi64(low[0], low[1]),
+            _mm512_unpacklo_epi64(high[0], high[1]),
+            _mm512_unpackhi_epi64(high[0], high[1]),
+        ]
+    }
+}
+
+/// The same for `WORDS` words, a multiple of four, that start `offset` bytes after each pointer.
+///
+/// # Safety
+/// As above, for all of the words.
+#[inline(always)]
+pub unsafe fn words<const WORDS: usize>(
+    rows: [*const u8; ROWS],
+    offset: usize,
+) -> [__m512i; WORDS] {
+    const { assert!(WORDS.is_multiple_of(4)) };
+    unsafe {
+        let mut all = [_mm512_setzero_si512(); WORDS];
+        for (column, all) in all.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            let mut places = rows;
+            for place in &mut places {
+                *place = place.add(offset + column * COLUMN);
+            }
+            *all = words_of_16_bytes(places);
+        }
+        all
+    }
+}
+
+/// Sixteen 16-bit words as binary16, widened: what is in the lower half of each lane.
+///
+/// # Safety
+/// The machine has AVX-512 F.
+#[inline(always)]
+pub unsafe fn widen_low_halves(words: __m512i) -> __m512 {
+    unsafe { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)) }
+}
+
+/// Every byte that value.
+#[inline(always)]
+pub unsafe fn bytes(value: i8) -> __m512i {
+    unsafe { _mm512_set1_epi8(value) }
+}
+
+/// Each lane moved down by so many bits.
+#[inline(always)]
+pub unsafe fn down(words: __m512i, bits: u32) -> __m512i {
+    unsafe { _mm512_srl_epi32(words, _mm_cvtsi32_si128(bits as i32)) }
+}

@@ -1,0 +1,311 @@
+//! Superblocks of each format, sixteen rows in lanes.
+
+use super::columns::{ROWS, bytes, down, widen_low_halves, words};
+use super::superblocks::{Format, Slice};
+use crate::blocks::{Q2KBlock, Q3KBlock, Q4KBlock, Q5KBlock, Q6KBlock};
+use std::arch::x86_64::*;
+use std::mem::offset_of;
+
+/// Q2_K.
+pub struct Q2K;
+/// Q3_K.
+pub struct Q3K;
+/// Q4_K.
+pub struct Q4K;
+/// Q5_K.
+pub struct Q5K;
+/// Q6_K.
+pub struct Q6K;
+
+/// Words of 32 elements of a row.
+const EIGHT: usize = 8;
+
+// SAFETY of every block below: pointers come from references to blocks, of which fields are read in whole words, and
+// from arrays of the length of a register; the instructions are there by the contract of `unpack`.
+
+impl Format for Q2K {
+    type Block = Q2KBlock;
+    const GROUP: usize = 16;
+    const OFFSET: bool = false;
+    const SHIFT: u32 = 0;
+    const MINIMA: usize = 16;
+
+    #[inline(always)]
+    unsafe fn unpack(rows: [&Q2KBlock; ROWS], to: &mut Slice) {
+        unsafe {
+            let rows = pointers(rows);
+            let packed = words::<16>(rows, offset_of!(Q2KBlock, quants));
+            for (index, packed) in packed.into_iter().enumerate() {
+                let first = index / EIGHT * 32 + index % EIGHT;
+                for quarter in 0..4 {
+                    let two = _mm512_and_si512(down(packed, 2 * quarter as u32), bytes(3));
+                    put_quants(to, first + quarter * EIGHT, two);
+                }
+            }
+            let packed = words::<4>(rows, offset_of!(Q2KBlock, scales));
+            for (index, packed) in packed.into_iter().enumerate() {
+                put_scales(to, 4 * index, _mm512_and_si512(packed, bytes(15)));
+                let minima = _mm512_and_si512(down(packed, 4), bytes(15));
+                put_minima(to, 2 * index, minima);
+            }
+            put_units(to, halves(rows, offset_of!(Q2KBlock, scale)));
+            put_minimum(to, halves(rows, offset_of!(Q2KBlock, minimum)));
+        }
+    }
+}
+
+impl Format for Q3K {
+    type Block = Q3KBlock;
+    const GROUP: usize = 8;
+    const OFFSET: bool = true;
+    /// Quants are 8 times as large, so that their offset of 4 becomes 32.
+    const SHIFT: u32 = 3;
+    const MINIMA: usize = 0;
+
+    #[inline(always)]
+    unsafe fn unpack(rows: [&Q3KBlock; ROWS], to: &mut Slice) {
+        unsafe {
+            let places = pointers(rows);
+            let packed = words::<16>(places, offset_of!(Q3KBlock, quants));
+            let third = words::<8>(places, offset_of!(Q3KBlock, third));
+            for part in 0..8 {
+                for word in 0..EIGHT {
+                    let low = down(packed[part / 4 * EIGHT + word], 2 * (part % 4) as u32);
+                    let low = _mm512_slli_epi32::<3>(_mm512_and_si512(low, bytes(3)));
+                    let third = _mm512_and_si512(down(third[word], part as u32), bytes(1));
+                    let quants = _mm512_or_si512(low, _mm512_slli_epi32::<5>(third));
+                    put_quants(to, part * EIGHT + word, quants);
+                }
+            }
+            // The last 16 bytes: two that are no part of it, then the scales and the unit.
+            const FIRST: usize = size_of::<Q3KBlock>() - 16;
+            let last = words::<4>(places, FIRST);
+            let word = |index: usize| {
+                _mm512_or_si512(
+                    _mm512_srli_epi32::<16>(last[index]),
+                    _mm512_slli_epi32::<16>(last[index + 1]),
+                )
+            };
+            let [first, second, upper] = [word(0), word(1), word(2)];
+            let scales = |low: __m512i, shift: u32, high: u32| {
+                let low = _mm512_and_si512(down(low, shift), bytes(15));
+                let high = _mm512_and_si512(down(upper, high), bytes(3));
+                let both = _mm512_or_si512(low, _mm512_slli_epi32::<4>(high));
+                _mm512_sub_epi8(both, bytes(32))
+            };
+            put_signed_scales(to, 0, scales(first, 0, 0));
+            put_signed_scales(to, 4, scales(second, 0, 2));
+            put_signed_scales(to, 8, scales(first, 4, 4));
+            put_signed_scales(to, 12, scales(second, 4, 6));
+            put_units(to, _mm512_srli_epi32::<16>(last[3]));
+        }
+    }
+}
+
+impl Format for Q4K {
+    type Block = Q4KBlock;
+    const GROUP: usize = 16;
+    const OFFSET: bool = false;
+    const SHIFT: u32 = 0;
+    const MINIMA: usize = 8;
+
+    #[inline(always)]
+    unsafe fn unpack(rows: [&Q4KBlock; ROWS], to: &mut Slice) {
+        unsafe {
+            let rows = pointers(rows);
+            for part in 0..4 {
+                let packed = words::<8>(rows, offset_of!(Q4KBlock, quants) + 32 * part);
+                for (word, packed) in packed.into_iter().enumerate() {
+                    let index = 2 * EIGHT * part + word;
+                    put_quants(to, index, _mm512_and_si512(packed, bytes(15)));
+                    let high = _mm512_and_si512(_mm512_srli_epi32::<4>(packed), bytes(15));
+                    put_quants(to, index + EIGHT, high);
+                }
+            }
+            put_scales_and_minima(to, words::<4>(rows, 0));
+        }
+    }
+}
+
+impl Format for Q5K {
+    type Block = Q5KBlock;
+    const GROUP: usize = 8;
+    const OFFSET: bool = false;
+    const SHIFT: u32 = 0;
+    const MINIMA: usize = 8;
+
+    #[inline(always)]
+    unsafe fn unpack(rows: [&Q5KBlock; ROWS], to: &mut Slice) {
+        unsafe {
+            let rows = pointers(rows);
+            let fifth = words::<8>(rows, offset_of!(Q5KBlock, fifth));
+            for part in 0..4 {
+                let packed = words::<8>(rows, offset_of!(Q5KBlock, quants) + 32 * part);
+                for (word, packed) in packed.into_iter().enumerate() {
+                    for half in 0..2 {
+                        let part = 2 * part + half;
+                        let low = _mm512_and_si512(down(packed, 4 * half as u32), bytes(15));
+                        let fifth = _mm512_and_si512(down(fifth[word], part as u32), bytes(1));
+                        let quants = _mm512_or_si512(low, _mm512_slli_epi32::<4>(fifth));
+                        put_quants(to, EIGHT * part + word, quants);
+                    }
+                }
+            }
+            put_scales_and_minima(to, words::<4>(rows, 0));
+        }
+    }
+}
+
+impl Format for Q6K {
+    type Block = Q6KBlock;
+    const GROUP: usize = 8;
+    const OFFSET: bool = true;
+    const SHIFT: u32 = 0;
+    const MINIMA: usize = 0;
+
+    #[inline(always)]
+    unsafe fn unpack(rows: [&Q6KBlock; ROWS], to: &mut Slice) {
+        unsafe {
+            let rows = pointers(rows);
+            for part in 0..2 {
+                let low = words::<16>(rows, offset_of!(Q6KBlock, low) + 64 * part);
+                let high = words::<8>(rows, offset_of!(Q6KBlock, high) + 32 * part);
+                for (word, high) in high.into_iter().enumerate() {
+                    let index = 32 * part + word;
+                    let (first, second) = (low[word], low[EIGHT + word]);
+                    let quants = [
+                        six_bits(first, _mm512_slli_epi32::<4>(high)),
+                        six_bits(second, _mm512_slli_epi32::<2>(high)),
+                        six_bits(_mm512_srli_epi32::<4>(first), high),
+                        six_bits(_mm512_srli_epi32::<4>(second), _mm512_srli_epi32::<2>(high)),
+                    ];
+                    for (quarter, quants) in quants.into_iter().enumerate() {
+                        put_quants(to, index + quarter * EIGHT, quants);
+                    }
+                }
+            }
+            let scales = words::<4>(rows, offset_of!(Q6KBlock, scales));
+            for (index, scales) in scales.into_iter().enumerate() {
+                put_signed_scales(to, 4 * index, scales);
+            }
+            put_units(to, halves(rows, offset_of!(Q6KBlock, scale)));
+        }
+    }
+}
+
+/// Bits 0 to 3 of `low` and 4 and 5 of `high`.
+#[inline(always)]
+unsafe fn six_bits(low: __m512i, high: __m512i) -> __m512i {
+    unsafe {
+        // Bit by bit: low where the mask is set, else high.
+        let both = _mm512_ternarylogic_epi32::<0xca>(bytes(15), low, high);
+        _mm512_and_si512(both, bytes(63))
+    }
+}
+
+#[inline(always)]
+fn pointers<B>(rows: [&B; ROWS]) -> [*const u8; ROWS] {
+    rows.map(|row| std::ptr::from_ref(row).cast())
+}
+
+/// The two bytes at `offset` of each row.
+#[inline(always)]
+unsafe fn halves(rows: [*const u8; ROWS], offset: usize) -> __m512i {
+    let mut halves = [0u16; ROWS];
+    for (half, row) in halves.iter_mut().zip(rows) {
+        *half = unsafe { row.add(offset).cast::<u16>().read_unaligned() };
+    }
+    unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(halves.as_ptr().cast())) }
+}
+
+#[inline(always)]
+unsafe fn put_quants(to: &mut Slice, word: usize, quants: __m512i) {
+    unsafe { _mm512_store_si512(to.quants[word].as_mut_ptr().cast(), quants) }
+}
+
+/// The unit in the lower half of each lane.
+#[inline(always)]
+unsafe fn put_units(to: &mut Slice, units: __m512i) {
+    unsafe { _mm512_store_ps(to.scale.as_mut_ptr(), widen_low_halves(units)) }
+}
+
+/// The unit of the minima in the lower half of each lane.
+#[inline(always)]
+unsafe fn put_minimum(to: &mut Slice, units: __m512i) {
+    unsafe { _mm512_store_ps(to.minimum.as_mut_ptr(), widen_low_halves(units)) }
+}
+
+#[inline(always)]
+unsafe fn put_scale(to: &mut Slice, sub_block: usize, scales: __m512i) {
+    unsafe { _mm512_store_si512(to.scales[sub_block].as_mut_ptr().cast(), scales) }
+}
+
+/// Scales of four sub-blocks of 16 from `first` on, one in each byte.
+#[inline(always)]
+unsafe fn put_scales(to: &mut Slice, first: usize, packed: __m512i) {
+    unsafe {
+        for index in 0..4 {
+            let scales = _mm512_and_si512(down(packed, 8 * index as u32), _mm512_set1_epi32(255));
+            put_scale(to, first + index, scales);
+        }
+    }
+}
+
+/// The same with a sign.
+#[inline(always)]
+unsafe fn put_signed_scales(to: &mut Slice, first: usize, packed: __m512i) {
+    unsafe {
+        for index in 0..4 {
+            // To the top, then down with its sign to the lower half, whose upper neighbour is 0.
+            let top = _mm512_sll_epi32(packed, _mm_cvtsi32_si128(24 - 8 * index));
+            let scales = _mm512_srli_epi32::<16>(_mm512_srai_epi32::<8>(top));
+            put_scale(to, first + index as usize, scales);
+        }
+    }
+}
+
+/// Minima of four sub-blocks in the bytes, as two pairs from `first` on.
+#[inline(always)]
+unsafe fn put_minima(to: &mut Slice, first: usize, packed: __m512i) {
+    unsafe {
+        for index in 0..2 {
+            let pair = down(packed, 16 * index as u32);
+            let low = _mm512_and_si512(pair, _mm512_set1_epi32(255));
+            let high = _mm512_and_si512(_mm512_slli_epi32::<8>(pair), _mm512_set1_epi32(255 << 16));
+            let pair = _mm512_or_si512(low, high);
+            _mm512_store_si512(to.minima[first + index].as_mut_ptr().cast(), pair);
+        }
+    }
+}
+
+/// The units, scales and minima of Q4_K and Q5_K: the first 16 bytes of a block. A scale is that of two sub-blocks
+/// of 16.
+#[inline(always)]
+unsafe fn put_scales_and_minima(to: &mut Slice, words: [__m512i; 4]) {
+    unsafe {
+        let [units, first, second, third] = words;
+        put_units(to, units);
+        put_minimum(to, _mm512_srli_epi32::<16>(units));
+        let upper = |word: __m512i| {
+            let bits = _mm512_and_si512(_mm512_srli_epi32::<6>(word), bytes(3));
+            _mm512_slli_epi32::<4>(bits)
+        };
+        let low = |word: __m512i| _mm512_and_si512(word, bytes(15));
+        let scales = [
+            _mm512_and_si512(first, bytes(63)),
+            _mm512_or_si512(low(third), upper(first)),
+        ];
+        for (half, packed) in scales.into_iter().enumerate() {
+            for index in 0..4 {
+                let scales =
+                    _mm512_and_si512(down(packed, 8 * index as u32), _mm512_set1_epi32(255));
+                let sub_block = 8 * half + 2 * index;
+                put_scale(to, sub_block, scales);
+                put_scale(to, sub_block + 1, scales);
+            }
+        }
+        put_minima(to, 0, _mm512_and_si512(second, bytes(63)));
+        let last = _mm512_or_si512(low(_mm512_srli_epi32::<4>(third)), upper(second));
+        put_minima(to, 2, last);
+    }
+}

@@ -1,0 +1,277 @@
+//! Superblocks of 256 with many tokens.
+//!
+//! Rows of weights lie in lanes; four elements of sixteen rows are one register, which is multiplied with four elements
+//! of a token, broadcast. A group of 8 or 16 elements, all of one sub-block, sums to an integer that fits 16 bits: one
+//! multiply-add of 16-bit halves then applies the sub-block's scale and adds it to the superblock's sum.
+
+use super::columns::ROWS;
+use crate::blocks::{SUB_BLOCKS, SUPERBLOCK};
+use crate::kernels::activations::{ActivationSuperblock, SuperblockRows};
+use std::arch::x86_64::*;
+
+/// Registers of weights that go over a token together.
+const SLICES: usize = 2;
+/// Rows of a panel.
+pub const PANEL_ROWS: usize = SLICES * ROWS;
+/// Tokens of one tile: with two slices enough sums at a time to hide the latency of a dot product.
+const TOKENS: usize = 8;
+/// Elements of a row in one lane.
+const WORD: usize = 4;
+
+/// A format of superblocks, sixteen rows at a time.
+pub trait Format {
+    /// One as it lies in memory.
+    type Block: bytemuck::Pod;
+    /// Elements whose unsigned quants, less 32 where `OFFSET`, give sums of products within 16 bits: 8 or 16.
+    const GROUP: usize;
+    /// Whether 32 is taken from every quant.
+    const OFFSET: bool;
+    /// The scales of sub-blocks are 2^SHIFT times too large, or the quants.
+    const SHIFT: u32;
+    /// Sub-blocks that have a minimum each; 0 where none has.
+    const MINIMA: usize;
+    /// Writes one superblock of sixteen rows.
+    ///
+    /// # Safety
+    /// The machine has what [`super::Avx512`] proves.
+    unsafe fn unpack(rows: [&Self::Block; ROWS], to: &mut Slice);
+}
+
+/// One superblock of sixteen rows, rows in lanes.
+#[repr(C, align(64))]
+pub struct Slice {
+    /// Four elements a lane, unsigned.
+    pub quants: [[[u8; WORD]; ROWS]; SUPERBLOCK / WORD],
+    /// Of sub-blocks; the upper half of each is 0.
+    pub scales: [[i32; ROWS]; SUB_BLOCKS],
+    /// Of two sub-blocks each, in halves. As many as the format has.
+    pub minima: [[i32; ROWS]; SUB_BLOCKS / 2],
+    /// Of the superblock.
+    pub scale: [f32; ROWS],
+    /// Of the superblock, subtracted.
+    pub minimum: [f32; ROWS],
+}
+
+impl Slice {
+    /// Zeros.
+    pub const EMPTY: Self = Self {
+        quants: [[[0; WORD]; ROWS]; SUPERBLOCK / WORD],
+        scales: [[0; ROWS]; SUB_BLOCKS],
+        minima: [[0; ROWS]; SUB_BLOCKS / 2],
+        scale: [0.0; ROWS],
+        minimum: [0.0; ROWS],
+    };
+}
+
+/// Running sums of a panel's rows with one token.
+pub type Sums = [[f32; ROWS]; SLICES];
+
+/// Every product of weight rows with rows `tokens` of x; column r of `out` starts at `first`.
+///
+/// # Safety
+/// The machine has AVX-512 F, BW, DQ, VL and VNNI.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub unsafe fn products<'a, F: Format>(
+    rows: usize,
+    weight: impl Fn(usize) -> &'a [F::Block],
+    x: &SuperblockRows,
+    tokens: &[u32],
+    mut emit: impl FnMut(usize, usize, &[f32]),
+) where
+    F::Block: 'a,
+{
+    let mut panel = Box::new([Slice::EMPTY; SLICES]);
+    let mut sums: Vec<Sums> = Vec::new();
+    for row in (0..rows).step_by(PANEL_ROWS) {
+        let height = PANEL_ROWS.min(rows - row);
+        let group: [&[F::Block]; PANEL_ROWS] = crate::kernels::rows::gather(&weight, row, height);
+        sums.clear();
+        sums.resize(tokens.len(), [[0.0; ROWS]; SLICES]);
+        for block in 0..group[0].len() {
+            for (slice, rows) in panel.iter_mut().zip(group.as_chunks::<ROWS>().0) {
+                let blocks = crate::kernels::rows::blocks_at(rows, block);
+                unsafe { F::unpack(blocks, slice) };
+            }
+            unsafe { panel_with_tokens::<F>(&panel, block, x, tokens, &mut sums) };
+        }
+        for (token, sums) in sums.iter().enumerate() {
+            emit(token, row, &sums.as_flattened()[..height]);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn panel_with_tokens<F: Format>(
+    panel: &[Slice; SLICES],
+    block: usize,
+    x: &SuperblockRows,
+    tokens: &[u32],
+    sums: &mut [Sums],
+) {
+    let groups = tokens.chunks(TOKENS).zip(sums.chunks_mut(TOKENS));
+    for (tokens, sums) in groups {
+        unsafe {
+            match tokens.len() {
+                8 => tile_of::<F, 8>(panel, block, x, tokens, sums),
+                7 => tile_of::<F, 7>(panel, block, x, tokens, sums),
+                6 => tile_of::<F, 6>(panel, block, x, tokens, sums),
+                5 => tile_of::<F, 5>(panel, block, x, tokens, sums),
+                4 => tile_of::<F, 4>(panel, block, x, tokens, sums),
+                3 => tile_of::<F, 3>(panel, block, x, tokens, sums),
+                2 => tile_of::<F, 2>(panel, block, x, tokens, sums),
+                _ => tile_of::<F, 1>(panel, block, x, tokens, sums),
+            }
+        }
+    }
+}
+
+/// Adds one superblock of the panel's rows to the sums of T tokens.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn tile_of<F: Format, const T: usize>(
+    panel: &[Slice; SLICES],
+    block: usize,
+    x: &SuperblockRows,
+    tokens: &[u32],
+    sums: &mut [Sums],
+) {
+    let (tokens, sums) = (&tokens[..T], &mut sums[..T]);
+    let mut operands = [&x.row(tokens[0] as usize)[block]; T];
+    for (to, &token) in operands.iter_mut().zip(tokens).skip(1) {
+        *to = &x.row(token as usize)[block];
+    }
+    // SAFETY: as this function's.
+    unsafe {
+        let dots = dots::<F, T>(panel, operands);
+        finish::<F, T>(panel, operands, dots, sums);
+    }
+}
+
+/// Adds the dots of one superblock of the panel's rows, with their units, to the sums of one token.
+///
+/// # Safety
+/// The machine has AVX-512 F, BW, DQ, VL and VNNI.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub unsafe fn add<F: Format>(
+    panel: &[Slice; SLICES],
+    x: &ActivationSuperblock,
+    dots: [__m512i; SLICES],
+    sums: &mut Sums,
+) {
+    // SAFETY: as this function's.
+    unsafe { finish::<F, 1>(panel, [x], [dots], std::slice::from_mut(sums)) }
+}
+
+/// The same for T tokens, and where the format has minima, what these add.
+#[inline(always)]
+unsafe fn finish<F: Format, const T: usize>(
+    panel: &[Slice; SLICES],
+    x: [&ActivationSuperblock; T],
+    dots: [[__m512i; SLICES]; T],
+    sums: &mut [Sums],
+) {
+    let sums = &mut sums[..T];
+    // SAFETY: slices are aligned to registers; the instructions are there by the contract of the callers.
+    unsafe {
+        let mut corrections = [[_mm512_setzero_si512(); SLICES]; T];
+        if F::MINIMA > 0 {
+            corrections = self::corrections::<F, T>(panel, x);
+        }
+        for slice in 0..SLICES {
+            let scale = _mm512_load_ps(panel[slice].scale.as_ptr());
+            let minimum = _mm512_load_ps(panel[slice].minimum.as_ptr());
+            for token in 0..T {
+                let x_scale = _mm512_set1_ps(x[token].scale);
+                let to = sums[token][slice].as_mut_ptr();
+                let dots = _mm512_cvtepi32_ps(dots[token][slice]);
+                let mut sum = _mm512_loadu_ps(to);
+                sum = _mm512_fmadd_ps(_mm512_mul_ps(scale, x_scale), dots, sum);
+                if F::MINIMA > 0 {
+                    let corrections = _mm512_cvtepi32_ps(corrections[token][slice]);
+                    sum = _mm512_fnmadd_ps(_mm512_mul_ps(minimum, x_scale), corrections, sum);
+                }
+                _mm512_storeu_ps(to, sum);
+            }
+        }
+    }
+}
+
+/// The integer dots of the panel's rows with T tokens.
+#[inline(always)]
+unsafe fn dots<F: Format, const T: usize>(
+    panel: &[Slice; SLICES],
+    x: [&ActivationSuperblock; T],
+) -> [[__m512i; SLICES]; T] {
+    // SAFETY: slices are aligned to registers; words and sums of x lie within their arrays.
+    unsafe {
+        let mut totals = [[_mm512_setzero_si512(); SLICES]; T];
+        for group in 0..SUPERBLOCK / F::GROUP {
+            let mut sums = [[_mm512_setzero_si512(); SLICES]; T];
+            if F::OFFSET {
+                for token in 0..T {
+                    sums[token] = [_mm512_set1_epi32(x[token].offsets[group]); SLICES];
+                }
+            }
+            for word in 0..F::GROUP / WORD {
+                let word = group * (F::GROUP / WORD) + word;
+                let mut weights = [_mm512_setzero_si512(); SLICES];
+                for slice in 0..SLICES {
+                    weights[slice] = _mm512_load_si512(panel[slice].quants[word].as_ptr().cast());
+                }
+                for token in 0..T {
+                    let x = x[token].quants.as_ptr().add(word * WORD).cast::<i32>();
+                    let x = _mm512_set1_epi32(x.read_unaligned());
+                    for slice in 0..SLICES {
+                        sums[token][slice] =
+                            _mm512_dpbusd_epi32(sums[token][slice], weights[slice], x);
+                    }
+                }
+            }
+            for slice in 0..SLICES {
+                let sub_block = group * F::GROUP / (SUPERBLOCK / SUB_BLOCKS);
+                let scales = _mm512_load_si512(panel[slice].scales[sub_block].as_ptr().cast());
+                for token in 0..T {
+                    totals[token][slice] =
+                        _mm512_dpwssd_epi32(totals[token][slice], sums[token][slice], scales);
+                }
+            }
+        }
+        if F::SHIFT > 0 {
+            for total in totals.as_flattened_mut() {
+                *total = _mm512_sra_epi32(*total, _mm_cvtsi32_si128(F::SHIFT as i32));
+            }
+        }
+        totals
+    }
+}
+
+/// The integer sums of minima times activations.
+#[inline(always)]
+unsafe fn corrections<F: Format, const T: usize>(
+    panel: &[Slice; SLICES],
+    x: [&ActivationSuperblock; T],
+) -> [[__m512i; SLICES]; T] {
+    // SAFETY: as above.
+    unsafe {
+        let mut totals = [[_mm512_setzero_si512(); SLICES]; T];
+        for pair in 0..F::MINIMA / 2 {
+            let mut minima = [_mm512_setzero_si512(); SLICES];
+            for slice in 0..SLICES {
+                minima[slice] = _mm512_load_si512(panel[slice].minima[pair].as_ptr().cast());
+            }
+            for token in 0..T {
+                let sums = if F::MINIMA == SUB_BLOCKS {
+                    x[token].sums.as_ptr()
+                } else {
+                    x[token].sums_of_32.as_ptr()
+                };
+                let sums = _mm512_set1_epi32(sums.add(2 * pair).cast::<i32>().read_unaligned());
+                for slice in 0..SLICES {
+                    totals[token][slice] =
+                        _mm512_dpwssd_epi32(totals[token][slice], minima[slice], sums);
+                }
+            }
+        }
+        totals
+    }
+}
