@@ -17,29 +17,38 @@ pub enum KernelSet {
     Avx512,
     /// The same, and AMX with 8-bit integers for products of many tokens. Where the system lets a process use it.
     Amx,
+    /// aarch64 with NEON and `dotprod`, as Apple's processors and servers since 2019 have them; with `i8mm` where the
+    /// machine has it.
+    Neon,
 }
 
-/// A name that is none of [`KernelSet::NAMES`].
+/// A name that no kernel set has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown kernel set {0:?}; use one of reference, portable, avx2, avx512, amx")]
+#[error("unknown kernel set {0:?}; use one of {names}", names = KernelSet::names())]
 pub struct UnknownKernelSet(pub String);
 
 impl KernelSet {
     /// Every set, slowest first.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Reference,
         Self::Portable,
         Self::Avx2,
         Self::Avx512,
         Self::Amx,
+        Self::Neon,
     ];
 
-    /// The set of that name: `reference`, `portable`, `avx2`, `avx512` or `amx`, in any case.
+    /// The set of that name, in any case.
     pub fn parse(name: &str) -> Result<Self, UnknownKernelSet> {
         let found = Self::ALL
             .into_iter()
             .find(|set| set.name().eq_ignore_ascii_case(name.trim()));
         found.ok_or_else(|| UnknownKernelSet(name.to_owned()))
+    }
+
+    /// The names of all sets.
+    fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
     }
 
     /// The sets that this machine can run, slowest first.
@@ -71,6 +80,7 @@ impl KernelSet {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Amx => "amx",
+            Self::Neon => "neon",
         }
     }
 }
@@ -84,6 +94,7 @@ impl fmt::Display for KernelSet {
             Self::Avx2 => "AVX2",
             Self::Avx512 => "AVX-512",
             Self::Amx => "AVX-512 and AMX",
+            Self::Neon => "NEON",
         })
     }
 }

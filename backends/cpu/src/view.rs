@@ -3,6 +3,7 @@
 use bytemuck::Pod;
 use odmoe_formats::BlockFormat;
 use std::borrow::Cow;
+#[cfg(target_arch = "x86_64")]
 use std::ops::Range;
 
 /// A weight matrix [rows, columns] as bytes.
@@ -64,6 +65,7 @@ impl<'a> WeightView<'a> {
     }
 
     /// Some rows, one after another, as blocks of its format.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub fn rows_of_blocks<B: Pod>(&self, rows: Range<usize>) -> &'a [B] {
         debug_assert_eq!(size_of::<B>(), self.format.block_bytes());

@@ -1,5 +1,5 @@
 //! Fast kernels. Each is written once, over [`Simd`], and compiled for every kernel set; only the few primitives in
-//! `portable`, `avx2` and `avx512` differ. They reproduce `reference` bit for bit.
+//! `portable`, `avx2`, `avx512` and `neon` differ. They reproduce `reference` bit for bit.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -23,6 +23,10 @@ mod float;
 mod iq4;
 #[cfg(target_arch = "x86_64")]
 mod many_tokens;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_integers;
 mod packed;
 mod portable;
 mod product;
@@ -30,6 +34,7 @@ mod q8;
 mod rows;
 mod small_block_formats;
 mod small_blocks;
+#[cfg(target_arch = "x86_64")]
 mod stream;
 #[cfg(target_arch = "x86_64")]
 mod stream_formats;
@@ -52,6 +57,7 @@ use crate::reference::LANES;
 use activations::{ActivationBlock, ActivationSuperblock, BlockOperand};
 use portable::{Portable, widen_bf16, widen_f16};
 use small_blocks::SmallPanel;
+#[cfg(target_arch = "x86_64")]
 use stream::{DOTS, Minima, StreamFormat};
 
 /// Elements as they lie in memory, without alignment.
@@ -79,6 +85,7 @@ pub trait Simd: Copy + Send + Sync {
     /// From how many tokens on it pays to rearrange weights; `usize::MAX` where it never does.
     const PACK_FROM_TOKENS: usize;
     /// Whether there are [`Self::stream_dots`].
+    #[cfg(target_arch = "x86_64")]
     const STREAMS: bool = false;
     /// What [`Self::pack`] adds to the quants.
     const Q8_OFFSET: i32;
@@ -159,9 +166,17 @@ pub trait Simd: Copy + Send + Sync {
         x: [&ActivationSuperblock; T],
         sums: [Self::Sums8; T],
     ) -> [Self::Sums8; T];
+    /// The same with signed quants, none of them -128, without corrections and minima.
+    fn signed_superblock_step<const T: usize>(
+        self,
+        panel: &superblocks::Panel,
+        x: [&ActivationSuperblock; T],
+        sums: [Self::Sums8; T],
+    ) -> [Self::Sums8; T];
 
     /// Number b * T + t: the exact products of block b, of `DOTS / T`, with x\[b\]\[t\], corrections included where there
     /// are no minima. Else writes the minima of each block.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn stream_dots<F: StreamFormat, const T: usize>(
         self,
@@ -172,6 +187,7 @@ pub trait Simd: Copy + Send + Sync {
         unreachable!("this set does not stream")
     }
     /// Number i: the exact product of these minima with the sums of the superblock beside them.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn stream_corrections<F: StreamFormat>(
         self,
@@ -179,13 +195,6 @@ pub trait Simd: Copy + Send + Sync {
     ) -> [f32; DOTS] {
         unreachable!("this set does not stream")
     }
-    /// The same with signed quants, none of them -128, without corrections and minima.
-    fn signed_superblock_step<const T: usize>(
-        self,
-        panel: &superblocks::Panel,
-        x: [&ActivationSuperblock; T],
-        sums: [Self::Sums8; T],
-    ) -> [Self::Sums8; T];
 
     /// 16 in byte i where bit i is set, else 0.
     #[inline(always)]
@@ -252,6 +261,12 @@ pub enum Instructions {
     /// AVX-512, with or without AMX.
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
+    /// NEON with `dotprod`.
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon<false>),
+    /// NEON with `dotprod` and `i8mm`.
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm(neon::Neon<true>),
 }
 
 impl Instructions {
@@ -267,6 +282,12 @@ impl Instructions {
             KernelSet::Amx => avx512::Avx512::detect_with_tiles().map(Self::Avx512),
             #[cfg(not(target_arch = "x86_64"))]
             KernelSet::Avx2 | KernelSet::Avx512 | KernelSet::Amx => None,
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Neon => neon::Neon::<true>::detect()
+                .map(Self::NeonI8mm)
+                .or_else(|| neon::Neon::<false>::detect().map(Self::Neon)),
+            #[cfg(not(target_arch = "aarch64"))]
+            KernelSet::Neon => None,
         }
     }
 
@@ -278,6 +299,10 @@ impl Instructions {
             Self::Avx2(simd) => simd.run(kernel),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(simd) => simd.run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(simd) => simd.run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm(simd) => simd.run(kernel),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::activations::{BlockRows, SuperblockRows};
 use super::small_blocks::{self, SmallBlockFormat};
+#[cfg(target_arch = "x86_64")]
 use super::stream::{self, StreamFormat};
 use super::superblocks::{self, SuperblockFormat};
 use super::{Bf16, Element, F16, F32, Kernel, Simd, float, iq4, q8};
@@ -179,6 +180,14 @@ impl Product<'_> {
         );
     }
 
+    /// Streams are for vector sets of x86-64 alone.
+    #[cfg(not(target_arch = "x86_64"))]
+    #[inline(always)]
+    fn stream<S: Simd, F: SuperblockFormat>(&self, simd: S) {
+        self.superblocks::<S, F>(simd);
+    }
+
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn stream<S: Simd, F: StreamFormat>(&self, simd: S) {
         if !S::STREAMS {
