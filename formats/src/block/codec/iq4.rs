@@ -14,6 +14,7 @@
 use super::fields::{field, put_field};
 use super::k_quants::search::{NOTHING, nearest, peak};
 use super::{put_f16, read_f16};
+use std::cmp::Ordering;
 
 /// Elements of a block of `IQ4_NL` and of a sub-block of `IQ4_XS`.
 const SUB_BLOCK: usize = 32;
@@ -119,8 +120,9 @@ fn value(code: u8) -> f32 {
 
 /// The code of the value nearest to `x`, the upper of two as near; the last for NaN.
 fn nearest_code(x: f32) -> u8 {
-    // Comparisons are written so that NaN passes through all.
-    let not_above = VALUES[1..].iter().filter(|v| !(x < f32::from(**v)));
+    // NaN is less than none of them.
+    let is_less = |v: &i8| x.partial_cmp(&f32::from(*v)) == Some(Ordering::Less);
+    let not_above = VALUES[1..].iter().filter(|v| !is_less(v));
     let below = not_above.count().min(VALUES.len() - 2) as u8;
     let (low, high) = (value(below), value(below + 1));
     if x - low < high - x { below } else { below + 1 }
