@@ -103,7 +103,7 @@ fn seed_and_routing_change_weights_and_no_shape() {
     assert!(std::fs::read(world.path("b/m.gguf")).unwrap() == seen[0]);
 }
 
-/// The files of a store but its manifest, which names the source.
+/// The files of a store but its manifest and its fingerprint, which tell the source.
 fn weights(store: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![store.to_owned()];
@@ -113,7 +113,7 @@ fn weights(store: &Path) -> BTreeMap<String, Vec<u8>> {
             let name = path.strip_prefix(store).unwrap().display().to_string();
             if path.is_dir() {
                 folders.push(path);
-            } else if name != "manifest.json" {
+            } else if !["manifest.json", "fingerprint.json"].contains(&name.as_str()) {
                 found.insert(name, std::fs::read(path).unwrap());
             }
         }
