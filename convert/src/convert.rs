@@ -174,7 +174,8 @@ pub enum ConvertError {
     },
     /// It does not fit.
     #[error(
-        "{destination}: the store needs {needed} but {free} are free; make room or give another destination"
+        "{destination}: the store needs {needed} but {free} are free; {} are missing: make room or give another destination",
+        ByteCount(needed.0.saturating_sub(free.0))
     )]
     NoSpace {
         /// The destination.

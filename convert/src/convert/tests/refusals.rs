@@ -170,9 +170,12 @@ fn a_model_that_does_not_fit_is_refused_before_a_byte_is_written() {
     let store = folder.path().join("new/store");
     let preflight = preflight(&source, &store, &ConvertOptions::default()).unwrap();
     let error = convert(&source, &store, &ConvertOptions::default(), &NoProgress).unwrap_err();
+    let told = error.to_string();
     let ConvertError::NoSpace { needed, free, .. } = error else {
-        panic!("{error}")
+        panic!("{told}")
     };
+    let missing = format!("{} are missing", ByteCount(needed.0 - free.0));
+    assert!(told.contains(&missing), "{told}");
     assert_eq!(needed, preflight.needed);
     // The embedding and the head alone take 2^24 x 2^24 x 4 bytes each.
     assert!(needed.0 > 1 << 51 && free < needed);
