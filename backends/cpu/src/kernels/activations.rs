@@ -119,6 +119,12 @@ impl<'a> BlockRow<'a> {
         }
     }
 
+    /// Bytes of its blocks, without the wider integers.
+    #[inline(always)]
+    pub fn bytes(self) -> usize {
+        size_of_val(self.blocks)
+    }
+
     /// One block.
     #[inline(always)]
     pub fn block(self, block: usize) -> BlockOperand<'a> {

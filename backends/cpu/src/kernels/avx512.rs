@@ -5,9 +5,8 @@ use super::avx2::reduce8;
 use super::avx512_integers as integers;
 use super::transpose::{eight, scales8, sum_rows8, transpose8};
 use super::{
-    ActivationSuperblock, BlockOperand, Bytes2, Bytes4, DOTS, Kernel, Minima, PACKED_ROWS, Product,
-    SUMS, Simd, SmallPanel, StreamFormat, avx2_integers, avx2_stream, avx512_stream, many_tokens,
-    superblocks,
+    ActivationSuperblock, BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, Product, SUMS, Simd,
+    SmallPanel, avx2_integers, row_lanes, superblocks,
 };
 use crate::blocks::{BLOCK, Q8Block, SUB_BLOCKS};
 use crate::reference::LANES;
@@ -69,7 +68,6 @@ impl Simd for Avx512 {
     type Packed = Packed;
     const LARGE_TILES: bool = true;
     const PACK_FROM_TOKENS: usize = 4;
-    const STREAMS: bool = true;
     const Q8_OFFSET: i32 = 128;
 
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -77,10 +75,10 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn many_tokens(self, product: &Product<'_>) -> bool {
+    fn rows_in_lanes(self, product: &Product<'_>) -> bool {
         self.tiles
             .is_some_and(|tiles| amx::product(self, tiles, product))
-            || many_tokens::product(self, product)
+            || row_lanes::product(self, product)
     }
 
     #[inline(always)]
@@ -217,28 +215,6 @@ impl Simd for Avx512 {
         }
     }
 
-    #[inline(always)]
-    fn stream_dots<F: StreamFormat, const T: usize>(
-        self,
-        blocks: &[F::Block],
-        x: &[[&ActivationSuperblock; T]],
-        minima: &mut [Minima],
-    ) -> [f32; DOTS] {
-        unsafe {
-            let dots = avx512_stream::dots::<F, T>(blocks, x, minima);
-            self.sums8_store(_mm256_cvtepi32_ps(dots))
-        }
-    }
-    #[inline(always)]
-    fn stream_corrections<F: StreamFormat>(
-        self,
-        operands: [(&Minima, &ActivationSuperblock); DOTS],
-    ) -> [f32; DOTS] {
-        unsafe {
-            let dots = avx2_stream::corrections::<F>(operands);
-            self.sums8_store(_mm256_cvtepi32_ps(dots))
-        }
-    }
     #[inline(always)]
     fn signed_superblock_step<const T: usize>(
         self,

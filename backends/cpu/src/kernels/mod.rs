@@ -16,13 +16,10 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_integers;
 #[cfg(target_arch = "x86_64")]
-mod avx512_stream;
 mod bytes;
 mod elementwise;
 mod float;
 mod iq4;
-#[cfg(target_arch = "x86_64")]
-mod many_tokens;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "aarch64")]
@@ -31,6 +28,8 @@ mod packed;
 mod portable;
 mod product;
 mod q8;
+#[cfg(target_arch = "x86_64")]
+mod row_lanes;
 mod rows;
 mod small_block_formats;
 mod small_blocks;
@@ -93,9 +92,9 @@ pub trait Simd: Copy + Send + Sync {
     /// Runs a kernel, compiled with the set's instructions.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
 
-    /// Takes a product of many tokens, where the set has kernels for these; else says so.
+    /// Takes a product, where the set has kernels for it that have rows of weights in lanes; else says so.
     #[inline(always)]
-    fn many_tokens(self, _product: &Product<'_>) -> bool {
+    fn rows_in_lanes(self, _product: &Product<'_>) -> bool {
         false
     }
 

@@ -93,7 +93,7 @@ impl Kernel for Product<'_> {
     type Output = ();
     #[inline(always)]
     fn call<S: Simd>(self, simd: S) {
-        if simd.many_tokens(&self) {
+        if simd.rows_in_lanes(&self) {
             return;
         }
         match self.weight.format {

@@ -12,7 +12,7 @@ use crate::blocks::{HalfBytes, SUB_BLOCKS};
 use crate::reference::LANES;
 use bytemuck::Zeroable;
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{__m256i, __m512i};
+use std::arch::x86_64::__m256i;
 
 /// Dots that are folded together: of `DOTS / T` superblocks with T tokens.
 pub const DOTS: usize = 8;
@@ -31,12 +31,6 @@ pub trait StreamFormat: SuperblockFormat {
     const WIDE_SUB_BLOCKS: bool;
     /// The units of scales and minima.
     fn units(block: &Self::Block) -> [HalfBytes; 2];
-    /// Unsigned quants 64 * part to 64 * part + 63, below 64.
-    ///
-    /// # Safety
-    /// The machine has the instructions of `Avx512`.
-    #[cfg(target_arch = "x86_64")]
-    unsafe fn quants_avx512(block: &Self::Block, part: usize) -> __m512i;
     /// Unsigned quants 32 * part to 32 * part + 31, below 64.
     ///
     /// # Safety
@@ -49,16 +43,6 @@ pub trait StreamFormat: SuperblockFormat {
     /// The machine has the instructions of `Avx2`.
     #[cfg(target_arch = "x86_64")]
     unsafe fn scales(block: &Self::Block) -> [__m256i; 2];
-    /// The same.
-    ///
-    /// # Safety
-    /// The machine has the instructions of `Avx512`.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    unsafe fn scales_avx512(block: &Self::Block) -> [__m256i; 2] {
-        // SAFETY: by contract.
-        unsafe { Self::scales(block) }
-    }
 }
 
 /// Elsewhere no set streams.

@@ -3,7 +3,6 @@
 //! Shifts are of 16-bit lanes and move bits across bytes, so each is followed by a mask.
 
 use super::avx2_stream as narrow;
-use super::avx512_stream as wide;
 use super::stream::StreamFormat;
 use super::superblock_formats::{Q2K, Q3K, Q4K, Q5K, Q6K};
 use crate::blocks::{HalfBytes, Q2KBlock, Q3KBlock, Q4KBlock, Q5KBlock, Q6KBlock};
@@ -17,10 +16,6 @@ impl StreamFormat for Q2K {
     #[inline(always)]
     fn units(block: &Q2KBlock) -> [HalfBytes; 2] {
         [block.scale, block.minimum]
-    }
-    #[inline(always)]
-    unsafe fn quants_avx512(block: &Q2KBlock, part: usize) -> __m512i {
-        unsafe { wide::pairs(&block.quants, part) }
     }
     #[inline(always)]
     unsafe fn quants_avx2(block: &Q2KBlock, part: usize) -> __m256i {
@@ -39,14 +34,6 @@ impl StreamFormat for Q3K {
     #[inline(always)]
     fn units(block: &Q3KBlock) -> [HalfBytes; 2] {
         [block.scale; 2]
-    }
-    #[inline(always)]
-    unsafe fn quants_avx512(block: &Q3KBlock, part: usize) -> __m512i {
-        unsafe {
-            let first = 2 - 2 * part as i16;
-            let third = wide::shift_halves(wide::twice(&block.third, 0), first, first - 1);
-            wide::with(wide::pairs(&block.quants, part), third, 4)
-        }
     }
     #[inline(always)]
     unsafe fn quants_avx2(block: &Q3KBlock, part: usize) -> __m256i {
@@ -70,20 +57,12 @@ impl StreamFormat for Q4K {
         [block.scale, block.minimum]
     }
     #[inline(always)]
-    unsafe fn quants_avx512(block: &Q4KBlock, part: usize) -> __m512i {
-        unsafe { wide::halves(&block.quants, part) }
-    }
-    #[inline(always)]
     unsafe fn quants_avx2(block: &Q4KBlock, part: usize) -> __m256i {
         unsafe { narrow::halves(&block.quants, part) }
     }
     #[inline(always)]
     unsafe fn scales(block: &Q4KBlock) -> [__m256i; 2] {
         unsafe { [narrow::six_bit_scales(bytemuck::bytes_of(block)); 2] }
-    }
-    #[inline(always)]
-    unsafe fn scales_avx512(block: &Q4KBlock) -> [__m256i; 2] {
-        unsafe { [wide::six_bit_scales(bytemuck::bytes_of(block)); 2] }
     }
 }
 
@@ -96,14 +75,6 @@ impl StreamFormat for Q5K {
         [block.scale, block.minimum]
     }
     #[inline(always)]
-    unsafe fn quants_avx512(block: &Q5KBlock, part: usize) -> __m512i {
-        unsafe {
-            let first = 4 - 2 * part as i16;
-            let fifth = wide::shift_halves(wide::twice(&block.fifth, 0), first, first - 1);
-            wide::with(wide::halves(&block.quants, part), fifth, 16)
-        }
-    }
-    #[inline(always)]
     unsafe fn quants_avx2(block: &Q5KBlock, part: usize) -> __m256i {
         unsafe {
             let fifth = narrow::shift(narrow::load(&block.fifth, 0), 4 - part as i32);
@@ -114,10 +85,6 @@ impl StreamFormat for Q5K {
     unsafe fn scales(block: &Q5KBlock) -> [__m256i; 2] {
         unsafe { [narrow::six_bit_scales(bytemuck::bytes_of(block)); 2] }
     }
-    #[inline(always)]
-    unsafe fn scales_avx512(block: &Q5KBlock) -> [__m256i; 2] {
-        unsafe { [wide::six_bit_scales(bytemuck::bytes_of(block)); 2] }
-    }
 }
 
 #[allow(clippy::undocumented_unsafe_blocks)]
@@ -127,19 +94,6 @@ impl StreamFormat for Q6K {
     #[inline(always)]
     fn units(block: &Q6KBlock) -> [HalfBytes; 2] {
         [block.scale; 2]
-    }
-    #[inline(always)]
-    unsafe fn quants_avx512(block: &Q6KBlock, part: usize) -> __m512i {
-        unsafe {
-            let low = wide::load(&block.low, part / 2);
-            let high = wide::twice(&block.high, part / 2);
-            if part.is_multiple_of(2) {
-                wide::with(wide::keep(low, 15), wide::shift_halves(high, 4, 2), 0x30)
-            } else {
-                let low = wide::keep(_mm512_srli_epi16::<4>(low), 15);
-                wide::with(low, wide::shift_halves(high, 0, -2), 0x30)
-            }
-        }
     }
     #[inline(always)]
     unsafe fn quants_avx2(block: &Q6KBlock, part: usize) -> __m256i {

@@ -115,7 +115,8 @@ const CHUNK_BYTES: usize = 512 << 10;
 /// fewer where threads would go idle.
 pub fn chunk_rows(machine: &Machine, weight: &WeightView<'_>, rows: usize, tokens: usize) -> usize {
     let (least, most) = if tokens < MANY_TOKENS {
-        (PACKED_ROWS, PANEL_ROWS)
+        let fit = CHUNK_BYTES / weight.row(0).len().max(1) / PANEL_ROWS * PANEL_ROWS;
+        (PACKED_ROWS, fit.clamp(PANEL_ROWS, 4 * PANEL_ROWS))
     } else {
         let fit = CHUNK_BYTES / weight.row(0).len().max(1) / PANEL_ROWS * PANEL_ROWS;
         (2 * PACKED_ROWS, fit.clamp(PANEL_ROWS, 4 * PANEL_ROWS))

@@ -14,11 +14,10 @@ pub use tiles::Emulated;
 
 use super::activations::SuperblockRows;
 use super::avx512::Avx512;
-use super::many_tokens::{
-    self, Ahead, PANEL_ROWS, ROWS, Slice, Sums, SuperblockFormat, TOKENS_MAX,
-    superblock_formats as large,
-};
 use super::product::Product;
+use super::row_lanes::{
+    self, Ahead, PANEL_ROWS, ROWS, Slice, Sums, SuperblockFormat, superblock_formats as large,
+};
 use crate::blocks::SUPERBLOCK;
 use odmoe_formats::BlockFormat as F;
 use planes::{Planes, SLICES};
@@ -48,9 +47,10 @@ pub fn product<T: Tiles>(proof: Avx512, tiles: T, product: &Product<'_>) -> bool
 fn superblocks<T: Tiles, F: SuperblockFormat>(_proof: Avx512, tiles: T, product: &Product<'_>) {
     let x = product.x.superblocks.expect("activations in superblocks");
     let tiles = tiles.configure();
-    for (part, tokens) in product.tokens.chunks(TOKENS_MAX).enumerate() {
+    let together = row_lanes::together(size_of_val(x.row(0)));
+    for (part, tokens) in product.tokens.chunks(together).enumerate() {
         let emit = |token, row, sums: &[f32]| {
-            product.out.put(part * TOKENS_MAX + token, row, sums);
+            product.out.put(part * together + token, row, sums);
         };
         // SAFETY: the machine has AVX-512, as the proof says.
         unsafe { products::<T, F>(&tiles, product, x, tokens, emit) }
@@ -110,7 +110,7 @@ unsafe fn products<T: Tiles, F: SuperblockFormat>(
                         whole::<F>(&work.tiles[1], token),
                     ];
                     // SAFETY: the machine has AVX-512.
-                    unsafe { many_tokens::add::<F>(&work.slices, x, dots, sums) };
+                    unsafe { row_lanes::add::<F>(&work.slices, x, dots, sums) };
                 }
             }
         }

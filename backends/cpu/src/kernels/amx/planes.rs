@@ -4,7 +4,7 @@
 //! byte. Products of planes need no scale in between: a superblock's 256 elements sum up in a tile.
 
 use crate::blocks::SUPERBLOCK;
-use crate::kernels::many_tokens::{ROWS, Slice, SuperblockFormat};
+use crate::kernels::row_lanes::{ROWS, Slice, SuperblockFormat};
 use std::arch::x86_64::*;
 
 /// Slices of sixteen rows that are multiplied together: their tiles share the tokens'.

@@ -2,7 +2,7 @@
 
 use super::planes::{Planes, SLICES};
 use crate::blocks::SUPERBLOCK;
-use crate::kernels::many_tokens::ROWS;
+use crate::kernels::row_lanes::ROWS;
 
 /// Tokens of one product of tiles.
 pub const TOKENS: usize = 16;

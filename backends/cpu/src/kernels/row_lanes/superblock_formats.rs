@@ -5,7 +5,7 @@
 #![allow(clippy::undocumented_unsafe_blocks)]
 
 use super::columns::{ROWS, bytes, down, widen_low_halves, words};
-use super::superblocks::{Format, Slice};
+use super::superblocks::{Format, RUN, Run, Slice};
 use crate::blocks::{Q2KBlock, Q3KBlock, Q4KBlock, Q5KBlock, Q6KBlock};
 use std::arch::x86_64::*;
 use std::mem::offset_of;
@@ -30,19 +30,23 @@ impl Format for Q2K {
     const OFFSET: bool = false;
     const SHIFT: u32 = 0;
     const MINIMA: usize = 16;
+    const COLUMNS: usize = 4;
+    const RUNS: usize = 4;
+    type Column = [Run; 4];
+    type Shared = ();
 
     #[inline(always)]
-    unsafe fn unpack(rows: [&Q2KBlock; ROWS], to: &mut Slice) {
+    fn shift(run: usize) -> u32 {
+        2 * run as u32
+    }
+    #[inline(always)]
+    fn word(column: usize, run: usize) -> usize {
+        quarter_word(column, run)
+    }
+    #[inline(always)]
+    unsafe fn head(rows: [&Q2KBlock; ROWS], to: &mut Slice) {
         unsafe {
             let rows = pointers(rows);
-            let packed = words::<16>(rows, offset_of!(Q2KBlock, quants));
-            for (index, packed) in packed.into_iter().enumerate() {
-                let first = index / EIGHT * 32 + index % EIGHT;
-                for quarter in 0..4 {
-                    let two = _mm512_and_si512(down(packed, 2 * quarter as u32), bytes(3));
-                    put_quants(to, first + quarter * EIGHT, two);
-                }
-            }
             let packed = words::<4>(rows, offset_of!(Q2KBlock, scales));
             for (index, packed) in packed.into_iter().enumerate() {
                 put_scales(to, 4 * index, _mm512_and_si512(packed, bytes(15)));
@@ -51,6 +55,20 @@ impl Format for Q2K {
             }
             put_units(to, halves(rows, offset_of!(Q2KBlock, scale)));
             put_minimum(to, halves(rows, offset_of!(Q2KBlock, minimum)));
+        }
+    }
+    #[inline(always)]
+    unsafe fn shared(_rows: [&Q2KBlock; ROWS]) {}
+    #[inline(always)]
+    unsafe fn column(rows: [&Q2KBlock; ROWS], (): &(), column: usize) -> [Run; 4] {
+        unsafe {
+            let packed = one_column(rows, offset_of!(Q2KBlock, quants), column);
+            [
+                keep(packed, 3),
+                keep(packed, 12),
+                keep(packed, 48),
+                keep(packed, -64),
+            ]
         }
     }
 }
@@ -62,25 +80,26 @@ impl Format for Q3K {
     /// Quants are 8 times as large, so that their offset of 4 becomes 32.
     const SHIFT: u32 = 3;
     const MINIMA: usize = 0;
+    const COLUMNS: usize = 4;
+    const RUNS: usize = 4;
+    type Column = [Run; 4];
+    /// The third bits of eight elements a byte.
+    type Shared = [Run; 2];
 
     #[inline(always)]
-    unsafe fn unpack(rows: [&Q3KBlock; ROWS], to: &mut Slice) {
+    fn shift(_run: usize) -> u32 {
+        0
+    }
+    #[inline(always)]
+    fn word(column: usize, run: usize) -> usize {
+        quarter_word(column, run)
+    }
+    #[inline(always)]
+    unsafe fn head(rows: [&Q3KBlock; ROWS], to: &mut Slice) {
         unsafe {
-            let places = pointers(rows);
-            let packed = words::<16>(places, offset_of!(Q3KBlock, quants));
-            let third = words::<8>(places, offset_of!(Q3KBlock, third));
-            for part in 0..8 {
-                for word in 0..EIGHT {
-                    let low = down(packed[part / 4 * EIGHT + word], 2 * (part % 4) as u32);
-                    let low = _mm512_slli_epi32::<3>(_mm512_and_si512(low, bytes(3)));
-                    let third = _mm512_and_si512(down(third[word], part as u32), bytes(1));
-                    let quants = _mm512_or_si512(low, _mm512_slli_epi32::<5>(third));
-                    put_quants(to, part * EIGHT + word, quants);
-                }
-            }
             // The last 16 bytes: two that are no part of it, then the scales and the unit.
             const FIRST: usize = size_of::<Q3KBlock>() - 16;
-            let last = words::<4>(places, FIRST);
+            let last = words::<4>(pointers(rows), FIRST);
             let word = |index: usize| {
                 _mm512_or_si512(
                     _mm512_srli_epi32::<16>(last[index]),
@@ -101,6 +120,30 @@ impl Format for Q3K {
             put_units(to, _mm512_srli_epi32::<16>(last[3]));
         }
     }
+    #[inline(always)]
+    unsafe fn shared(rows: [&Q3KBlock; ROWS]) -> [Run; 2] {
+        unsafe {
+            let offset = offset_of!(Q3KBlock, third);
+            [one_column(rows, offset, 0), one_column(rows, offset, 1)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn column(rows: [&Q3KBlock; ROWS], thirds: &[Run; 2], column: usize) -> [Run; 4] {
+        unsafe {
+            let packed = one_column(rows, offset_of!(Q3KBlock, quants), column);
+            let mut runs = [packed; 4];
+            for (run, words) in runs.iter_mut().enumerate() {
+                let place = (column / 2 * 4 + run) as u32;
+                for (word, third) in words.iter_mut().zip(thirds[column % 2]) {
+                    let low = _mm512_and_si512(down(*word, 2 * run as u32), bytes(3));
+                    let third = _mm512_and_si512(down(third, place), bytes(1));
+                    *word =
+                        _mm512_or_si512(_mm512_slli_epi32::<3>(low), _mm512_slli_epi32::<5>(third));
+                }
+            }
+            runs
+        }
+    }
 }
 
 impl Format for Q4K {
@@ -109,21 +152,30 @@ impl Format for Q4K {
     const OFFSET: bool = false;
     const SHIFT: u32 = 0;
     const MINIMA: usize = 8;
+    const COLUMNS: usize = 8;
+    const RUNS: usize = 2;
+    type Column = [Run; 2];
+    type Shared = ();
 
     #[inline(always)]
-    unsafe fn unpack(rows: [&Q4KBlock; ROWS], to: &mut Slice) {
+    fn shift(run: usize) -> u32 {
+        4 * run as u32
+    }
+    #[inline(always)]
+    fn word(column: usize, run: usize) -> usize {
+        half_word(column, run)
+    }
+    #[inline(always)]
+    unsafe fn head(rows: [&Q4KBlock; ROWS], to: &mut Slice) {
+        unsafe { put_scales_and_minima(to, words::<4>(pointers(rows), 0)) }
+    }
+    #[inline(always)]
+    unsafe fn shared(_rows: [&Q4KBlock; ROWS]) {}
+    #[inline(always)]
+    unsafe fn column(rows: [&Q4KBlock; ROWS], (): &(), column: usize) -> [Run; 2] {
         unsafe {
-            let rows = pointers(rows);
-            for part in 0..4 {
-                let packed = words::<8>(rows, offset_of!(Q4KBlock, quants) + 32 * part);
-                for (word, packed) in packed.into_iter().enumerate() {
-                    let index = 2 * EIGHT * part + word;
-                    put_quants(to, index, _mm512_and_si512(packed, bytes(15)));
-                    let high = _mm512_and_si512(_mm512_srli_epi32::<4>(packed), bytes(15));
-                    put_quants(to, index + EIGHT, high);
-                }
-            }
-            put_scales_and_minima(to, words::<4>(rows, 0));
+            let packed = one_column(rows, offset_of!(Q4KBlock, quants), column);
+            [keep(packed, 15), keep(packed, -16)]
         }
     }
 }
@@ -134,25 +186,45 @@ impl Format for Q5K {
     const OFFSET: bool = false;
     const SHIFT: u32 = 0;
     const MINIMA: usize = 8;
+    const COLUMNS: usize = 8;
+    const RUNS: usize = 2;
+    type Column = [Run; 2];
+    /// The fifth bits of eight elements a byte.
+    type Shared = [Run; 2];
 
     #[inline(always)]
-    unsafe fn unpack(rows: [&Q5KBlock; ROWS], to: &mut Slice) {
+    fn shift(_run: usize) -> u32 {
+        0
+    }
+    #[inline(always)]
+    fn word(column: usize, run: usize) -> usize {
+        half_word(column, run)
+    }
+    #[inline(always)]
+    unsafe fn head(rows: [&Q5KBlock; ROWS], to: &mut Slice) {
+        unsafe { put_scales_and_minima(to, words::<4>(pointers(rows), 0)) }
+    }
+    #[inline(always)]
+    unsafe fn shared(rows: [&Q5KBlock; ROWS]) -> [Run; 2] {
         unsafe {
-            let rows = pointers(rows);
-            let fifth = words::<8>(rows, offset_of!(Q5KBlock, fifth));
-            for part in 0..4 {
-                let packed = words::<8>(rows, offset_of!(Q5KBlock, quants) + 32 * part);
-                for (word, packed) in packed.into_iter().enumerate() {
-                    for half in 0..2 {
-                        let part = 2 * part + half;
-                        let low = _mm512_and_si512(down(packed, 4 * half as u32), bytes(15));
-                        let fifth = _mm512_and_si512(down(fifth[word], part as u32), bytes(1));
-                        let quants = _mm512_or_si512(low, _mm512_slli_epi32::<4>(fifth));
-                        put_quants(to, EIGHT * part + word, quants);
-                    }
+            let offset = offset_of!(Q5KBlock, fifth);
+            [one_column(rows, offset, 0), one_column(rows, offset, 1)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn column(rows: [&Q5KBlock; ROWS], fifths: &[Run; 2], column: usize) -> [Run; 2] {
+        unsafe {
+            let packed = one_column(rows, offset_of!(Q5KBlock, quants), column);
+            let mut runs = [packed; 2];
+            for (run, words) in runs.iter_mut().enumerate() {
+                let place = (column / 2 * 2 + run) as u32;
+                for (word, fifth) in words.iter_mut().zip(fifths[column % 2]) {
+                    let low = _mm512_and_si512(down(*word, 4 * run as u32), bytes(15));
+                    let fifth = _mm512_and_si512(down(fifth, place), bytes(1));
+                    *word = _mm512_or_si512(low, _mm512_slli_epi32::<4>(fifth));
                 }
             }
-            put_scales_and_minima(to, words::<4>(rows, 0));
+            runs
         }
     }
 }
@@ -163,28 +235,23 @@ impl Format for Q6K {
     const OFFSET: bool = true;
     const SHIFT: u32 = 0;
     const MINIMA: usize = 0;
+    const COLUMNS: usize = 4;
+    const RUNS: usize = 4;
+    type Column = [Run; 4];
+    type Shared = ();
 
     #[inline(always)]
-    unsafe fn unpack(rows: [&Q6KBlock; ROWS], to: &mut Slice) {
+    fn shift(_run: usize) -> u32 {
+        0
+    }
+    #[inline(always)]
+    fn word(column: usize, run: usize) -> usize {
+        quarter_word(column, run)
+    }
+    #[inline(always)]
+    unsafe fn head(rows: [&Q6KBlock; ROWS], to: &mut Slice) {
         unsafe {
             let rows = pointers(rows);
-            for part in 0..2 {
-                let low = words::<16>(rows, offset_of!(Q6KBlock, low) + 64 * part);
-                let high = words::<8>(rows, offset_of!(Q6KBlock, high) + 32 * part);
-                for (word, high) in high.into_iter().enumerate() {
-                    let index = 32 * part + word;
-                    let (first, second) = (low[word], low[EIGHT + word]);
-                    let quants = [
-                        six_bits(first, _mm512_slli_epi32::<4>(high)),
-                        six_bits(second, _mm512_slli_epi32::<2>(high)),
-                        six_bits(_mm512_srli_epi32::<4>(first), high),
-                        six_bits(_mm512_srli_epi32::<4>(second), _mm512_srli_epi32::<2>(high)),
-                    ];
-                    for (quarter, quants) in quants.into_iter().enumerate() {
-                        put_quants(to, index + quarter * EIGHT, quants);
-                    }
-                }
-            }
             let scales = words::<4>(rows, offset_of!(Q6KBlock, scales));
             for (index, scales) in scales.into_iter().enumerate() {
                 put_signed_scales(to, 4 * index, scales);
@@ -192,6 +259,55 @@ impl Format for Q6K {
             put_units(to, halves(rows, offset_of!(Q6KBlock, scale)));
         }
     }
+    #[inline(always)]
+    unsafe fn shared(_rows: [&Q6KBlock; ROWS]) {}
+    #[inline(always)]
+    unsafe fn column(rows: [&Q6KBlock; ROWS], (): &(), column: usize) -> [Run; 4] {
+        unsafe {
+            let (half, part) = (column / 2, column % 2);
+            let first = one_column(rows, offset_of!(Q6KBlock, low), 4 * half + part);
+            let second = one_column(rows, offset_of!(Q6KBlock, low), 4 * half + 2 + part);
+            let high = one_column(rows, offset_of!(Q6KBlock, high), column);
+            let mut runs = [first, second, first, second];
+            for word in 0..RUN {
+                let (first, second, high) = (first[word], second[word], high[word]);
+                runs[0][word] = six_bits(first, _mm512_slli_epi32::<4>(high));
+                runs[1][word] = six_bits(second, _mm512_slli_epi32::<2>(high));
+                runs[2][word] = six_bits(_mm512_srli_epi32::<4>(first), high);
+                let high = _mm512_srli_epi32::<2>(high);
+                runs[3][word] = six_bits(_mm512_srli_epi32::<4>(second), high);
+            }
+            runs
+        }
+    }
+}
+
+/// Where four bits an element lie: 64 elements in two columns.
+#[inline(always)]
+fn half_word(column: usize, run: usize) -> usize {
+    column / 2 * 2 * EIGHT + run * EIGHT + column % 2 * RUN
+}
+
+/// Where two bits an element lie: 128 elements in two columns.
+#[inline(always)]
+fn quarter_word(column: usize, run: usize) -> usize {
+    column / 2 * 4 * EIGHT + run * EIGHT + column % 2 * RUN
+}
+
+/// The four words of sixteen bytes of each row, so many columns after `offset`.
+#[inline(always)]
+unsafe fn one_column<B>(rows: [&B; ROWS], offset: usize, column: usize) -> Run {
+    unsafe { words::<RUN>(pointers(rows), offset + 16 * column) }
+}
+
+/// Those bits of every byte.
+#[inline(always)]
+unsafe fn keep(words: Run, mask: i8) -> Run {
+    let mut kept = words;
+    for word in &mut kept {
+        *word = unsafe { _mm512_and_si512(*word, bytes(mask)) };
+    }
+    kept
 }
 
 /// Bits 0 to 3 of `low` and 4 and 5 of `high`.
@@ -217,11 +333,6 @@ unsafe fn halves(rows: [*const u8; ROWS], offset: usize) -> __m512i {
         *half = unsafe { row.add(offset).cast::<u16>().read_unaligned() };
     }
     unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(halves.as_ptr().cast())) }
-}
-
-#[inline(always)]
-unsafe fn put_quants(to: &mut Slice, word: usize, quants: __m512i) {
-    unsafe { _mm512_store_si512(to.quants[word].as_mut_ptr().cast(), quants) }
 }
 
 /// The unit in the lower half of each lane.

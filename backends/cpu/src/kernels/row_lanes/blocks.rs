@@ -14,7 +14,7 @@ const PANEL_ROWS: usize = SLICES * ROWS;
 /// Tokens of one tile.
 const TOKENS: usize = 8;
 /// Elements of a row in one lane.
-const WORD: usize = 4;
+pub const WORD: usize = 4;
 /// Blocks of a row that are unpacked together: two slices and the tokens' parts stay in the innermost cache.
 const BLOCKS: usize = 8;
 
@@ -26,12 +26,48 @@ pub trait Format {
     const OFFSET_LOG2: Option<u32>;
     /// Whether blocks have minima.
     const MINIMUM: bool;
-    /// Writes one block of sixteen rows: quants in words, scales, minima.
+    /// The quants of one block of sixteen rows, four elements a lane, unsigned.
     ///
     /// # Safety
-    /// The machine has what [`super::Avx512`] proves.
-    unsafe fn unpack(rows: [&Self::Block; ROWS], to: &mut Slice);
+    /// The machine has what [`super::Avx512`] proves; as everywhere in this trait.
+    unsafe fn quants(rows: [&Self::Block; ROWS]) -> Words;
+    /// The scales.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn scales(rows: [&Self::Block; ROWS]) -> __m512;
+    /// The minima; zeros where there are none.
+    ///
+    /// # Safety
+    /// As above.
+    #[inline(always)]
+    unsafe fn minima(_rows: [&Self::Block; ROWS]) -> __m512 {
+        // SAFETY: as this function's.
+        unsafe { _mm512_setzero_ps() }
+    }
+
+    /// Writes one block of sixteen rows.
+    ///
+    /// # Safety
+    /// As above.
+    #[inline(always)]
+    unsafe fn unpack(rows: [&Self::Block; ROWS], to: &mut Slice) {
+        // SAFETY: as this function's; slices are aligned to registers.
+        unsafe {
+            let quants = Self::quants(rows);
+            for (to, quants) in to.quants.iter_mut().zip(quants) {
+                _mm512_store_si512(to.as_mut_ptr().cast(), quants);
+            }
+            _mm512_store_ps(to.scales.as_mut_ptr(), Self::scales(rows));
+            if Self::MINIMUM {
+                _mm512_store_ps(to.minima.as_mut_ptr(), Self::minima(rows));
+            }
+        }
+    }
 }
+
+/// A block of sixteen rows.
+pub type Words = [__m512i; BLOCK / WORD];
 
 /// One block of sixteen rows, rows in lanes.
 #[derive(Clone, Copy)]

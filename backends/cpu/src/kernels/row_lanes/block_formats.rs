@@ -4,7 +4,7 @@
 // from arrays of the length of a register; the instructions are there by the contract of `unpack`.
 #![allow(clippy::undocumented_unsafe_blocks)]
 
-use super::blocks::{Format, Slice};
+use super::blocks::{Format, Words};
 use super::columns::{ROWS, bytes, down, words};
 use crate::blocks::{HalfBytes, Mxfp4Block, Q4Block, Q4MinBlock, Q5Block, Q5MinBlock, Q8Block};
 use std::arch::x86_64::*;
@@ -29,14 +29,18 @@ impl Format for Q8_0 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    unsafe fn unpack(rows: [&Q8Block; ROWS], to: &mut Slice) {
+    unsafe fn quants(rows: [&Q8Block; ROWS]) -> Words {
         unsafe {
-            let quants = words::<8>(pointers(rows), offset_of!(Q8Block, quants));
-            for (word, quants) in quants.into_iter().enumerate() {
-                put(to, word, _mm512_xor_si512(quants, bytes(-128)));
+            let mut quants = words::<8>(pointers(rows), offset_of!(Q8Block, quants));
+            for quants in &mut quants {
+                *quants = _mm512_xor_si512(*quants, bytes(-128));
             }
-            widen(|row| rows[row].scale, &mut to.scales);
+            quants
         }
+    }
+    #[inline(always)]
+    unsafe fn scales(rows: [&Q8Block; ROWS]) -> __m512 {
+        unsafe { widen(|row| rows[row].scale) }
     }
 }
 
@@ -46,14 +50,12 @@ impl Format for Q4_0 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    unsafe fn unpack(rows: [&Q4Block; ROWS], to: &mut Slice) {
-        unsafe {
-            let codes = halves(pointers(rows), offset_of!(Q4Block, quants));
-            for (word, codes) in codes.into_iter().enumerate() {
-                put(to, word, codes);
-            }
-            widen(|row| rows[row].scale, &mut to.scales);
-        }
+    unsafe fn quants(rows: [&Q4Block; ROWS]) -> Words {
+        unsafe { halves(pointers(rows), offset_of!(Q4Block, quants)) }
+    }
+    #[inline(always)]
+    unsafe fn scales(rows: [&Q4Block; ROWS]) -> __m512 {
+        unsafe { widen(|row| rows[row].scale) }
     }
 }
 
@@ -63,15 +65,16 @@ impl Format for Q4_1 {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    unsafe fn unpack(rows: [&Q4MinBlock; ROWS], to: &mut Slice) {
-        unsafe {
-            let codes = halves(pointers(rows), offset_of!(Q4MinBlock, quants));
-            for (word, codes) in codes.into_iter().enumerate() {
-                put(to, word, codes);
-            }
-            widen(|row| rows[row].scale, &mut to.scales);
-            widen(|row| rows[row].minimum, &mut to.minima);
-        }
+    unsafe fn quants(rows: [&Q4MinBlock; ROWS]) -> Words {
+        unsafe { halves(pointers(rows), offset_of!(Q4MinBlock, quants)) }
+    }
+    #[inline(always)]
+    unsafe fn scales(rows: [&Q4MinBlock; ROWS]) -> __m512 {
+        unsafe { widen(|row| rows[row].scale) }
+    }
+    #[inline(always)]
+    unsafe fn minima(rows: [&Q4MinBlock; ROWS]) -> __m512 {
+        unsafe { widen(|row| rows[row].minimum) }
     }
 }
 
@@ -81,12 +84,15 @@ impl Format for Q5_0 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    unsafe fn unpack(rows: [&Q5Block; ROWS], to: &mut Slice) {
+    unsafe fn quants(rows: [&Q5Block; ROWS]) -> Words {
         unsafe {
             let codes = halves(pointers(rows), offset_of!(Q5Block, quants));
-            put_five_bits(to, codes, |row| rows[row].fifth);
-            widen(|row| rows[row].scale, &mut to.scales);
+            five_bits(codes, |row| rows[row].fifth)
         }
+    }
+    #[inline(always)]
+    unsafe fn scales(rows: [&Q5Block; ROWS]) -> __m512 {
+        unsafe { widen(|row| rows[row].scale) }
     }
 }
 
@@ -96,13 +102,19 @@ impl Format for Q5_1 {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    unsafe fn unpack(rows: [&Q5MinBlock; ROWS], to: &mut Slice) {
+    unsafe fn quants(rows: [&Q5MinBlock; ROWS]) -> Words {
         unsafe {
             let codes = halves(pointers(rows), offset_of!(Q5MinBlock, quants));
-            put_five_bits(to, codes, |row| rows[row].fifth);
-            widen(|row| rows[row].scale, &mut to.scales);
-            widen(|row| rows[row].minimum, &mut to.minima);
+            five_bits(codes, |row| rows[row].fifth)
         }
+    }
+    #[inline(always)]
+    unsafe fn scales(rows: [&Q5MinBlock; ROWS]) -> __m512 {
+        unsafe { widen(|row| rows[row].scale) }
+    }
+    #[inline(always)]
+    unsafe fn minima(rows: [&Q5MinBlock; ROWS]) -> __m512 {
+        unsafe { widen(|row| rows[row].minimum) }
     }
 }
 
@@ -113,7 +125,7 @@ impl Format for Mxfp4 {
 
     /// Twice each float, 0 to 12 in magnitude, 16 more.
     #[inline(always)]
-    unsafe fn unpack(rows: [&Mxfp4Block; ROWS], to: &mut Slice) {
+    unsafe fn quants(rows: [&Mxfp4Block; ROWS]) -> Words {
         const TWICE_AND_16: [u8; 16] = [
             16, 17, 18, 19, 20, 22, 24, 28, // 0, 1, 2, 3, 4, 6, 8, 12
             16, 15, 14, 13, 12, 10, 8, 4, // and their negatives
@@ -121,18 +133,24 @@ impl Format for Mxfp4 {
         unsafe {
             let table = _mm_loadu_si128(TWICE_AND_16.as_ptr().cast());
             let table = _mm512_broadcast_i32x4(table);
-            let codes = halves(pointers(rows), offset_of!(Mxfp4Block, quants));
-            for (word, codes) in codes.into_iter().enumerate() {
-                put(to, word, _mm512_shuffle_epi8(table, codes));
+            let mut codes = halves(pointers(rows), offset_of!(Mxfp4Block, quants));
+            for codes in &mut codes {
+                *codes = _mm512_shuffle_epi8(table, *codes);
             }
+            codes
         }
-        for (scale, block) in to.scales.iter_mut().zip(rows) {
+    }
+    #[inline(always)]
+    unsafe fn scales(rows: [&Mxfp4Block; ROWS]) -> __m512 {
+        let mut scales = [0.0; ROWS];
+        for (scale, block) in scales.iter_mut().zip(rows) {
             // 2^(exponent - 128); the two least are below the normal floats.
             let exponent = u32::from(block.exponent);
             let denormal = 0x0020_0000 << (exponent & 1);
             let normal = exponent.wrapping_sub(1) << 23;
             *scale = f32::from_bits(if exponent < 2 { denormal } else { normal });
         }
+        unsafe { _mm512_loadu_ps(scales.as_ptr()) }
     }
 }
 
@@ -143,7 +161,7 @@ fn pointers<B>(rows: [&B; ROWS]) -> [*const u8; ROWS] {
 
 /// Four bits an element: the lower halves of sixteen bytes, then the upper.
 #[inline(always)]
-unsafe fn halves(rows: [*const u8; ROWS], offset: usize) -> [__m512i; 8] {
+unsafe fn halves(rows: [*const u8; ROWS], offset: usize) -> Words {
     unsafe {
         let packed = words::<4>(rows, offset);
         let mut codes = [_mm512_setzero_si512(); 8];
@@ -157,7 +175,7 @@ unsafe fn halves(rows: [*const u8; ROWS], offset: usize) -> [__m512i; 8] {
 
 /// Four bits an element, and the fifth from bit i of a row's word.
 #[inline(always)]
-unsafe fn put_five_bits(to: &mut Slice, codes: [__m512i; 8], fifth: impl Fn(usize) -> [u8; 4]) {
+unsafe fn five_bits(mut codes: Words, fifth: impl Fn(usize) -> [u8; 4]) -> Words {
     /// 16 in byte i of entry n where bit i of n is set.
     const SPREAD: [u32; 16] = {
         let mut spread = [0; 16];
@@ -176,27 +194,20 @@ unsafe fn put_five_bits(to: &mut Slice, codes: [__m512i; 8], fifth: impl Fn(usiz
     unsafe {
         let spread = _mm512_loadu_si512(SPREAD.as_ptr().cast());
         let fifth = _mm512_loadu_si512(words.as_ptr().cast());
-        for (word, codes) in codes.into_iter().enumerate() {
+        for (word, codes) in codes.iter_mut().enumerate() {
             // The instruction looks at the lower four bits of each lane alone.
             let fifth = _mm512_permutexvar_epi32(down(fifth, 4 * word as u32), spread);
-            put(to, word, _mm512_or_si512(codes, fifth));
+            *codes = _mm512_or_si512(*codes, fifth);
         }
     }
+    codes
 }
 
 #[inline(always)]
-unsafe fn put(to: &mut Slice, word: usize, quants: __m512i) {
-    unsafe { _mm512_store_si512(to.quants[word].as_mut_ptr().cast(), quants) }
-}
-
-#[inline(always)]
-unsafe fn widen(half: impl Fn(usize) -> HalfBytes, to: &mut [f32; ROWS]) {
+unsafe fn widen(half: impl Fn(usize) -> HalfBytes) -> __m512 {
     let mut halves = [[0; 2]; ROWS];
     for (row, to) in halves.iter_mut().enumerate() {
         *to = half(row);
     }
-    unsafe {
-        let halves = _mm256_loadu_si256(halves.as_ptr().cast());
-        _mm512_storeu_ps(to.as_mut_ptr(), _mm512_cvtph_ps(halves));
-    }
+    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(halves.as_ptr().cast())) }
 }

@@ -5,7 +5,7 @@
 //! multiply-add of 16-bit halves then applies the sub-block's scale and adds it to the superblock's sum.
 
 use super::ahead::Ahead;
-use super::columns::ROWS;
+use super::columns::{ROWS, down};
 use crate::blocks::{SUB_BLOCKS, SUPERBLOCK};
 use crate::kernels::activations::{ActivationSuperblock, SuperblockRows};
 use crate::kernels::rows::{blocks_at, gather};
@@ -18,7 +18,7 @@ pub const PANEL_ROWS: usize = SLICES * ROWS;
 /// Tokens of one tile: with two slices enough sums at a time to hide the latency of a dot product.
 const TOKENS: usize = 8;
 /// Elements of a row in one lane.
-const WORD: usize = 4;
+pub const WORD: usize = 4;
 
 /// A format of superblocks, sixteen rows at a time.
 pub trait Format {
@@ -32,12 +32,66 @@ pub trait Format {
     const SHIFT: u32;
     /// Sub-blocks that have a minimum each; 0 where none has.
     const MINIMA: usize;
+    /// Columns of sixteen bytes, or where quants are in two parts, what goes with one.
+    const COLUMNS: usize;
+    /// Runs of four words of quants in a column.
+    const RUNS: usize;
+    /// The quants of a column, run by run, four elements a lane, unsigned.
+    type Column: Copy + AsRef<[Run]>;
+    /// What several columns have in common.
+    type Shared: Copy;
+    /// By how many bits the quants of a run come out too high.
+    fn shift(run: usize) -> u32;
+    /// The first word of a run, counted in the superblock.
+    fn word(column: usize, run: usize) -> usize;
+    /// Writes scales, minima and units.
+    ///
+    /// # Safety
+    /// The machine has what [`super::Avx512`] proves; as everywhere in this trait.
+    unsafe fn head(rows: [&Self::Block; ROWS], to: &mut Slice);
+    /// What [`Self::column`] wants to have.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn shared(rows: [&Self::Block; ROWS]) -> Self::Shared;
+    /// The quants of a column.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn column(
+        rows: [&Self::Block; ROWS],
+        shared: &Self::Shared,
+        column: usize,
+    ) -> Self::Column;
+
     /// Writes one superblock of sixteen rows.
     ///
     /// # Safety
-    /// The machine has what [`super::Avx512`] proves.
-    unsafe fn unpack(rows: [&Self::Block; ROWS], to: &mut Slice);
+    /// As above.
+    #[inline(always)]
+    unsafe fn unpack(rows: [&Self::Block; ROWS], to: &mut Slice) {
+        // SAFETY: as this function's; words are of the size of a register.
+        unsafe {
+            Self::head(rows, to);
+            let shared = Self::shared(rows);
+            for column in 0..Self::COLUMNS {
+                let quants = Self::column(rows, &shared, column);
+                for (run, quants) in quants.as_ref().iter().enumerate() {
+                    let words = &mut to.quants[Self::word(column, run)..][..RUN];
+                    for (to, quants) in words.iter_mut().zip(quants) {
+                        let quants = down(*quants, Self::shift(run));
+                        _mm512_store_si512(to.as_mut_ptr().cast(), quants);
+                    }
+                }
+            }
+        }
+    }
 }
+
+/// Words of a run.
+pub const RUN: usize = 4;
+/// Four consecutive words.
+pub type Run = [__m512i; RUN];
 
 /// One superblock of sixteen rows, rows in lanes.
 #[repr(C, align(64))]
@@ -272,12 +326,7 @@ unsafe fn corrections<F: Format, const T: usize>(
                 minima[slice] = _mm512_load_si512(panel[slice].minima[pair].as_ptr().cast());
             }
             for token in 0..T {
-                let sums = if F::MINIMA == SUB_BLOCKS {
-                    x[token].sums.as_ptr()
-                } else {
-                    x[token].sums_of_32.as_ptr()
-                };
-                let sums = _mm512_set1_epi32(sums.add(2 * pair).cast::<i32>().read_unaligned());
+                let sums = sums_of_two::<F>(x[token], pair);
                 for slice in 0..SLICES {
                     totals[token][slice] =
                         _mm512_dpwssd_epi32(totals[token][slice], minima[slice], sums);
@@ -285,5 +334,36 @@ unsafe fn corrections<F: Format, const T: usize>(
             }
         }
         totals
+    }
+}
+
+/// The integer sums of minima times activations of sixteen rows.
+///
+/// # Safety
+/// The machine has AVX-512 F, BW, DQ, VL and VNNI.
+#[inline(always)]
+pub unsafe fn correction<F: Format>(slice: &Slice, x: &ActivationSuperblock) -> __m512i {
+    // SAFETY: slices are aligned to registers; pairs of sums lie within their arrays.
+    unsafe {
+        let mut total = _mm512_setzero_si512();
+        for pair in 0..F::MINIMA / 2 {
+            let minima = _mm512_load_si512(slice.minima[pair].as_ptr().cast());
+            total = _mm512_dpwssd_epi32(total, minima, sums_of_two::<F>(x, pair));
+        }
+        total
+    }
+}
+
+/// The sums of x over two sub-blocks, in halves.
+#[inline(always)]
+unsafe fn sums_of_two<F: Format>(x: &ActivationSuperblock, pair: usize) -> __m512i {
+    // SAFETY: as above.
+    unsafe {
+        let sums = if F::MINIMA == SUB_BLOCKS {
+            x.sums.as_ptr()
+        } else {
+            x.sums_of_32.as_ptr()
+        };
+        _mm512_set1_epi32(sums.add(2 * pair).cast::<i32>().read_unaligned())
     }
 }

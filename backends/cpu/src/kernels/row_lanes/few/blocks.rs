@@ -1,0 +1,53 @@
+//! Blocks of 32.
+
+use super::super::blocks::{Format, WORD};
+use super::super::columns::ROWS;
+use super::{Kind, prefetch};
+use crate::kernels::activations::BlockRow;
+use crate::kernels::rows::blocks_at;
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+/// Formats of blocks of 32.
+pub struct Blocks<F>(PhantomData<F>);
+
+impl<F: Format> Kind for Blocks<F> {
+    type Block = F::Block;
+    type X<'x> = BlockRow<'x>;
+
+    #[inline(always)]
+    unsafe fn panel<const T: usize>(
+        rows: [&[F::Block]; ROWS],
+        x: &[BlockRow<'_>; T],
+    ) -> [__m512; T] {
+        // SAFETY: as this function's; words of x lie within its 32 elements.
+        unsafe {
+            let mut sums = [_mm512_setzero_ps(); T];
+            for index in 0..rows[0].len() {
+                prefetch(&rows, index);
+                let rows = blocks_at(&rows, index);
+                let quants = F::quants(rows);
+                let scales = F::scales(rows);
+                let minima = F::minima(rows);
+                for t in 0..T {
+                    let x = x[t].block(index).block;
+                    let offset = F::OFFSET_LOG2.map_or(0, |shift| -(x.sum << shift));
+                    let mut dots = _mm512_set1_epi32(offset);
+                    for (word, quants) in quants.into_iter().enumerate() {
+                        let x = x.quants.as_ptr().add(word * WORD);
+                        let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
+                        dots = _mm512_dpbusd_epi32(dots, quants, x);
+                    }
+                    let x_scale = _mm512_set1_ps(x.scale);
+                    let dots = _mm512_cvtepi32_ps(dots);
+                    sums[t] = _mm512_fmadd_ps(_mm512_mul_ps(scales, x_scale), dots, sums[t]);
+                    if F::MINIMUM {
+                        let x_sum = _mm512_set1_ps(x.sum as f32);
+                        sums[t] = _mm512_fmadd_ps(_mm512_mul_ps(minima, x_scale), x_sum, sums[t]);
+                    }
+                }
+            }
+            sums
+        }
+    }
+}

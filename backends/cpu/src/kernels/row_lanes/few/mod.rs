@@ -1,0 +1,108 @@
+//! Products of one to a few tokens: rows of weights in lanes, as with many, but multiplied straight from registers.
+//!
+//! Memory is the limit here, and a thread must have many of its lines under way. So each lane goes over rows that lie
+//! one after another, sixteen streams at once, each of which the machine's own prefetcher follows.
+
+mod blocks;
+mod superblocks;
+
+use super::columns::ROWS;
+use std::arch::x86_64::*;
+
+pub use blocks::Blocks;
+pub use superblocks::Superblocks;
+
+/// Tokens that are few.
+pub const TOKENS_MAX: usize = 4;
+/// How far ahead of use a row is asked for: the machine's own prefetcher stops at pages of 4 KiB.
+const AHEAD_BYTES: usize = 256;
+const LINE: usize = 64;
+
+/// A kind of format: what sixteen rows with T tokens are.
+pub trait Kind {
+    /// One as it lies in memory.
+    type Block: bytemuck::Pod;
+    /// One of a row of activations.
+    type X<'x>: Copy;
+
+    /// The sums of sixteen rows with every token, block by block in ascending order.
+    ///
+    /// # Safety
+    /// The machine has AVX-512 F, BW, DQ, VL and VNNI.
+    unsafe fn panel<const T: usize>(
+        rows: [&[Self::Block]; ROWS],
+        x: &[Self::X<'_>; T],
+    ) -> [__m512; T];
+}
+
+/// Every product of weight rows with rows of x, at most [`TOKENS_MAX`]; `emit(token, row, sum)`.
+///
+/// # Safety
+/// The machine has AVX-512 F, BW, DQ, VL and VNNI.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub unsafe fn products<'a, K: Kind>(
+    rows: usize,
+    weight: impl Fn(usize) -> &'a [K::Block],
+    tokens: &[u32],
+    x: impl Fn(u32) -> K::X<'a>,
+    emit: impl FnMut(usize, usize, f32),
+) where
+    K::Block: 'a,
+{
+    // SAFETY: as this function's.
+    unsafe {
+        match *tokens {
+            [a] => of_tokens::<K, 1>(rows, weight, [x(a)], emit),
+            [a, b] => of_tokens::<K, 2>(rows, weight, [x(a), x(b)], emit),
+            [a, b, c] => of_tokens::<K, 3>(rows, weight, [x(a), x(b), x(c)], emit),
+            [a, b, c, d] => of_tokens::<K, 4>(rows, weight, [x(a), x(b), x(c), x(d)], emit),
+            _ => unreachable!("{} tokens are none or not few", tokens.len()),
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn of_tokens<'a, K: Kind, const T: usize>(
+    rows: usize,
+    weight: impl Fn(usize) -> &'a [K::Block],
+    x: [K::X<'_>; T],
+    mut emit: impl FnMut(usize, usize, f32),
+) where
+    K::Block: 'a,
+{
+    // Rows of a lane. Where they do not go up, the last lanes repeat the last row.
+    let each = rows.div_ceil(ROWS);
+    for row in 0..each {
+        let mut group = [weight(row); ROWS];
+        let blocks = group[0].len();
+        for (lane, to) in group.iter_mut().enumerate().skip(1) {
+            *to = &weight((row + lane * each).min(rows - 1))[..blocks];
+        }
+        // SAFETY: as this function's.
+        let sums = unsafe { K::panel(group, &x) };
+        for (token, sums) in sums.iter().enumerate() {
+            let mut floats = [0.0; ROWS];
+            // SAFETY: sixteen floats are a register.
+            unsafe { _mm512_storeu_ps(floats.as_mut_ptr(), *sums) };
+            for (lane, &sum) in floats.iter().enumerate() {
+                let row = row + lane * each;
+                if row < rows {
+                    emit(token, row, sum);
+                }
+            }
+        }
+    }
+}
+
+/// Wishes for what comes after block `index` of each row.
+#[inline(always)]
+fn prefetch<B>(rows: &[&[B]; ROWS], index: usize) {
+    for row in rows {
+        let start: *const i8 = row.as_ptr().wrapping_add(index).cast();
+        for offset in (0..size_of::<B>()).step_by(LINE) {
+            let line = start.wrapping_add(AHEAD_BYTES + offset);
+            // SAFETY: a wish may be for any address; the instruction is older than what the callers need.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+        }
+    }
+}

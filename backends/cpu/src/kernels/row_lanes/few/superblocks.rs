@@ -1,0 +1,98 @@
+//! Superblocks of 256: a column of sixteen bytes of sixteen rows is brought into lanes, taken apart, multiplied with
+//! every token and forgotten.
+
+use super::super::columns::ROWS;
+use super::super::superblocks::{Format, RUN, Slice, WORD, correction};
+use super::{Kind, prefetch};
+use crate::blocks::{SUB_BLOCKS, SUPERBLOCK};
+use crate::kernels::activations::ActivationSuperblock;
+use crate::kernels::rows::blocks_at;
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+/// Formats of superblocks.
+pub struct Superblocks<F>(PhantomData<F>);
+
+impl<F: Format> Kind for Superblocks<F> {
+    type Block = F::Block;
+    type X<'x> = &'x [ActivationSuperblock];
+
+    #[inline(always)]
+    unsafe fn panel<const T: usize>(
+        rows: [&[F::Block]; ROWS],
+        x: &[&[ActivationSuperblock]; T],
+    ) -> [__m512; T] {
+        let mut head = Slice::EMPTY;
+        // SAFETY: as this function's; slices are aligned to registers.
+        unsafe {
+            let mut sums = [_mm512_setzero_ps(); T];
+            for block in 0..rows[0].len() {
+                prefetch(&rows, block);
+                let rows = blocks_at(&rows, block);
+                F::head(rows, &mut head);
+                let x = blocks_at(x, block);
+                let dots = dots::<F, T>(rows, &head, x);
+                let scale = _mm512_load_ps(head.scale.as_ptr());
+                let minimum = _mm512_load_ps(head.minimum.as_ptr());
+                for t in 0..T {
+                    let x_scale = _mm512_set1_ps(x[t].scale);
+                    let dots = _mm512_cvtepi32_ps(dots[t]);
+                    sums[t] = _mm512_fmadd_ps(_mm512_mul_ps(scale, x_scale), dots, sums[t]);
+                    if F::MINIMA > 0 {
+                        let correction = _mm512_cvtepi32_ps(correction::<F>(&head, x[t]));
+                        let minimum = _mm512_mul_ps(minimum, x_scale);
+                        sums[t] = _mm512_fnmadd_ps(minimum, correction, sums[t]);
+                    }
+                }
+            }
+            sums
+        }
+    }
+}
+
+/// The integer dots of one superblock of sixteen rows.
+#[inline(always)]
+unsafe fn dots<F: Format, const T: usize>(
+    rows: [&F::Block; ROWS],
+    head: &Slice,
+    x: [&ActivationSuperblock; T],
+) -> [__m512i; T] {
+    // SAFETY: words of x lie within its elements; the instructions are there by the contract of `panel`.
+    unsafe {
+        let mut totals = [_mm512_setzero_si512(); T];
+        let shared = F::shared(rows);
+        for column in 0..F::COLUMNS {
+            let quants = F::column(rows, &shared, column);
+            for run in 0..F::RUNS {
+                let first = F::word(column, run);
+                for group in 0..RUN * WORD / F::GROUP {
+                    let place = first * WORD / F::GROUP + group;
+                    let sub_block = place * F::GROUP / (SUPERBLOCK / SUB_BLOCKS);
+                    let scales = _mm512_load_si512(head.scales[sub_block].as_ptr().cast());
+                    for t in 0..T {
+                        let mut sum = _mm512_setzero_si512();
+                        if F::OFFSET {
+                            sum = _mm512_set1_epi32(x[t].offsets[place]);
+                        }
+                        for word in 0..F::GROUP / WORD {
+                            let word = group * (F::GROUP / WORD) + word;
+                            let x = x[t].quants.as_ptr().add((first + word) * WORD);
+                            let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
+                            sum = _mm512_dpbusd_epi32(sum, quants.as_ref()[run][word], x);
+                        }
+                        if F::shift(run) > 0 {
+                            sum = _mm512_srl_epi32(sum, _mm_cvtsi32_si128(F::shift(run) as i32));
+                        }
+                        totals[t] = _mm512_dpwssd_epi32(totals[t], sum, scales);
+                    }
+                }
+            }
+        }
+        if F::SHIFT > 0 {
+            for total in &mut totals {
+                *total = _mm512_sra_epi32(*total, _mm_cvtsi32_si128(F::SHIFT as i32));
+            }
+        }
+        totals
+    }
+}

@@ -1,0 +1,115 @@
+//! Products in AVX-512 with VNNI that have rows of weights in lanes.
+//!
+//! With few tokens weights go from memory through registers, with many they are unpacked once into the innermost cache.
+
+mod ahead;
+mod block_formats;
+mod blocks;
+mod columns;
+mod few;
+pub mod superblock_formats;
+mod superblocks;
+
+use super::avx512::Avx512;
+use super::product::Product;
+use crate::blocks::{BLOCK, SUPERBLOCK};
+use block_formats as small;
+use odmoe_formats::BlockFormat as F;
+
+pub use ahead::Ahead;
+pub use columns::ROWS;
+use superblock_formats as large;
+pub use superblocks::{Format as SuperblockFormat, PANEL_ROWS, Slice, Sums, add};
+
+/// Bytes of activations that go over unpacked rows together: a quarter of a core's own cache.
+const ACTIVATION_BYTES: usize = 1 << 19;
+/// Tokens that unpacking is shared by at least, however wide they are: it is a tenth of the work then.
+const TOGETHER_MIN: usize = 32;
+/// Tokens that unpacking is shared by at most: beyond this it is next to nothing.
+const TOGETHER_MAX: usize = 256;
+
+/// Tokens that go over unpacked rows together.
+pub fn together(bytes_a_token: usize) -> usize {
+    (ACTIVATION_BYTES / bytes_a_token.max(1)).clamp(TOGETHER_MIN, TOGETHER_MAX)
+}
+
+/// Runs the product, where it is of a format that is done here; else says so.
+pub fn product(proof: Avx512, product: &Product<'_>) -> bool {
+    match product.weight.format {
+        F::Q2_K => superblocks::<large::Q2K>(proof, product),
+        F::Q3_K => superblocks::<large::Q3K>(proof, product),
+        F::Q4_K => superblocks::<large::Q4K>(proof, product),
+        F::Q5_K => superblocks::<large::Q5K>(proof, product),
+        F::Q6_K => superblocks::<large::Q6K>(proof, product),
+        F::Q8_0 => blocks::<small::Q8_0>(proof, product),
+        F::Q4_0 => blocks::<small::Q4_0>(proof, product),
+        F::Q4_1 => blocks::<small::Q4_1>(proof, product),
+        F::Q5_0 => blocks::<small::Q5_0>(proof, product),
+        F::Q5_1 => blocks::<small::Q5_1>(proof, product),
+        F::MXFP4 => blocks::<small::Mxfp4>(proof, product),
+        _ => return false,
+    }
+    true
+}
+
+/// As [`few::products`].
+fn few<'a, K: few::Kind>(product: &Product<'a>, x: impl Fn(u32) -> K::X<'a>)
+where
+    K::Block: 'a,
+{
+    let first = product.rows.start;
+    // SAFETY: the callers have the proof that the machine has the instructions.
+    unsafe {
+        few::products::<K>(
+            product.rows.len(),
+            |row| product.weight.blocks(first + row),
+            product.tokens,
+            x,
+            |token, row, sum| product.out.put(token, first + row, &[sum]),
+        );
+    }
+}
+
+fn superblocks<F: SuperblockFormat>(_proof: Avx512, product: &Product<'_>) {
+    debug_assert_eq!(product.weight.format.block_elements(), SUPERBLOCK);
+    let x = product.x.superblocks.expect("activations in superblocks");
+    if product.tokens.len() <= few::TOKENS_MAX {
+        return few::<few::Superblocks<F>>(product, |token| x.row(token as usize));
+    }
+    let first = product.rows.start;
+    let together = together(size_of_val(x.row(0)));
+    for (part, tokens) in product.tokens.chunks(together).enumerate() {
+        // SAFETY: the machine has the instructions, as the proof says.
+        unsafe {
+            superblocks::products::<F>(
+                product.rows.len(),
+                |row| product.weight.blocks(first + row),
+                x,
+                tokens,
+                |token, row, sums| product.out.put(part * together + token, first + row, sums),
+            );
+        }
+    }
+}
+
+fn blocks<F: blocks::Format>(_proof: Avx512, product: &Product<'_>) {
+    debug_assert_eq!(product.weight.format.block_elements(), BLOCK);
+    let x = product.x.blocks.expect("activations in blocks");
+    if product.tokens.len() <= few::TOKENS_MAX {
+        return few::<few::Blocks<F>>(product, |token| x.row(token as usize));
+    }
+    let first = product.rows.start;
+    let together = together(x.row(0).bytes());
+    for (part, tokens) in product.tokens.chunks(together).enumerate() {
+        // SAFETY: the machine has the instructions, as the proof says.
+        unsafe {
+            blocks::products::<F>(
+                product.rows.len(),
+                |row| product.weight.blocks(first + row),
+                x,
+                tokens,
+                |token, row, sums| product.out.put(part * together + token, first + row, sums),
+            );
+        }
+    }
+}
