@@ -65,3 +65,36 @@ pub struct LoadingProgress {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
+
+/// `GET /admin/cache`: what the caches may hold and what they hold.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct CacheReport {
+    /// The served model.
+    pub model: String,
+    /// All slots of the expert cache: its budget.
+    pub capacity_bytes: u64,
+    /// Verified experts in it.
+    pub resident_bytes: u64,
+    /// Of these, held in place by running work.
+    pub pinned_bytes: u64,
+    /// Reads under way.
+    pub reads_in_flight: u64,
+    /// Reads that wait for a reader or a slot.
+    pub reads_queued: u64,
+    /// Readers inside a read that timed out and has not returned.
+    pub readers_stuck: u64,
+    /// What storage said last, if it fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_error: Option<String>,
+    /// The KV cache.
+    pub kv: KvCacheReport,
+}
+
+/// The KV cache's part of [`CacheReport`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct KvCacheReport {
+    /// Blocks in all.
+    pub blocks: u64,
+    /// Blocks in use.
+    pub blocks_used: u64,
+}

@@ -4,6 +4,7 @@
 //! file are the same name. Flags win over the environment, the environment over the file.
 
 pub mod file;
+pub mod keys;
 mod quantity;
 
 pub use quantity::{

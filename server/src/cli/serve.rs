@@ -2,8 +2,8 @@
 
 use crate::cli::args::{LogFormat, ServeArgs};
 use crate::cli::progress::ConversionReporter;
-use crate::cli::{Failure, settings, terminal};
-use crate::http::{self, HttpConfig, check_listen};
+use crate::cli::{Failure, access, settings, terminal};
+use crate::http::{self, HttpConfig, Listeners, check_listen};
 use crate::metrics::MetricsHandle;
 use crate::model::open::{OpenModel, OpenModelError, prepare};
 use crate::model::report;
@@ -27,35 +27,61 @@ const FAILURE_GRACE: Duration = Duration::from_millis(200);
 /// Serves until it is told to stop.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     start_logging(args.log_format);
-    let config = http_config(args);
-    let wanted = SocketAddr::new(args.host, args.port);
-    check_listen(wanted, &config, args.allow_unauthenticated)
+    let config = http_config(args)?;
+    let wanted = SocketAddr::new(args.listen.host, args.listen.port);
+    check_listen(wanted, &config, args.access.allow_unauthenticated)
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let settings = settings::settings(&args.model, args.served_model_name.clone())?;
-    let listener = bind(wanted)?;
+    let bound = Bound {
+        clients: bind(wanted, "--port")?,
+        metrics: match args.listen.metrics_listen {
+            Some(address) => Some(bind(address, "--metrics-listen")?),
+            None => None,
+        },
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start the server's threads: {error}")))?;
-    let served = runtime.block_on(serve(listener, config, settings));
+    let served = runtime.block_on(serve(bound, config, settings));
     // A conversion under way is left where it is: nothing of it opens as a store.
     runtime.shutdown_background();
     served
 }
 
-async fn serve(
-    listener: TcpListener,
-    config: HttpConfig,
-    settings: Settings,
-) -> Result<(), Failure> {
-    let address = listener.local_addr().map_err(network_failed)?;
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(network_failed)?;
+/// Sockets that are listened on already.
+struct Bound {
+    clients: TcpListener,
+    metrics: Option<TcpListener>,
+}
+
+impl Bound {
+    /// For the runtime that this is called in.
+    fn listeners(self) -> io::Result<Listeners> {
+        let metrics = self.metrics.map(tokio::net::TcpListener::from_std);
+        Ok(Listeners {
+            clients: tokio::net::TcpListener::from_std(self.clients)?,
+            metrics: metrics.transpose()?,
+        })
+    }
+}
+
+async fn serve(bound: Bound, config: HttpConfig, settings: Settings) -> Result<(), Failure> {
+    let listeners = bound.listeners().map_err(network_failed)?;
+    let address = listeners.clients.local_addr().map_err(network_failed)?;
     let base_url = base_url(address);
     say(&format!(
         "odmoe {} listens on {base_url}",
         env!("CARGO_PKG_VERSION")
     ));
+    if let Some(metrics) = &listeners.metrics {
+        let address = metrics.local_addr().map_err(network_failed)?;
+        say(&format!(
+            "  metrics   on {}/metrics",
+            self::base_url(address)
+        ));
+    }
     let (slot, metrics) = (ModelSlot::new(), MetricsHandle::new());
     let needs_key = !config.api_keys.is_empty();
     let opening = Opening {
@@ -71,7 +97,7 @@ async fn serve(
         .map_err(|error| Failure::Failed(format!("cannot start a thread: {error}")))?;
     let mut model = None;
     tokio::select! {
-        served = http::serve(listener, config, slot, metrics) => served.map_err(network_failed)?,
+        served = http::serve(listeners, config, slot, metrics) => served.map_err(network_failed)?,
         failure = look_after(opened, &mut model) => return Err(failure),
     }
     if let Some(model) = model {
@@ -156,22 +182,17 @@ impl Opening {
     }
 }
 
-fn http_config(args: &ServeArgs) -> HttpConfig {
-    HttpConfig {
-        api_keys: args
-            .api_key
-            .iter()
-            .filter(|key| !key.is_empty())
-            .cloned()
-            .collect(),
-        allowed_origins: args.allowed_origins.clone(),
-        allowed_hosts: args.allowed_hosts.clone(),
+fn http_config(args: &ServeArgs) -> Result<HttpConfig, Failure> {
+    let mut config = HttpConfig {
         drain_timeout: args.drain_timeout.0,
         ..HttpConfig::default()
-    }
+    };
+    access::apply(&args.access, &mut config)?;
+    Ok(config)
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+/// `flag` names the port.
+fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
     let listener = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
@@ -180,12 +201,12 @@ fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
         let (ip, port) = (address.ip(), address.port());
         Failure::Failed(match error.kind() {
             ErrorKind::AddrInUse => {
-                format!("port {port} on {ip} is taken; choose another with --port, 0 takes any that is free")
+                format!("port {port} on {ip} is taken; choose another with {flag}, 0 takes any that is free")
             }
             ErrorKind::PermissionDenied => {
-                format!("port {port} may not be listened on ({error}); choose one from 1024 on with --port")
+                format!("port {port} may not be listened on ({error}); choose one from 1024 on with {flag}")
             }
-            _ => format!("cannot listen on {address} ({error}); choose another address with --host or --port"),
+            _ => format!("cannot listen on {address} ({error}); choose another address with --host or {flag}"),
         })
     })
 }
@@ -230,7 +251,7 @@ mod tests {
     #[test]
     fn a_taken_port_is_an_error_that_names_the_flag() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let Err(Failure::Failed(message)) = bind(taken.local_addr().unwrap()) else {
+        let Err(Failure::Failed(message)) = bind(taken.local_addr().unwrap(), "--port") else {
             panic!("bound a taken port");
         };
         assert!(

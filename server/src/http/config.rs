@@ -1,5 +1,6 @@
 //! What the HTTP surface is told at start, and its limits.
 
+use super::keys::{ApiKey, KeyLimits, SecretDigest};
 use odmoe_openapi::PROMPTS_MAX;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,11 +10,15 @@ use std::time::Duration;
 pub struct HttpConfig {
     /// Other names that the model answers to.
     pub model_aliases: Vec<String>,
-    /// Any of these opens every route; with none, no route asks for a key.
-    pub api_keys: Vec<String>,
+    /// Any of these opens every route but `/admin/`; with none, no route asks for a key.
+    pub api_keys: Vec<ApiKey>,
+    /// Limits of keys that have none of their own, and of everybody where there are no keys.
+    pub key_limits: KeyLimits,
+    /// Opens `/admin/` and `/metrics`; without one there is no `/admin/`.
+    pub admin_key: Option<SecretDigest>,
     /// Web origins (`https://host:port`) that may call from a browser, besides the server's own pages.
     pub allowed_origins: Vec<String>,
-    /// `Host` names answered on a loopback address, besides `localhost` and loopback addresses.
+    /// `Host` names answered where no key is needed, besides `localhost` and addresses; `*` is every name.
     pub allowed_hosts: Vec<String>,
     /// Silence in a stream after which a comment is sent.
     pub keep_alive: Duration,
@@ -30,6 +35,8 @@ impl Default for HttpConfig {
         Self {
             model_aliases: Vec::new(),
             api_keys: Vec::new(),
+            key_limits: KeyLimits::default(),
+            admin_key: None,
             allowed_origins: Vec::new(),
             allowed_hosts: Vec::new(),
             keep_alive: Duration::from_secs(10),
@@ -199,7 +206,7 @@ mod tests {
     fn beyond_loopback_takes_a_key_or_a_flag() {
         let keyless = HttpConfig::default();
         let keyed = HttpConfig {
-            api_keys: vec!["k".into()],
+            api_keys: vec![ApiKey::new("k", "k")],
             ..HttpConfig::default()
         };
         for loopback in [

@@ -1,6 +1,5 @@
 //! Accepting: a bounded number of connections, of which idle ones make room for new ones.
 
-use super::app::App;
 use super::{Limits, peer};
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
@@ -83,8 +82,7 @@ impl Drop for InUse {
 }
 
 impl Connections {
-    pub(super) fn new(app: &App) -> Self {
-        let limits = &app.config.limits;
+    pub(super) fn new(limits: &Limits) -> Self {
         let mut protocol = http1::Builder::new();
         protocol
             .timer(TokioTimer::new())

@@ -1,6 +1,6 @@
 //! The OpenAPI document, made from the routes and types themselves.
 
-use super::{Limits, chat, completions, service};
+use super::{Limits, admin, chat, completions, service};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
@@ -19,6 +19,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
         service::ready,
         service::loading_progress,
         service::metrics,
+        admin::cache,
     ),
     // The requests flatten it, and it is not found through them.
     components(schemas(odmoe_openapi::SamplingFields)),
@@ -38,7 +39,8 @@ impl utoipa::Modify for KeyScheme {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         let components = document.components.get_or_insert_default();
-        components.add_security_scheme("key", SecurityScheme::Http(scheme));
+        components.add_security_scheme("key", SecurityScheme::Http(scheme.clone()));
+        components.add_security_scheme("admin", SecurityScheme::Http(scheme));
     }
 }
 

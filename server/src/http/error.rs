@@ -152,14 +152,20 @@ impl ApiError {
         Self::refused(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
     }
 
+    pub(crate) fn bad_admin_key() -> Self {
+        let message = "the admin key is needed: send it as `Authorization: Bearer KEY`";
+        Self::refused(StatusCode::UNAUTHORIZED, "invalid_admin_key", message)
+    }
+
     pub(crate) fn bad_host() -> Self {
-        let message = "this server listens on a loopback address and answers only to its names; \
-                       allow another `Host` with --allow-host";
+        let message = "this server needs no key and so answers only to names that no web page can take: addresses, \
+                       localhost, and those of --allowed-hosts";
         Self::refused(StatusCode::FORBIDDEN, "host_not_allowed", message)
     }
 
     pub(crate) fn bad_origin() -> Self {
-        let message = "pages of this origin may not call this server; allow it with --allow-origin";
+        let message =
+            "pages of this origin may not call this server; allow them with --cors-origin";
         Self::refused(StatusCode::FORBIDDEN, "origin_not_allowed", message)
     }
 

@@ -5,6 +5,8 @@
 //! template and tokenizer in a bounded blocking task → [`Generator::submit`] → only now the 200.
 
 mod access;
+mod account;
+mod admin;
 mod answer;
 mod app;
 mod body;
@@ -17,7 +19,9 @@ mod error;
 mod generation;
 mod generator;
 mod held;
+mod hosts;
 mod job;
+mod keys;
 mod lifecycle;
 mod peer;
 mod record;
@@ -31,4 +35,5 @@ mod tests;
 pub use config::{HttpConfig, Limits, OpenListenError, check_listen};
 pub use docs::openapi_document;
 pub use generator::Generator;
-pub use serve::{serve, serve_until};
+pub use keys::{ApiKey, KeyLimits, SecretDigest};
+pub use serve::{Listeners, serve, serve_until};

@@ -1,5 +1,6 @@
 //! One record a request: its id, its log line, its counts. Never what it says.
 
+use super::account::Account;
 use super::app::App;
 use super::connections::{InUse, Usage};
 use super::error::ApiError;
@@ -39,6 +40,8 @@ struct Facts {
     completion_tokens: u64,
     /// A finish reason or an error's code.
     outcome: Option<String>,
+    /// Who called, once that is known.
+    account: Option<Arc<Account>>,
 }
 
 impl Record {
@@ -50,6 +53,10 @@ impl Record {
         let mut facts = self.facts();
         facts.prompt_tokens = prompt;
         facts.completion_tokens = completion;
+    }
+
+    pub(crate) fn set_account(&self, account: Arc<Account>) {
+        self.facts().account = Some(account);
     }
 
     pub(crate) fn set_outcome(&self, outcome: &str) {
@@ -75,6 +82,7 @@ impl Drop for Record {
             prompt_tokens = facts.prompt_tokens,
             completion_tokens = facts.completion_tokens,
             outcome = facts.outcome.as_deref(),
+            key = facts.account.as_ref().map(|account| account.name.as_str()),
             "request"
         );
     }

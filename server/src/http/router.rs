@@ -2,7 +2,8 @@
 
 use super::app::App;
 use super::error::ApiError;
-use super::{access, chat, completions, docs, record, service};
+use super::hosts::{self, HostRule};
+use super::{access, admin, chat, completions, docs, record, service};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, Uri};
@@ -14,6 +15,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 pub(crate) const CHAT: &str = "/v1/chat/completions";
 pub(crate) const COMPLETIONS: &str = "/v1/completions";
+const ADMIN_CACHE: &str = "/admin/cache";
 /// The routes that only read.
 pub(crate) const READING: [&str; 6] = [
     "/v1/models",
@@ -24,10 +26,10 @@ pub(crate) const READING: [&str; 6] = [
     "/metrics",
 ];
 
-/// All routes, with all layers. The last layer here is the outermost.
-pub(crate) fn router(app: Arc<App>) -> Router {
+/// All routes for clients, with all layers. The last layer here is the outermost.
+pub(crate) fn router(app: Arc<App>, rule: HostRule, with_metrics: bool) -> Router {
     declare_series(&app);
-    Router::new()
+    let mut routes = Router::new()
         .route(CHAT, post(chat::chat_completions))
         .route(COMPLETIONS, post(completions::completions))
         .route(READING[0], get(service::list_models))
@@ -35,13 +37,31 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route(READING[2], get(service::health))
         .route(READING[3], get(service::ready))
         .route(READING[4], get(service::loading_progress))
-        .route(READING[5], get(service::metrics))
-        .merge(documentation(&app))
+        .route(ADMIN_CACHE, get(admin::cache))
+        .merge(documentation(&app));
+    if with_metrics {
+        routes = routes.route(READING[5], get(service::metrics));
+    }
+    routes
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_route)
         .layer(from_fn_with_state(Arc::clone(&app), access::check_key))
         .layer(from_fn_with_state(Arc::clone(&app), access::check_origin))
-        .layer(from_fn_with_state(Arc::clone(&app), access::check_host))
+        .layer(from_fn_with_state(Arc::new(rule), hosts::check_host))
+        .layer(from_fn_with_state(Arc::clone(&app), record::keep_record))
+        .with_state(app)
+}
+
+/// The routes of a listener for metrics: no key is asked for, and no page of any site is answered.
+pub(crate) fn metrics_router(app: Arc<App>, rule: HostRule) -> Router {
+    Router::new()
+        .route(READING[2], get(service::health))
+        .route(READING[3], get(service::ready))
+        .route(READING[5], get(service::metrics))
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(unknown_route)
+        .layer(from_fn_with_state(Arc::clone(&app), access::check_origin))
+        .layer(from_fn_with_state(Arc::new(rule), hosts::check_host))
         .layer(from_fn_with_state(Arc::clone(&app), record::keep_record))
         .with_state(app)
 }

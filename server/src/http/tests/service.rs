@@ -127,7 +127,7 @@ async fn the_document_lists_every_route_and_the_page_needs_no_network() {
     let routes: BTreeSet<&str> = reading
         .iter()
         .map(String::as_str)
-        .chain([CHAT, COMPLETIONS])
+        .chain([CHAT, COMPLETIONS, "/admin/cache"])
         .collect();
     assert_eq!(paths, routes);
     check_references(&document, &document);
