@@ -1,8 +1,8 @@
 //! The handle that everybody else holds.
 
 use crate::api::{
-    EngineConfig, EngineGauges, EngineParts, LoadProgress, MemoryPlan, Request, RequestId,
-    SamplingParams, StartError, SubmitError, TokenSink,
+    ClientId, EngineConfig, EngineGauges, EngineParts, LoadProgress, MemoryPlan, Request,
+    RequestId, SamplingParams, StartError, SubmitError, TokenSink,
 };
 use crate::memory;
 use crate::start;
@@ -62,6 +62,7 @@ impl EngineHandle {
         sink: Box<dyn TokenSink>,
     ) -> Result<RequestId, SubmitError> {
         let request = Request {
+            client: ClientId::default(),
             prompt,
             sampling: SamplingParams::default(),
             max_new_tokens: u32::try_from(continuation.len()).unwrap_or(u32::MAX),

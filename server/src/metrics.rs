@@ -125,6 +125,16 @@ impl MetricsHandle {
         seconds.record(duration.as_secs_f64());
     }
 
+    /// Counts a request that one of its caller's limits stood against.
+    pub(crate) fn count_limited(&self, limit: &str) {
+        let labels = [("limit", limit)];
+        let counter = self
+            .inner
+            .registry
+            .counter("odmoe_requests_limited_total", &labels);
+        counter.increment(1);
+    }
+
     fn http_series(&self, handler: &str, method: &str, status: u16) -> (Counter, Histogram) {
         let status = status.to_string();
         let labels = [

@@ -3,7 +3,7 @@
 use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::{CpuBackend, CpuConfig, KernelSet};
 use odmoe_convert::{ConvertOptions, NoProgress, WeightFormat, convert, open_source, open_store};
-use odmoe_engine::{
+use odmoe_engine::{ClientId,
     EngineConfig, EngineEvent, EngineHandle, EngineObserver, EngineParts, PositionLogprobs,
     Request, SamplingParams, TokenEvent, TokenSink,
 };
@@ -108,6 +108,7 @@ impl TestEngine {
     pub fn begin(&self, prompt: &[u32], tokens: u32) -> Scoring {
         let (sender, events) = channel();
         let request = Request {
+            client: ClientId::default(),
             prompt: prompt.to_vec(),
             sampling: SamplingParams {
                 temperature: 0.0,

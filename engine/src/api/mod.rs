@@ -7,6 +7,6 @@ mod request;
 pub use config::{EngineConfig, EngineParts, LoadProgress, MemoryPlan, StartError};
 pub use events::{EngineEvent, EngineGauges, EngineObserver};
 pub use request::{
-    FinishReason, PositionLogprobs, Request, RequestError, RequestId, RequestTimings,
+    ClientId, FinishReason, PositionLogprobs, Request, RequestError, RequestId, RequestTimings,
     SamplingParams, SubmitError, TokenEvent, TokenLogprob, TokenSink,
 };

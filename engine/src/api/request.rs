@@ -7,6 +7,10 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
+/// On whose behalf a request is made: what waits is admitted so that clients are served evenly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(pub u32);
+
 /// How the next token is chosen. The order of the steps is that of the fields from `logit_bias` on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
@@ -52,6 +56,8 @@ impl Default for SamplingParams {
 /// One sequence to generate.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// Whose it is.
+    pub client: ClientId,
     /// Prompt token ids; at least one, each below the vocabulary's size.
     pub prompt: Vec<u32>,
     /// How tokens are chosen.

@@ -294,7 +294,7 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{SamplingParams, TokenEvent};
+    use crate::api::{ClientId, SamplingParams, TokenEvent};
     use odmoe_expert_store::{StoreGauges, StoreHealth};
     use std::time::Duration;
 
@@ -326,6 +326,7 @@ mod tests {
 
     fn submit(shared: &Shared) -> Result<RequestId, SubmitError> {
         let request = Request {
+            client: ClientId::default(),
             prompt: vec![1],
             sampling: SamplingParams::default(),
             max_new_tokens: 1,

@@ -129,7 +129,13 @@ impl StepLoop {
         let prompt = submission.request.prompt.clone();
         let new_tokens = submission.request.max_new_tokens;
         self.scheduler
-            .submit(submission.id, prompt, new_tokens, submission.at)
+            .submit(
+                submission.id,
+                submission.request.client,
+                prompt,
+                new_tokens,
+                submission.at,
+            )
             .expect("checked against the same limits by the handle");
         self.sequences
             .insert(submission.id, Sequence::new(submission, self.limits.vocab));

@@ -7,7 +7,9 @@ use super::sink::{Answer, Listener};
 use odmoe_backend::{Backend, KvFormat};
 use odmoe_backend_checking::{CheckingBackend, CheckingConfig, Completion};
 use odmoe_backend_cpu::{CpuBackend, CpuConfig, KernelSet};
-use odmoe_engine::{EngineConfig, EngineHandle, EngineParts, Request, RequestId, SamplingParams};
+use odmoe_engine::{
+    ClientId, EngineConfig, EngineHandle, EngineParts, Request, RequestId, SamplingParams,
+};
 use odmoe_expert_store::StoreConfig;
 use odmoe_formats::ByteCount;
 use std::sync::Arc;
@@ -188,6 +190,7 @@ pub fn greedy(prompt: Vec<u32>, max_new_tokens: u32) -> Request {
         ..Default::default()
     };
     Request {
+        client: ClientId::default(),
         prompt,
         sampling,
         max_new_tokens,

@@ -5,6 +5,7 @@
 use super::account::Account;
 use super::app::App;
 use super::error::ApiError;
+use super::held;
 use super::keys::SecretDigest;
 use super::record::Record;
 use axum::extract::{Request, State};
@@ -12,6 +13,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Routes that need no key: probes have none.
 const OPEN_PATHS: [&str; 2] = ["/health", "/ready"];
@@ -104,9 +106,28 @@ pub(crate) async fn check_key(
         None => ApiError::bad_key().into_response(),
         Some(account) => {
             if let Some(record) = request.extensions().get::<Arc<Record>>() {
-                record.set_account(account);
+                record.set_account(Arc::clone(&account));
             }
-            next.run(request).await
+            within_limits(&app, &account, request, next).await
+        }
+    }
+}
+
+/// Whatever makes the model work is a POST; the rest is not limited.
+async fn within_limits(
+    app: &App,
+    account: &Arc<Account>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if request.method() != Method::POST {
+        return next.run(request).await;
+    }
+    match account.enter(Instant::now()) {
+        Ok(entry) => held::until_sent(next.run(request).await, entry),
+        Err((reached, after)) => {
+            app.metrics.count_limited(reached.label());
+            ApiError::limited(reached, after.unwrap_or(app.config.retry_after)).into_response()
         }
     }
 }

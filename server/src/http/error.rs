@@ -3,6 +3,7 @@
 //! SDKs retry 408, 409, 429 and every 5xx, so nothing that fails again when repeated may be one of those, or it says
 //! `x-should-retry: false`.
 
+use super::account::Reached;
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -205,17 +206,47 @@ impl ApiError {
         )
     }
 
+    /// A caller that has reached a limit of its own.
+    pub(crate) fn limited(reached: Reached, after: Duration) -> Self {
+        let (what, code) = match reached {
+            Reached::Requests(limit) => (
+                format!("{limit} requests a minute"),
+                "requests_per_minute_exceeded",
+            ),
+            Reached::Tokens(limit) => (
+                format!("{limit} tokens a minute"),
+                "tokens_per_minute_exceeded",
+            ),
+            Reached::Concurrent(limit) => (
+                format!("{limit} requests at once"),
+                "concurrent_requests_exceeded",
+            ),
+        };
+        let message = format!("this key may make {what} and has; try again later");
+        Self::too_many(code, message, after)
+    }
+
+    /// A caller that would leave no room in the queue for others.
+    pub(crate) fn share_full(held: usize, capacity: usize, after: Duration) -> Self {
+        let message = format!(
+            "this key already has {held} answers of the {capacity} that the server holds at once, and leaves the rest to \
+             others; try again later"
+        );
+        Self::too_many("queue_share_full", message, after)
+    }
+
+    fn too_many(code: &'static str, message: String, after: Duration) -> Self {
+        let kind = ErrorType::RateLimitError;
+        Self::new(StatusCode::TOO_MANY_REQUESTS, kind, code, message).retry_after(after)
+    }
+
     /// A request that the engine did not take. `prompt` names the field that holds the prompt.
     pub(crate) fn submit(error: SubmitError, prompt: &'static str, after: Duration) -> Self {
         let message = error.to_string();
         match error {
-            SubmitError::QueueFull { .. } => Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                ErrorType::RateLimitError,
-                "queue_full",
-                format!("{message}; try again later"),
-            )
-            .retry_after(after),
+            SubmitError::QueueFull { .. } => {
+                Self::too_many("queue_full", format!("{message}; try again later"), after)
+            }
             SubmitError::TooLong {
                 prompt: tokens,
                 new,

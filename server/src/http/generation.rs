@@ -1,5 +1,6 @@
 //! The answers to one HTTP request while they are made.
 
+use super::account::{Account, PlacesTaken};
 use super::answer::{Answer, Piece, Progress};
 use super::app::{Admitted, App};
 use super::error::ApiError;
@@ -49,7 +50,9 @@ pub(crate) struct Generation {
     /// Ends when the server stops waiting for requests.
     stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
     record: Arc<Record>,
+    account: Arc<Account>,
     _in_flight: InFlight,
+    _places: PlacesTaken,
 }
 
 struct Choice {
@@ -70,6 +73,13 @@ impl Generation {
     ) -> Result<Self, ApiError> {
         let Admitted { model, in_flight } = admitted;
         let lifecycle = app.lifecycle.clone();
+        let account = record.account().unwrap_or_else(|| app.accounts.anybody());
+        let answers = job.prompts.len() * job.sampling.n as usize;
+        let capacity = model.capacity_answers;
+        let places = account.take_places(answers, capacity).map_err(|held| {
+            app.metrics.count_limited("share");
+            ApiError::share_full(held, capacity, app.config.retry_after)
+        })?;
         let (sender, events) = mpsc::unbounded_channel();
         let mut generation = Self {
             model,
@@ -81,7 +91,9 @@ impl Generation {
             retry_after: app.config.retry_after,
             stopping: Box::pin(async move { lifecycle.reached(LifePhase::Stopping).await }),
             record,
+            account,
             _in_flight: in_flight,
+            _places: places,
         };
         for prompt in &job.prompts {
             generation.prompt_tokens += prompt.len() as u64;
@@ -91,6 +103,7 @@ impl Generation {
             }
         }
         generation.count_accepted(app, job);
+        generation.count_tokens();
         Ok(generation)
     }
 
@@ -108,6 +121,7 @@ impl Generation {
             let mut sampling = job.sampling.params.clone();
             sampling.choice = choice;
             let request = Request {
+                client: self.account.client,
                 prompt: prompt.to_vec(),
                 sampling,
                 max_new_tokens,
@@ -199,6 +213,8 @@ impl Generation {
         match event {
             TokenEvent::Token { token, logprobs } => {
                 self.completion_tokens += 1;
+                self.record
+                    .set_tokens(self.prompt_tokens, self.completion_tokens);
                 match choice.answer.push(token, logprobs) {
                     Progress::Piece(piece) if piece.text.is_empty() => {
                         debug_assert!(piece.scores.is_empty(), "scores wait for their text");
@@ -265,9 +281,13 @@ impl Generation {
     }
 
     fn close(&self, outcome: &str) {
+        self.count_tokens();
+        self.record.set_outcome(outcome);
+    }
+
+    fn count_tokens(&self) {
         self.record
             .set_tokens(self.prompt_tokens, self.completion_tokens);
-        self.record.set_outcome(outcome);
     }
 }
 

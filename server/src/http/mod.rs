@@ -10,6 +10,7 @@ mod admin;
 mod answer;
 mod app;
 mod body;
+mod bucket;
 mod chat;
 mod completions;
 mod config;

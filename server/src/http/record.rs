@@ -49,10 +49,21 @@ impl Record {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tokens so far, which never become fewer; the caller's limit counts what is new.
     pub(crate) fn set_tokens(&self, prompt: u64, completion: u64) {
         let mut facts = self.facts();
+        let before = facts.prompt_tokens + facts.completion_tokens;
         facts.prompt_tokens = prompt;
         facts.completion_tokens = completion;
+        let new = (prompt + completion).saturating_sub(before);
+        if let Some(account) = &facts.account {
+            account.take_tokens(new);
+        }
+    }
+
+    /// Who called, once that is known.
+    pub(crate) fn account(&self) -> Option<Arc<Account>> {
+        self.facts().account.clone()
     }
 
     pub(crate) fn set_account(&self, account: Arc<Account>) {

@@ -152,6 +152,7 @@ const PROMISED: &[(&str, &str)] = &[
     ("odmoe_expert_load_failures_total", "counter"),
     ("odmoe_expert_stall_seconds", "histogram"),
     ("odmoe_request_expert_stall_seconds", "histogram"),
+    ("odmoe_requests_limited_total", "counter"),
     ("odmoe_expert_prefetch_issued_total", "counter"),
     ("odmoe_expert_prefetch_used_total", "counter"),
     ("odmoe_expert_prefetch_wasted_total", "counter"),

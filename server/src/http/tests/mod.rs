@@ -7,6 +7,7 @@ mod errors;
 pub(super) mod fake;
 mod hostile;
 mod lifecycle;
+mod limits;
 mod log;
 mod service;
 mod streaming;
