@@ -8,5 +8,6 @@ pub mod keys;
 mod quantity;
 
 pub use quantity::{
-    ByteSize, ExpertCacheSize, KvCacheSize, QuantityError, Seconds, parse_kernels, parse_kv_format,
+    ByteSize, ExpertCacheSize, KvCacheSize, Patience, QuantityError, Seconds, parse_kernels,
+    parse_kv_format,
 };

@@ -135,6 +135,17 @@ impl MetricsHandle {
         counter.increment(1);
     }
 
+    /// What the HTTP surface holds, at a scrape.
+    pub(crate) fn set_service_gauges(&self, in_flight: usize, unsent_bytes: usize, tasks: usize) {
+        for (name, value) in [
+            ("odmoe_requests_in_flight", in_flight),
+            ("odmoe_unsent_answer_bytes", unsent_bytes),
+            ("odmoe_runtime_tasks", tasks),
+        ] {
+            self.inner.registry.gauge(name, &[]).set(value as f64);
+        }
+    }
+
     fn http_series(&self, handler: &str, method: &str, status: u16) -> (Counter, Histogram) {
         let status = status.to_string();
         let labels = [

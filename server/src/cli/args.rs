@@ -2,7 +2,7 @@
 
 mod serve;
 
-pub use serve::{AccessArgs, ListenArgs, LogFormat, ServeArgs};
+pub use serve::{AccessArgs, ListenArgs, LogFormat, ServeArgs, TimeArgs};
 
 use crate::cli::bench::Work;
 use crate::config::{

@@ -3,7 +3,7 @@
 use crate::cli::args::{LogFormat, ServeArgs};
 use crate::cli::progress::ConversionReporter;
 use crate::cli::{Failure, access, settings, terminal};
-use crate::http::{self, HttpConfig, Listeners, check_listen};
+use crate::http::{self, HttpConfig, Listeners, Timeouts, check_listen};
 use crate::metrics::MetricsHandle;
 use crate::model::open::{OpenModel, OpenModelError, prepare};
 use crate::model::report;
@@ -184,7 +184,13 @@ impl Opening {
 
 fn http_config(args: &ServeArgs) -> Result<HttpConfig, Failure> {
     let mut config = HttpConfig {
-        drain_timeout: args.drain_timeout.0,
+        keep_alive: args.time.keep_alive.0,
+        drain_timeout: args.time.drain_timeout.0,
+        timeouts: Timeouts {
+            request: args.time.request_timeout.0,
+            stream: args.time.stream_timeout.0,
+            stall: args.time.stall_timeout.0,
+        },
         ..HttpConfig::default()
     };
     access::apply(&args.access, &mut config)?;

@@ -1,6 +1,6 @@
 //! One answer: token ids in, pieces of text and scores out.
 
-use odmoe_engine::PositionLogprobs;
+use odmoe_engine::{PositionLogprobs, TokenLogprob};
 use odmoe_text::{IncrementalDetokenizer, StopMatcher, Tokenizer};
 use std::collections::VecDeque;
 
@@ -9,6 +9,16 @@ use std::collections::VecDeque;
 pub(crate) struct Piece {
     pub(crate) text: String,
     pub(crate) scores: Vec<TokenScore>,
+}
+
+impl Piece {
+    /// What it takes in memory, about.
+    pub(crate) fn size_bytes(&self) -> usize {
+        let scores = self.scores.iter().map(|score| {
+            size_of::<TokenScore>() + score.logprobs.top.len() * size_of::<TokenLogprob>()
+        });
+        self.text.len() + scores.sum::<usize>()
+    }
 }
 
 /// Logprobs of a token and where it begins.
@@ -109,7 +119,6 @@ impl Answer {
 mod tests {
     use super::*;
     use crate::http::tests::fake;
-    use odmoe_engine::TokenLogprob;
     use proptest::prelude::*;
 
     fn score(token: u32) -> PositionLogprobs {

@@ -1,6 +1,7 @@
 //! What every route shares, and who may pass to the engine.
 
 use super::account::Accounts;
+use super::backlog::OutputBudget;
 use super::error::ApiError;
 use super::keys::SecretDigest;
 use super::lifecycle::{InFlight, LifePhase, Lifecycle};
@@ -20,6 +21,7 @@ pub(crate) struct App {
     pub(crate) metrics: MetricsHandle,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) bodies: BodyBudget,
+    pub(crate) output: Arc<OutputBudget>,
     pub(crate) accounts: Accounts,
     /// One permit a processor, but few: parsing, templates and tokenizers never take more, nor their memory.
     blocking: Arc<Semaphore>,
@@ -37,6 +39,7 @@ impl App {
         let preparing = processors.min(PREPARING_MAX);
         Self {
             bodies: BodyBudget::new(&config.limits),
+            output: OutputBudget::new(config.limits.output_total_bytes),
             accounts: Accounts::new(&config),
             config,
             slot,

@@ -24,6 +24,8 @@ pub struct HttpConfig {
     pub keep_alive: Duration,
     /// How long accepted requests may go on after the first signal to stop.
     pub drain_timeout: Duration,
+    /// When a request that is accepted ends without its client's doing.
+    pub timeouts: Timeouts,
     /// What `Retry-After` says when the queue is full, the model loads or the server stops.
     pub retry_after: Duration,
     /// What a request may hold.
@@ -41,9 +43,38 @@ impl Default for HttpConfig {
             allowed_hosts: Vec::new(),
             keep_alive: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(45),
+            timeouts: Timeouts::default(),
             retry_after: Duration::from_secs(1),
             limits: Limits::default(),
         }
+    }
+}
+
+/// When a request that is accepted ends without its client's doing; None is never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the arrival of a request to its whole answer.
+    pub request: Option<Duration>,
+    /// From the arrival of a request to the end of its stream.
+    pub stream: Option<Duration>,
+    /// From one token to the next; to the first one from acceptance, in the queue and in prefill.
+    pub stall: Option<Duration>,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            request: Some(Duration::from_secs(3600)),
+            stream: Some(Duration::from_secs(3600)),
+            stall: Some(Duration::from_secs(600)),
+        }
+    }
+}
+
+impl Timeouts {
+    /// The longest that any answer may take; None if one may take for ever.
+    pub(crate) fn longest(&self) -> Option<Duration> {
+        Some(self.request?.max(self.stream?))
     }
 }
 
@@ -55,6 +86,8 @@ pub struct Limits {
     /// Bytes of all request bodies held at once; more are answered 503. At least one whole body always fits. The
     /// memory plan's overhead must bear this sum and what the bodies become when they are read.
     pub bodies_total_bytes: usize,
+    /// Bytes that all answers hold at once which clients have not taken yet, beside a little for each.
+    pub output_total_bytes: usize,
     /// JSON values of one body: commas and brackets outside of strings and of the member `prompt`. A value of one byte
     /// may take hundreds in memory, so bytes alone are no bound.
     pub json_values: usize,
@@ -99,6 +132,7 @@ impl Default for Limits {
         Self {
             body_bytes: 8 << 20,
             bodies_total_bytes: 16 << 20,
+            output_total_bytes: 64 << 20,
             json_values: 32 << 10,
             receive_timeout: Duration::from_secs(30),
             peer_timeout: Duration::from_secs(60),
@@ -131,6 +165,13 @@ impl Limits {
                 format!(
                     "{} bytes; more are answered 503",
                     self.bodies_total_bytes.max(self.body_bytes)
+                ),
+            ),
+            (
+                "all answers that clients have not taken yet",
+                format!(
+                    "{} bytes; what is beyond ends with an error",
+                    self.output_total_bytes
                 ),
             ),
             (

@@ -26,6 +26,8 @@ const IDLE_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Connections {
     protocol: http1::Builder,
     peer_timeout: Duration,
+    /// How long a connection may be busy with one request.
+    longest_request: Option<Duration>,
     places: Arc<Semaphore>,
     open: Mutex<Vec<Weak<Usage>>>,
     graceful: Mutex<Option<GracefulShutdown>>,
@@ -39,6 +41,7 @@ pub(super) struct Usage {
 
 struct UsageState {
     requests: usize,
+    /// When the last request began or ended.
     last_used: Instant,
 }
 
@@ -65,8 +68,33 @@ impl Usage {
 
     /// Keeps the connection from being idle as long as the guard lives.
     pub(super) fn begin_request(self: &Arc<Self>) -> InUse {
-        self.state().requests += 1;
+        let mut state = self.state();
+        state.requests += 1;
+        state.last_used = Instant::now();
+        drop(state);
         InUse(Arc::clone(self))
+    }
+
+    /// Ends once one request has taken longer than `longest`: its answer is over, and the peer takes it in drops.
+    async fn is_overdue(&self, longest: Option<Duration>) {
+        let Some(longest) = longest else {
+            return std::future::pending().await;
+        };
+        loop {
+            let left = {
+                let state = self.state();
+                let busy = if state.requests == 0 {
+                    Duration::ZERO
+                } else {
+                    state.last_used.elapsed()
+                };
+                longest.saturating_sub(busy)
+            };
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
     }
 }
 
@@ -82,7 +110,8 @@ impl Drop for InUse {
 }
 
 impl Connections {
-    pub(super) fn new(limits: &Limits) -> Self {
+    /// `longest_request` is how long an answer may take to be made, if that is bounded.
+    pub(super) fn new(limits: &Limits, longest_request: Option<Duration>) -> Self {
         let mut protocol = http1::Builder::new();
         protocol
             .timer(TokioTimer::new())
@@ -92,6 +121,8 @@ impl Connections {
         Self {
             protocol,
             peer_timeout: limits.peer_timeout,
+            longest_request: longest_request
+                .map(|longest| longest + limits.receive_timeout + limits.peer_timeout),
             places: Arc::new(Semaphore::new(connection_limit(limits, open_file_limit()))),
             open: Mutex::default(),
             graceful: Mutex::new(Some(GracefulShutdown::new())),
@@ -162,6 +193,7 @@ impl Connections {
             return;
         };
         let connection = graceful.watch(connection);
+        let longest_request = self.longest_request;
         tokio::spawn(async move {
             let _place = place;
             tokio::select! {
@@ -170,6 +202,9 @@ impl Connections {
                 },
                 () = usage.make_room.notified() => {
                     tracing::debug!("an idle connection was closed to make room");
+                }
+                () = usage.is_overdue(longest_request) => {
+                    tracing::debug!("a connection was cut: its peer did not read its answer in time");
                 }
             }
         });

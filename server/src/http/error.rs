@@ -286,6 +286,32 @@ impl ApiError {
         }
     }
 
+    /// An accepted request whose time is up. It would be up again, so it is not worth a retry.
+    pub(crate) fn timed_out(what: &'static str, code: &'static str, limit: Duration) -> Self {
+        let message = format!("{what} within {limit:?}; ask for less, or raise the server's limit");
+        let kind = ErrorType::ServerError;
+        Self::new(StatusCode::GATEWAY_TIMEOUT, kind, code, message).never_retry()
+    }
+
+    /// An answer that its client does not take, while others do the same.
+    pub(crate) fn slow_reader() -> Self {
+        let message = "the answer was not read as fast as it was made, and the server has no room for more of it";
+        let kind = ErrorType::ServerError;
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            kind,
+            "slow_reader",
+            message,
+        )
+        .never_retry()
+    }
+
+    /// Whole answers that take more memory than is left.
+    pub(crate) fn answers_exhausted(after: Duration) -> Self {
+        let message = "too many answers are being sent; try again later, ask for fewer logprobs, or stream the answer";
+        Self::unavailable("overloaded", message, after)
+    }
+
     /// The case, for logs.
     pub(crate) fn code(&self) -> &str {
         self.body.code.as_deref().unwrap_or("")

@@ -3,6 +3,8 @@
 use super::account::{Account, PlacesTaken};
 use super::answer::{Answer, Piece, Progress};
 use super::app::{Admitted, App};
+use super::backlog::{BacklogReceiver, BacklogSender, Share, backlog};
+use super::deadlines::Deadlines;
 use super::error::ApiError;
 use super::job::Job;
 use super::lifecycle::{InFlight, LifePhase};
@@ -17,7 +19,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 
 /// How often a silent engine is asked whether it lives.
 const LIVENESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,7 +44,8 @@ pub(crate) struct Generation {
     model: Arc<ServedModel>,
     choices: Vec<Choice>,
     running: usize,
-    events: mpsc::UnboundedReceiver<(u32, TokenEvent)>,
+    events: BacklogReceiver,
+    deadlines: Deadlines,
     prompt_tokens: u64,
     completion_tokens: u64,
     retry_after: Duration,
@@ -80,12 +82,14 @@ impl Generation {
             app.metrics.count_limited("share");
             ApiError::share_full(held, capacity, app.config.retry_after)
         })?;
-        let (sender, events) = mpsc::unbounded_channel();
+        let (sender, events) = backlog(&app.output);
+        let deadlines = Deadlines::new(&app.config.timeouts, job.delivery, record.arrived);
         let mut generation = Self {
             model,
             choices: Vec::new(),
             running: 0,
             events,
+            deadlines,
             prompt_tokens: 0,
             completion_tokens: 0,
             retry_after: app.config.retry_after,
@@ -113,7 +117,7 @@ impl Generation {
         job: &Job,
         prompt: &[u32],
         (choice, siblings): (u32, &Arc<Siblings>),
-        sender: &mpsc::UnboundedSender<(u32, TokenEvent)>,
+        sender: &BacklogSender,
     ) -> Result<(), ApiError> {
         let index = self.choices.len() as u32;
         let stopped_by_text = Arc::new(AtomicBool::new(false));
@@ -132,6 +136,7 @@ impl Generation {
             let sink = ChannelSink {
                 index,
                 events: sender.clone(),
+                ends_at: self.deadlines.ends_at(),
                 meter: SequenceMeter::new(metrics, siblings, self.record.arrived),
                 stopped_by_text: Arc::clone(&stopped_by_text),
             };
@@ -173,6 +178,15 @@ impl Generation {
         self.choices.len() as u32
     }
 
+    /// A part of what all answers may hold, for what is put together before it is sent.
+    pub(crate) fn share(&self) -> Share {
+        self.events.share()
+    }
+
+    pub(crate) fn retry_after(&self) -> Duration {
+        self.retry_after
+    }
+
     pub(crate) fn usage(&self) -> Usage {
         Usage::new(self.prompt_tokens, self.completion_tokens)
     }
@@ -186,7 +200,10 @@ impl Generation {
                 () = &mut self.stopping => {
                     return Some(self.fail(ApiError::draining(self.retry_after)));
                 }
-                () = tokio::time::sleep(LIVENESS_INTERVAL) => {
+                () = tokio::time::sleep(self.deadlines.next_within(LIVENESS_INTERVAL)) => {
+                    if let Some(error) = self.deadlines.missed(Instant::now()) {
+                        return Some(self.fail(error));
+                    }
                     if self.model.engine.is_alive() {
                         continue;
                     }
@@ -194,15 +211,23 @@ impl Generation {
                 }
             };
             let Some((index, event)) = event else {
-                return Some(
-                    self.fail(ApiError::internal("the engine stopped during the request")),
-                );
+                let error = self.why_nothing_comes();
+                return Some(self.fail(error));
             };
+            self.deadlines.heard(Instant::now());
             if let Some(update) = self.take(index, event) {
                 return Some(update);
             }
         }
         None
+    }
+
+    fn why_nothing_comes(&self) -> ApiError {
+        if self.events.has_lost() {
+            return ApiError::slow_reader();
+        }
+        let missed = self.deadlines.missed(Instant::now());
+        missed.unwrap_or_else(|| ApiError::internal("the engine stopped during the request"))
     }
 
     fn take(&mut self, index: u32, event: TokenEvent) -> Option<Update> {
@@ -237,9 +262,10 @@ impl Generation {
                     _ if is_stopped => self.end(index, piece, FinishReason::Stop),
                     EngineReason::Stop => self.end(index, piece, FinishReason::Stop),
                     EngineReason::Length => self.end(index, piece, FinishReason::Length),
-                    EngineReason::Cancelled => self.fail(ApiError::internal(
-                        "the request was cancelled in the engine",
-                    )),
+                    EngineReason::Cancelled => {
+                        let error = self.why_nothing_comes();
+                        self.fail(error)
+                    }
                 })
             }
             TokenEvent::Failed { error } => {
@@ -314,11 +340,12 @@ fn submit_for_the_rest(
     }
 }
 
-/// Carries events from the engine's thread. The channel has no bound of its own because it needs none: a request makes
-/// at most `max_new_tokens` events and one, so a slow client holds no more than a whole answer would.
+/// Carries events from the engine's thread.
 struct ChannelSink {
     index: u32,
-    events: mpsc::UnboundedSender<(u32, TokenEvent)>,
+    events: BacklogSender,
+    /// When the answer's time is up. The client's end looks only when the client reads.
+    ends_at: Option<Instant>,
     meter: SequenceMeter,
     stopped_by_text: Arc<AtomicBool>,
 }
@@ -341,11 +368,11 @@ impl TokenSink for ChannelSink {
             }
             TokenEvent::Failed { .. } => self.meter.end(SequenceEnd::Error, None, now),
         }
-        // Nobody listens once the client is gone; the engine is told through `is_closed`.
-        let _ = self.events.send((self.index, event));
+        self.events.send(self.index, event);
     }
 
     fn is_closed(&self) -> bool {
-        self.events.is_closed()
+        let is_late = self.ends_at.is_some_and(|end| Instant::now() >= end);
+        is_late || self.events.is_closed()
     }
 }

@@ -9,12 +9,14 @@ mod account;
 mod admin;
 mod answer;
 mod app;
+mod backlog;
 mod body;
 mod bucket;
 mod chat;
 mod completions;
 mod config;
 mod connections;
+mod deadlines;
 mod docs;
 mod error;
 mod generation;
@@ -33,7 +35,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub use config::{HttpConfig, Limits, OpenListenError, check_listen};
+pub use config::{HttpConfig, Limits, OpenListenError, Timeouts, check_listen};
 pub use docs::openapi_document;
 pub use generator::Generator;
 pub use keys::{ApiKey, KeyLimits, SecretDigest};

@@ -6,7 +6,7 @@ use super::generation::{Generation, Update};
 use super::held;
 use super::job::Delivery;
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
@@ -82,6 +82,8 @@ async fn whole(mut generation: Generation, dialect: impl Dialect) -> Result<Resp
         reason: FinishReason::Stop,
     };
     let mut answers: Vec<_> = (0..generation.answers()).map(|_| new()).collect();
+    let mut share = generation.share();
+    let exhausted = ApiError::answers_exhausted(generation.retry_after());
     while let Some(update) = generation.next().await {
         let (index, piece, reason) = match update {
             Update::Piece { index, piece } => (index, piece, None),
@@ -92,13 +94,20 @@ async fn whole(mut generation: Generation, dialect: impl Dialect) -> Result<Resp
             } => (index, piece, Some(reason)),
             Update::Failed(error) => return Err(error),
         };
+        if !share.grow(piece.size_bytes()) {
+            return Err(exhausted);
+        }
         let answer = &mut answers[index as usize];
         answer.piece.text.push_str(&piece.text);
         answer.piece.scores.extend(piece.scores);
         answer.reason = reason.unwrap_or(answer.reason);
     }
     let response = Json(dialect.whole(answers, generation.usage())).into_response();
-    Ok(held::until_sent(response, generation))
+    let length = response.body().size_hint().exact().unwrap_or(0);
+    if !share.set(usize::try_from(length).unwrap_or(usize::MAX)) {
+        return Err(exhausted);
+    }
+    Ok(held::until_sent(response, (generation, share)))
 }
 
 fn streamed<D: Dialect>(

@@ -76,7 +76,8 @@ pub async fn serve_until(
     let drain_timeout = config.drain_timeout;
     let app = Arc::new(App::new(config, slot, metrics.clone()));
     let upkeep = AbortOnDrop(tokio::spawn(keep_up(metrics)));
-    let connections = Connections::new(&app.config.limits);
+    let longest_request = app.config.timeouts.longest();
+    let connections = Connections::new(&app.config.limits, longest_request);
     let metrics_alone = start_metrics(&app, listeners.metrics)?;
     let names = &app.config.allowed_hosts;
     let on_loopback = is_loopback(listeners.clients.local_addr()?);
@@ -116,7 +117,8 @@ fn start_metrics(app: &Arc<App>, listener: Option<TcpListener>) -> io::Result<Op
         connections: METRICS_CONNECTIONS,
         ..app.config.limits.clone()
     };
-    let accepting = async move { Connections::new(&limits).accept(&listener, router).await };
+    let connections = Connections::new(&limits, Some(limits.receive_timeout));
+    let accepting = async move { connections.accept(&listener, router).await };
     Ok(Some(AbortOnDrop(tokio::spawn(accepting))))
 }
 

@@ -182,6 +182,12 @@ fn wire(progress: Progress) -> LoadingProgress {
     responses((status = 200, description = "Prometheus text", content_type = "text/plain", body = String))
 )]
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let tasks = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    let (in_flight, unsent_bytes) = (app.lifecycle.in_flight(), app.output.used_bytes());
+    app.metrics
+        .set_service_gauges(in_flight, unsent_bytes, tasks);
     app.metrics.set_load_progress(app.slot.progress().fraction);
     if let Some(model) = app.slot.get() {
         app.metrics

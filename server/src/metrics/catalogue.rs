@@ -141,6 +141,9 @@ pub(crate) const CATALOGUE: &[Metric] = &[
         "Experts that a router chose, by whether they had been predicted; recall = predicted / all."),
     paging("odmoe_requests_limited_total", Counter, &[("limit", CALLER_LIMITS)],
         "Requests refused because their key had reached a limit, by which."),
+    paging("odmoe_requests_in_flight", Gauge, &[], "HTTP requests that use the model, from acceptance to the last byte."),
+    paging("odmoe_unsent_answer_bytes", Gauge, &[], "Answers that slow readers have not taken, beside a little for each."),
+    paging("odmoe_runtime_tasks", Gauge, &[], "Asynchronous tasks: one a connection, and a few."),
     paging("odmoe_model_load_progress_ratio", Gauge, &[], "How much of loading is done, 0 to 1."),
 ];
 

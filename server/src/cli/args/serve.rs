@@ -1,7 +1,7 @@
 //! The options of `odmoe serve`.
 
 use super::{ModelArgs, positive};
-use crate::config::Seconds;
+use crate::config::{Patience, Seconds};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +22,10 @@ pub struct ServeArgs {
     #[allow(missing_docs)]
     pub access: AccessArgs,
 
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub time: TimeArgs,
+
     /// The name that clients use for the model. [default: the store's]
     #[arg(
         long,
@@ -30,16 +34,6 @@ pub struct ServeArgs {
         help_heading = "Server"
     )]
     pub served_model_name: Option<String>,
-
-    /// How long accepted requests may go on after the first signal to stop, in seconds.
-    #[arg(
-        long,
-        env = "ODMOE_DRAIN_TIMEOUT",
-        value_name = "SECONDS",
-        default_value = "45",
-        help_heading = "Server"
-    )]
-    pub drain_timeout: Seconds,
 
     /// How log lines are written, on standard error.
     #[arg(long, env = "ODMOE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text, help_heading = "Server")]
@@ -131,6 +125,56 @@ pub struct AccessArgs {
     /// Requests at once, for each key that has no limit of its own.
     #[arg(long, env = "ODMOE_CONCURRENT_REQUESTS", value_name = "N", value_parser = positive(1 << 20))]
     pub concurrent_requests: Option<u32>,
+}
+
+/// How long things may take.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Time")]
+pub struct TimeArgs {
+    /// End a request whose whole answer takes longer than this, in seconds; none is never.
+    #[arg(
+        long,
+        env = "ODMOE_REQUEST_TIMEOUT",
+        value_name = "SECONDS|none",
+        default_value = "3600"
+    )]
+    pub request_timeout: Patience,
+
+    /// End a stream that takes longer than this.
+    #[arg(
+        long,
+        env = "ODMOE_STREAM_TIMEOUT",
+        value_name = "SECONDS|none",
+        default_value = "3600"
+    )]
+    pub stream_timeout: Patience,
+
+    /// End a request for which no token came for this long, waiting and prefill included.
+    #[arg(
+        long,
+        env = "ODMOE_STALL_TIMEOUT",
+        value_name = "SECONDS|none",
+        default_value = "600"
+    )]
+    pub stall_timeout: Patience,
+
+    /// Send a comment into a stream that was silent for this long, so that proxies see life.
+    #[arg(
+        long,
+        env = "ODMOE_KEEP_ALIVE",
+        value_name = "SECONDS",
+        default_value = "10"
+    )]
+    pub keep_alive: Seconds,
+
+    /// How long accepted requests may go on after the first signal to stop, in seconds.
+    #[arg(
+        long,
+        env = "ODMOE_DRAIN_TIMEOUT",
+        value_name = "SECONDS",
+        default_value = "45"
+    )]
+    pub drain_timeout: Seconds,
 }
 
 /// How log lines are written.

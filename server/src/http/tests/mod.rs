@@ -11,6 +11,7 @@ mod limits;
 mod log;
 mod service;
 mod streaming;
+mod time;
 mod whole;
 
 use super::{HttpConfig, serve_until};
