@@ -3,7 +3,7 @@
 use crate::cli::args::{LogFormat, ServeArgs};
 use crate::cli::progress::ConversionReporter;
 use crate::cli::{Failure, access, settings, terminal};
-use crate::http::{self, HttpConfig, Listeners, Timeouts, check_listen};
+use crate::http::{self, HttpConfig, Listeners, Timeouts, Tls, check_listen};
 use crate::metrics::MetricsHandle;
 use crate::model::open::{OpenModel, OpenModelError, prepare};
 use crate::model::report;
@@ -33,6 +33,13 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let settings = settings::settings(&args.model, args.served_model_name.clone())?;
     let bound = Bound {
+        tls: match (&args.listen.tls_cert, &args.listen.tls_key) {
+            (Some(certificate), Some(key)) => Some(
+                Tls::from_files(certificate, key)
+                    .map_err(|error| Failure::Usage(error.to_string()))?,
+            ),
+            _ => None,
+        },
         clients: bind(wanted, "--port")?,
         metrics: match args.listen.metrics_listen {
             Some(address) => Some(bind(address, "--metrics-listen")?),
@@ -53,6 +60,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
 /// Sockets that are listened on already.
 struct Bound {
     clients: TcpListener,
+    tls: Option<Tls>,
     metrics: Option<TcpListener>,
 }
 
@@ -62,6 +70,7 @@ impl Bound {
         let metrics = self.metrics.map(tokio::net::TcpListener::from_std);
         Ok(Listeners {
             clients: tokio::net::TcpListener::from_std(self.clients)?,
+            tls: self.tls,
             metrics: metrics.transpose()?,
         })
     }
@@ -70,7 +79,12 @@ impl Bound {
 async fn serve(bound: Bound, config: HttpConfig, settings: Settings) -> Result<(), Failure> {
     let listeners = bound.listeners().map_err(network_failed)?;
     let address = listeners.clients.local_addr().map_err(network_failed)?;
-    let base_url = base_url(address);
+    let scheme = if listeners.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let base_url = base_url(scheme, address);
     say(&format!(
         "odmoe {} listens on {base_url}",
         env!("CARGO_PKG_VERSION")
@@ -79,7 +93,7 @@ async fn serve(bound: Bound, config: HttpConfig, settings: Settings) -> Result<(
         let address = metrics.local_addr().map_err(network_failed)?;
         say(&format!(
             "  metrics   on {}/metrics",
-            self::base_url(address)
+            self::base_url("http", address)
         ));
     }
     let (slot, metrics) = (ModelSlot::new(), MetricsHandle::new());
@@ -222,13 +236,13 @@ fn network_failed(error: io::Error) -> Failure {
 }
 
 /// Where this machine's clients reach the server.
-fn base_url(address: SocketAddr) -> String {
+fn base_url(scheme: &str, address: SocketAddr) -> String {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    format!("http://{}", SocketAddr::new(ip, address.port()))
+    format!("{scheme}://{}", SocketAddr::new(ip, address.port()))
 }
 
 /// A closed standard output does not stop a server.
@@ -273,7 +287,7 @@ mod tests {
             ("[::]:1", "http://[::1]:1"),
             ("10.1.2.3:80", "http://10.1.2.3:80"),
         ] {
-            assert_eq!(base_url(address.parse().unwrap()), url);
+            assert_eq!(base_url("http", address.parse().unwrap()), url);
         }
     }
 }

@@ -1,14 +1,19 @@
 //! Accepting: a bounded number of connections, of which idle ones make room for new ones.
 
+use super::tls::Tls;
 use super::{Limits, peer};
+use axum::body::Body;
 use axum::{Extension, Router};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::HttpService;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, getrlimit};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tower::Layer;
@@ -26,6 +31,7 @@ const IDLE_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Connections {
     protocol: http1::Builder,
     peer_timeout: Duration,
+    handshake_timeout: Duration,
     /// How long a connection may be busy with one request.
     longest_request: Option<Duration>,
     places: Arc<Semaphore>,
@@ -121,6 +127,7 @@ impl Connections {
         Self {
             protocol,
             peer_timeout: limits.peer_timeout,
+            handshake_timeout: limits.receive_timeout,
             longest_request: longest_request
                 .map(|longest| longest + limits.receive_timeout + limits.peer_timeout),
             places: Arc::new(Semaphore::new(connection_limit(limits, open_file_limit()))),
@@ -130,11 +137,11 @@ impl Connections {
     }
 
     /// Accepts for ever; an error of one connection is no error of the listener.
-    pub(super) async fn accept(&self, listener: &TcpListener, router: Router) {
+    pub(super) async fn accept(&self, listener: &TcpListener, router: Router, tls: Option<&Tls>) {
         loop {
             let place = self.place().await;
             match listener.accept().await {
-                Ok((stream, _)) => self.spawn(stream, router.clone(), place),
+                Ok((stream, _)) => self.spawn(stream, router.clone(), place, tls),
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
                     tokio::time::sleep(ACCEPT_RETRY).await;
@@ -176,7 +183,13 @@ impl Connections {
         open.push(Arc::downgrade(usage));
     }
 
-    fn spawn(&self, stream: TcpStream, router: Router, place: OwnedSemaphorePermit) {
+    fn spawn(
+        &self,
+        stream: TcpStream,
+        router: Router,
+        place: OwnedSemaphorePermit,
+        tls: Option<&Tls>,
+    ) {
         // Tokens are small and must not wait for each other.
         let _ = stream.set_nodelay(true);
         if let Err(error) = peer::give_up_after(&stream, self.peer_timeout) {
@@ -185,14 +198,22 @@ impl Connections {
         let usage = Arc::new(Usage::new());
         self.remember(&usage);
         let service = TowerToHyperService::new(Extension(Arc::clone(&usage)).layer(router));
-        let connection = self
-            .protocol
-            .serve_connection(TokioIo::new(stream), service);
         let graceful = self.graceful.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(graceful) = graceful.as_ref() else {
+        let Some(watcher) = graceful.as_ref().map(GracefulShutdown::watcher) else {
             return;
         };
-        let connection = graceful.watch(connection);
+        drop(graceful);
+        let protocol = self.protocol.clone();
+        let handshake = tls.map(|tls| (tls.clone(), self.handshake_timeout));
+        let connection = async move {
+            match handshake {
+                None => serve_stream(stream, protocol, service, watcher).await,
+                Some((tls, patience)) => {
+                    let shaken = tokio::time::timeout(patience, tls.acceptor.accept(stream)).await;
+                    serve_stream(shaken??, protocol, service, watcher).await
+                }
+            }
+        };
         let longest_request = self.longest_request;
         tokio::spawn(async move {
             let _place = place;
@@ -221,6 +242,25 @@ impl Connections {
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, graceful.shutdown()).await;
         }
     }
+}
+
+/// Anything that ends a connection, for the log.
+type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+async fn serve_stream<S, R>(
+    stream: S,
+    protocol: http1::Builder,
+    service: R,
+    watcher: Watcher,
+) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    R: HttpService<Incoming, ResBody = Body> + Send,
+    R::Future: Send,
+    R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let connection = protocol.serve_connection(TokioIo::new(stream), service);
+    Ok(watcher.watch(connection).await?)
 }
 
 /// The soft limit of open files.

@@ -34,9 +34,11 @@ mod serve;
 mod service;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use config::{HttpConfig, Limits, OpenListenError, Timeouts, check_listen};
 pub use docs::openapi_document;
 pub use generator::Generator;
 pub use keys::{ApiKey, KeyLimits, SecretDigest};
 pub use serve::{Listeners, serve, serve_until};
+pub use tls::{Tls, TlsError};

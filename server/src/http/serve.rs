@@ -5,6 +5,7 @@ use super::connections::Connections;
 use super::hosts::HostRule;
 use super::lifecycle::LifePhase;
 use super::router::{metrics_router, router};
+use super::tls::Tls;
 use super::{HttpConfig, Limits};
 use crate::metrics::{MetricsHandle, UPKEEP_INTERVAL};
 use crate::state::ModelSlot;
@@ -12,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// Connections of the listener for metrics: a few scrapers and probes.
@@ -22,6 +23,8 @@ const METRICS_CONNECTIONS: usize = 16;
 pub struct Listeners {
     /// For clients.
     pub clients: TcpListener,
+    /// If clients are to speak TLS. SIGHUP makes [`serve`] read its files again.
+    pub tls: Option<Tls>,
     /// For `/metrics`, which then is nowhere else, and for probes. It asks for no key.
     pub metrics: Option<TcpListener>,
 }
@@ -30,6 +33,7 @@ impl From<TcpListener> for Listeners {
     fn from(clients: TcpListener) -> Self {
         Self {
             clients,
+            tls: None,
             metrics: None,
         }
     }
@@ -47,6 +51,14 @@ pub async fn serve(
 ) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let listeners = listeners.into();
+    let reloading = match listeners.tls.clone() {
+        Some(tls) => Some(AbortOnDrop(tokio::spawn(reload(
+            tls,
+            signal(SignalKind::hangup())?,
+        )))),
+        None => None,
+    };
     let (sender, stops) = mpsc::channel(2);
     let watch = tokio::spawn(async move {
         loop {
@@ -61,7 +73,17 @@ pub async fn serve(
     });
     let served = serve_until(listeners, config, slot, metrics, stops).await;
     watch.abort();
+    drop(reloading);
     served
+}
+
+async fn reload(tls: Tls, mut hangups: Signal) {
+    while hangups.recv().await.is_some() {
+        match tls.reload() {
+            Ok(()) => tracing::info!("the certificate was read again"),
+            Err(error) => tracing::error!(%error, "the old certificate stays"),
+        }
+    }
 }
 
 /// As [`serve`], with messages of `stops` in place of signals. The sender must live as long as the server should.
@@ -83,7 +105,7 @@ pub async fn serve_until(
     let on_loopback = is_loopback(listeners.clients.local_addr()?);
     let rule = HostRule::new(app.accounts.needs_key(), on_loopback, names);
     let router = router(Arc::clone(&app), rule, metrics_alone.is_none());
-    let accepting = connections.accept(&listeners.clients, router);
+    let accepting = connections.accept(&listeners.clients, router, listeners.tls.as_ref());
     tokio::pin!(accepting);
     tokio::select! {
         () = &mut accepting => unreachable!("accepting never ends"),
@@ -118,7 +140,7 @@ fn start_metrics(app: &Arc<App>, listener: Option<TcpListener>) -> io::Result<Op
         ..app.config.limits.clone()
     };
     let connections = Connections::new(&limits, Some(limits.receive_timeout));
-    let accepting = async move { connections.accept(&listener, router).await };
+    let accepting = async move { connections.accept(&listener, router, None).await };
     Ok(Some(AbortOnDrop(tokio::spawn(accepting))))
 }
 

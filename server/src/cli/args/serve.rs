@@ -57,6 +57,24 @@ pub struct ListenArgs {
     #[arg(long, env = "ODMOE_PORT", value_name = "PORT", default_value_t = 8000)]
     pub port: u16,
 
+    /// Speak TLS to clients, with this PEM file of certificates, the server's own first. SIGHUP reads it again.
+    #[arg(
+        long,
+        env = "ODMOE_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The private key of --tls-cert, as a PEM file.
+    #[arg(
+        long,
+        env = "ODMOE_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+
     /// Serve /metrics here, without a key, and no longer beside the API.
     #[arg(long, env = "ODMOE_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     pub metrics_listen: Option<SocketAddr>,

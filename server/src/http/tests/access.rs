@@ -196,6 +196,7 @@ async fn metrics_move_to_an_address_of_their_own() {
     };
     let listeners = Listeners {
         clients,
+        tls: None,
         metrics: Some(metrics),
     };
     let (_stop, stops) = mpsc::channel(2);

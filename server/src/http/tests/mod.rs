@@ -12,6 +12,7 @@ mod log;
 mod service;
 mod streaming;
 mod time;
+mod tls;
 mod whole;
 
 use super::{HttpConfig, serve_until};
