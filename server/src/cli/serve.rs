@@ -9,6 +9,7 @@ use crate::model::open::{OpenModel, OpenModelError, prepare};
 use crate::model::report;
 use crate::model::settings::Settings;
 use crate::state::{LoadingProgress, ModelSlot};
+use crate::traces::Traces;
 use odmoe_engine::EngineHandle;
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -31,6 +32,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let wanted = SocketAddr::new(args.listen.host, args.listen.port);
     check_listen(wanted, &config, args.access.allow_unauthenticated)
         .map_err(|error| Failure::Usage(error.to_string()))?;
+    let traces = config.traces.clone();
     let settings = settings::settings(&args.model, args.served_model_name.clone())?;
     let bound = Bound {
         tls: match (&args.listen.tls_cert, &args.listen.tls_key) {
@@ -54,6 +56,9 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let served = runtime.block_on(serve(bound, config, settings));
     // A conversion under way is left where it is: nothing of it opens as a store.
     runtime.shutdown_background();
+    if let Some(traces) = traces {
+        traces.shutdown();
+    }
     served
 }
 
@@ -198,6 +203,11 @@ impl Opening {
 
 fn http_config(args: &ServeArgs) -> Result<HttpConfig, Failure> {
     let mut config = HttpConfig {
+        log_text: args.log_text,
+        traces: match args.otlp_endpoint.as_deref().filter(|url| !url.is_empty()) {
+            Some(url) => Some(Traces::to(url).map_err(|error| Failure::Usage(error.to_string()))?),
+            None => None,
+        },
         keep_alive: args.time.keep_alive.0,
         drain_timeout: args.time.drain_timeout.0,
         timeouts: Timeouts {

@@ -1,6 +1,7 @@
 //! What the HTTP surface is told at start, and its limits.
 
 use super::keys::{ApiKey, KeyLimits, SecretDigest};
+use crate::traces::Traces;
 use odmoe_openapi::PROMPTS_MAX;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -28,6 +29,10 @@ pub struct HttpConfig {
     pub timeouts: Timeouts,
     /// What `Retry-After` says when the queue is full, the model loads or the server stops.
     pub retry_after: Duration,
+    /// Where spans of requests go, if anywhere.
+    pub traces: Option<Traces>,
+    /// Whether prompts and answers are logged, in full.
+    pub log_text: bool,
     /// What a request may hold.
     pub limits: Limits,
 }
@@ -45,6 +50,8 @@ impl Default for HttpConfig {
             drain_timeout: Duration::from_secs(45),
             timeouts: Timeouts::default(),
             retry_after: Duration::from_secs(1),
+            traces: None,
+            log_text: false,
             limits: Limits::default(),
         }
     }

@@ -9,6 +9,7 @@ use super::error::ApiError;
 use super::job::Job;
 use super::lifecycle::{InFlight, LifePhase};
 use super::record::Record;
+use super::said::Said;
 use crate::metrics::{SequenceEnd, SequenceMeter, Siblings};
 use crate::state::ServedModel;
 use odmoe_engine::{
@@ -53,6 +54,8 @@ pub(crate) struct Generation {
     stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
     record: Arc<Record>,
     account: Arc<Account>,
+    submitted: Instant,
+    said: Option<Said>,
     _in_flight: InFlight,
     _places: PlacesTaken,
 }
@@ -96,6 +99,8 @@ impl Generation {
             stopping: Box::pin(async move { lifecycle.reached(LifePhase::Stopping).await }),
             record,
             account,
+            submitted: Instant::now(),
+            said: app.config.log_text.then(|| Said::new(job)),
             _in_flight: in_flight,
             _places: places,
         };
@@ -240,6 +245,9 @@ impl Generation {
                 self.completion_tokens += 1;
                 self.record
                     .set_tokens(self.prompt_tokens, self.completion_tokens);
+                if let Some(said) = &mut self.said {
+                    said.push(index, token);
+                }
                 match choice.answer.push(token, logprobs) {
                     Progress::Piece(piece) if piece.text.is_empty() => {
                         debug_assert!(piece.scores.is_empty(), "scores wait for their text");
@@ -253,7 +261,8 @@ impl Generation {
                     }
                 }
             }
-            TokenEvent::Finished { reason, .. } => {
+            TokenEvent::Finished { reason, timings } => {
+                self.record.set_timings(self.submitted, timings);
                 let (piece, is_stopped) = match choice.answer.finish() {
                     Progress::Piece(piece) => (piece, false),
                     Progress::Stopped(piece) => (piece, true),
@@ -308,6 +317,9 @@ impl Generation {
 
     fn close(&self, outcome: &str) {
         self.count_tokens();
+        if let Some(said) = &self.said {
+            said.log(&self.record, &self.model.tokenizer);
+        }
         self.record.set_outcome(outcome);
     }
 

@@ -30,6 +30,7 @@ mod peer;
 mod record;
 mod respond;
 mod router;
+mod said;
 mod serve;
 mod service;
 #[cfg(test)]

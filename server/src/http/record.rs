@@ -5,11 +5,14 @@ use super::app::App;
 use super::connections::{InUse, Usage};
 use super::error::ApiError;
 use super::held;
+use crate::traces::EndedRequest;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
+use odmoe_engine::RequestTimings;
+use opentelemetry::{Context, KeyValue};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,6 +32,8 @@ pub(crate) struct Record {
     handler: String,
     pub(crate) arrived: Instant,
     facts: Mutex<Facts>,
+    /// The trace that it belongs to, where traces are sent.
+    trace: Option<Context>,
     _in_use: Option<InUse>,
 }
 
@@ -42,6 +47,8 @@ struct Facts {
     outcome: Option<String>,
     /// Who called, once that is known.
     account: Option<Arc<Account>>,
+    /// What its first answer waited for, and how long after its arrival that began.
+    timings: Option<(Duration, RequestTimings)>,
 }
 
 impl Record {
@@ -66,6 +73,17 @@ impl Record {
         self.facts().account.clone()
     }
 
+    /// How long what took, of the request's first answer to end, which was submitted at `submitted`.
+    pub(crate) fn set_timings(&self, submitted: Instant, timings: RequestTimings) {
+        let after = submitted.saturating_duration_since(self.arrived);
+        self.facts().timings.get_or_insert((after, timings));
+    }
+
+    /// The request's id, for further log lines.
+    pub(crate) fn id(&self) -> &str {
+        self.id.to_str().unwrap_or("")
+    }
+
     pub(crate) fn set_account(&self, account: Arc<Account>) {
         self.facts().account = Some(account);
     }
@@ -83,8 +101,9 @@ impl Drop for Record {
         self.app
             .metrics
             .count_http(&self.handler, method_label(&self.method), status, duration);
+        self.trace(&facts, status, duration);
         tracing::info!(
-            request_id = self.id.to_str().unwrap_or(""),
+            request_id = self.id(),
             method = method_label(&self.method),
             path = ?self.path,
             status,
@@ -99,6 +118,52 @@ impl Drop for Record {
     }
 }
 
+impl Record {
+    fn trace(&self, facts: &Facts, status: u16, duration: Duration) {
+        let (Some(traces), Some(parent)) = (&self.app.config.traces, &self.trace) else {
+            return;
+        };
+        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let mut attributes = vec![
+            KeyValue::new("odmoe.request_id", self.id().to_owned()),
+            KeyValue::new("gen_ai.usage.input_tokens", count(facts.prompt_tokens)),
+            KeyValue::new("gen_ai.usage.output_tokens", count(facts.completion_tokens)),
+        ];
+        let account = facts.account.as_ref().map(|account| account.name.clone());
+        let named = [
+            ("odmoe.key", account),
+            ("odmoe.outcome", facts.outcome.clone()),
+        ];
+        let named = named
+            .into_iter()
+            .filter_map(|(name, value)| Some(KeyValue::new(name, value?)));
+        attributes.extend(named);
+        let mut phases = Vec::new();
+        if let Some((submitted, timings)) = &facts.timings {
+            let mut from = *submitted;
+            for (name, took) in [
+                ("queue", timings.queue),
+                ("prefill", timings.prefill),
+                ("decode", timings.decode),
+            ] {
+                phases.push((name, from, from + took));
+                from += took;
+            }
+            let stall = timings.expert_stall.as_secs_f64();
+            attributes.push(KeyValue::new("odmoe.expert_stall_s", stall));
+        }
+        traces.record(EndedRequest {
+            parent: parent.clone(),
+            method: method_label(&self.method),
+            route: &self.handler,
+            status,
+            duration,
+            attributes,
+            phases,
+        });
+    }
+}
+
 /// The outermost layer: gives the request its record, and turns a panic into a 500.
 pub(crate) async fn keep_record(
     State(app): State<Arc<App>>,
@@ -107,7 +172,9 @@ pub(crate) async fn keep_record(
 ) -> Response {
     let id = given_id(&request).unwrap_or_else(new_id);
     let matched = request.extensions().get::<MatchedPath>();
+    let traces = app.config.traces.as_ref();
     let record = Arc::new(Record {
+        trace: traces.map(|traces| traces.parent(request.headers())),
         app,
         id: id.clone(),
         method: request.method().clone(),

@@ -35,6 +35,19 @@ pub struct ServeArgs {
     )]
     pub served_model_name: Option<String>,
 
+    /// Log the text of prompts and answers too. Without it no line holds any.
+    #[arg(long, env = "ODMOE_LOG_TEXT", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new(), help_heading = "Server")]
+    pub log_text: bool,
+
+    /// Send a span for each request to this OTLP collector, such as http://127.0.0.1:4318.
+    #[arg(
+        long,
+        env = "ODMOE_OTLP_ENDPOINT",
+        value_name = "URL",
+        help_heading = "Server"
+    )]
+    pub otlp_endpoint: Option<String>,
+
     /// How log lines are written, on standard error.
     #[arg(long, env = "ODMOE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text, help_heading = "Server")]
     pub log_format: LogFormat,

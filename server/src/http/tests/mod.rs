@@ -13,6 +13,7 @@ mod service;
 mod streaming;
 mod time;
 mod tls;
+mod traces;
 mod whole;
 
 use super::{HttpConfig, serve_until};
