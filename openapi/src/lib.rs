@@ -11,6 +11,7 @@ mod completions;
 mod error;
 mod prompt;
 mod service;
+mod tokens;
 
 pub use chat::*;
 pub use common::*;
@@ -18,3 +19,4 @@ pub use completions::*;
 pub use error::*;
 pub use prompt::*;
 pub use service::*;
+pub use tokens::*;

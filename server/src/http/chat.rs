@@ -62,7 +62,7 @@ fn prepare(
     body: &Body,
 ) -> Result<(Job, ChatDialect), ApiError> {
     let limits = &app.config.limits;
-    body.check_values(limits)?;
+    body.check_values(limits, "prompt")?;
     let request: ChatCompletionRequest = body.parse()?;
     job::check_model(request.model.as_deref(), &model, &app.config.model_aliases)?;
     let sampling = Sampling::new(body.parse()?, &model, limits)?;
@@ -74,7 +74,7 @@ fn prepare(
     };
     check_supported(&request)?;
     job::check_capacity(1, sampling.n, &model)?;
-    let prompt = render(request, &model, limits)?;
+    let prompt = render(request, &model, limits, true)?;
     let tokens = job::encode(&model, &prompt, false, "messages", max_new_tokens)?;
     let job = Job {
         prompts: vec![tokens],
@@ -128,11 +128,12 @@ fn check_supported(request: &ChatCompletionRequest) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The prompt as the model's template words it.
-fn render(
+/// The prompt as the model's template words it, perhaps with the opening of the assistant's turn.
+pub(crate) fn render(
     request: ChatCompletionRequest,
     model: &ServedModel,
     limits: &Limits,
+    opens_turn: bool,
 ) -> Result<String, ApiError> {
     let Some(template) = &model.template else {
         let message = "this model has no chat template; use /v1/completions";
@@ -159,7 +160,7 @@ fn render(
     let hides_tools = request.tool_choice.is_some_and(|choice| choice == "none");
     let options = RenderOptions {
         tools: (!tools.is_empty() && !hides_tools).then_some(Value::Array(tools)),
-        add_generation_prompt: true,
+        add_generation_prompt: opens_turn,
         extra,
         ..RenderOptions::default()
     };

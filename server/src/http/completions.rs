@@ -61,7 +61,7 @@ fn prepare(
     body: &Body,
 ) -> Result<(Job, CompletionDialect), ApiError> {
     let limits = &app.config.limits;
-    body.check_values(limits)?;
+    body.check_values(limits, "prompt")?;
     let request: CompletionRequest = body.parse()?;
     job::check_model(request.model.as_deref(), &model, &app.config.model_aliases)?;
     let sampling = Sampling::new(body.parse()?, &model, limits)?;
@@ -156,16 +156,7 @@ fn prompts(
             "a prompt is empty; it must have at least one token".into(),
         ));
     }
-    let unknown = prompts
-        .iter()
-        .flatten()
-        .find(|id| **id as usize >= model.vocabulary);
-    if let Some(unknown) = unknown {
-        let most = model.vocabulary - 1;
-        return Err(refuse(format!(
-            "prompt has token {unknown}; token ids go from 0 to {most}"
-        )));
-    }
+    job::check_token_ids("prompt", prompts.iter().flatten(), model)?;
     Ok(prompts)
 }
 

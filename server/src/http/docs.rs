@@ -1,6 +1,6 @@
 //! The OpenAPI document, made from the routes and types themselves.
 
-use super::{Limits, chat, completions, service};
+use super::{Limits, chat, completions, service, tokens};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
@@ -8,11 +8,15 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 #[openapi(
     info(
         title = "odmoe",
-        description = "Serves mixture-of-experts models that do not fit in memory, by OpenAI's API.",
+        description = "Serves mixture-of-experts models that do not fit in memory, by OpenAI's API. \
+            Paths under `/v1` answer without that prefix too.",
     ),
     paths(
         chat::chat_completions,
         completions::completions,
+        tokens::tokenize,
+        tokens::detokenize,
+        tokens::apply_template,
         service::list_models,
         service::get_model,
         service::health,
@@ -20,12 +24,13 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
         service::loading_progress,
         service::metrics,
     ),
-    // The requests flatten it, and it is not found through them.
-    components(schemas(odmoe_openapi::SamplingFields)),
+    // The requests flatten them, and they are not found through them.
+    components(schemas(odmoe_openapi::SamplingFields, odmoe_openapi::ConversationFields)),
     security(("key" = []), ()),
     modifiers(&KeyScheme),
     tags(
         (name = "completions", description = "Answers, whole or streamed"),
+        (name = "tokens", description = "The text side of the model, without an answer"),
         (name = "models", description = "What is served"),
         (name = "service", description = "For operators; /health and /ready never need a key"),
     ),

@@ -286,6 +286,23 @@ pub(crate) fn encode(
     })
 }
 
+/// Refuses token ids that the model does not know.
+pub(crate) fn check_token_ids<'a>(
+    param: &'static str,
+    ids: impl IntoIterator<Item = &'a u32>,
+    model: &ServedModel,
+) -> Result<(), ApiError> {
+    let mut ids = ids.into_iter();
+    match ids.find(|id| **id as usize >= model.vocabulary) {
+        Some(unknown) => {
+            let most = model.vocabulary - 1;
+            let message = format!("{param} has token {unknown}; token ids go from 0 to {most}");
+            Err(ApiError::invalid(param, message))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Refuses what would be told to come back for ever: more answers than the engine ever takes at once.
 pub(crate) fn check_capacity(prompts: usize, n: u32, model: &ServedModel) -> Result<(), ApiError> {
     let (answers, most) = (prompts * n as usize, model.capacity_answers);

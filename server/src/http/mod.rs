@@ -27,6 +27,7 @@ mod serve;
 mod service;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 pub use config::{HttpConfig, Limits, OpenListenError, check_listen};
 pub use docs::openapi_document;

@@ -10,6 +10,7 @@ mod lifecycle;
 mod log;
 mod service;
 mod streaming;
+mod tokens;
 mod whole;
 
 use super::{HttpConfig, serve_until};
