@@ -124,10 +124,63 @@ pub struct AssistantMessage {
     /// Always `assistant`.
     #[schema(example = "assistant")]
     pub role: String,
-    /// The text.
-    pub content: String,
+    /// The text; null where the assistant only calls tools.
+    pub content: Option<String>,
+    /// What the assistant thought, where the model shows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// What the assistant calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
     /// Always null.
     pub refusal: Option<String>,
+}
+
+/// A call of a tool.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct ToolCall {
+    /// `call_…`; the tool's answer names it.
+    pub id: String,
+    /// Always `function`.
+    #[serde(rename = "type")]
+    #[schema(example = "function")]
+    pub kind: String,
+    /// Which function, and with what.
+    pub function: FunctionCall,
+}
+
+/// A function with its arguments.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct FunctionCall {
+    /// Its name.
+    pub name: String,
+    /// The text of a JSON object.
+    pub arguments: String,
+}
+
+/// What a chunk adds to one call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct ToolCallDelta {
+    /// Which call, from 0.
+    pub index: u32,
+    /// In the first piece only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`, in the first piece only.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Which function, and with what.
+    pub function: FunctionCallDelta,
+}
+
+/// A function, and more of its arguments.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct FunctionCallDelta {
+    /// In the first piece only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// All pieces, joined, are the text of a JSON object.
+    pub arguments: String,
 }
 
 /// A piece of a streamed answer.
@@ -173,6 +226,12 @@ pub struct ChatDelta {
     /// Text; empty in the first piece only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// What the assistant thinks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// What the assistant calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
 }
 
 /// Logprobs of an answer or a piece of it.

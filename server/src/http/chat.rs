@@ -19,8 +19,9 @@ use odmoe_engine::TokenLogprob;
 use odmoe_openapi::{
     AssistantMessage, ChatChoice, ChatChunkChoice, ChatCompletion, ChatCompletionChunk,
     ChatCompletionRequest, ChatDelta, ChatLogprobs, ChatTokenLogprob, ChatTopLogprob,
-    ErrorResponse, FinishReason, Usage,
+    ErrorResponse, FinishReason, FunctionCall, FunctionCallDelta, ToolCall, ToolCallDelta, Usage,
 };
+use odmoe_text::output::{OutputCall, OutputFormat, OutputMessage, OutputPart};
 use odmoe_text::{RenderOptions, Tokenizer};
 use serde_json::Value;
 use std::sync::Arc;
@@ -82,6 +83,7 @@ fn prepare(
         sampling,
         max_new_tokens,
         logprobs,
+        output: OutputFormat::default(),
         delivery,
     };
     let dialect = ChatDialect {
@@ -242,45 +244,92 @@ impl ChatDialect {
     }
 }
 
+fn delta(part: OutputPart) -> ChatDelta {
+    let mut delta = ChatDelta::default();
+    match part {
+        OutputPart::Content(text) => delta.content = Some(text),
+        OutputPart::Reasoning(text) => delta.reasoning_content = Some(text),
+        OutputPart::ToolCall { index, id, name } => delta.tool_calls.push(ToolCallDelta {
+            index,
+            id: Some(id),
+            kind: Some("function".into()),
+            function: FunctionCallDelta {
+                name: Some(name),
+                arguments: String::new(),
+            },
+        }),
+        OutputPart::Arguments { index, text } => delta.tool_calls.push(ToolCallDelta {
+            index,
+            function: FunctionCallDelta {
+                name: None,
+                arguments: text,
+            },
+            ..ToolCallDelta::default()
+        }),
+    }
+    delta
+}
+
+fn message(message: OutputMessage) -> AssistantMessage {
+    let call = |call: OutputCall| ToolCall {
+        id: call.id,
+        kind: "function".into(),
+        function: FunctionCall {
+            name: call.name,
+            arguments: call.arguments,
+        },
+    };
+    let is_silent = message.content.is_empty() && !message.tool_calls.is_empty();
+    AssistantMessage {
+        role: "assistant".into(),
+        content: (!is_silent).then_some(message.content),
+        reasoning_content: (!message.reasoning.is_empty()).then_some(message.reasoning),
+        tool_calls: message.tool_calls.into_iter().map(call).collect(),
+        refusal: None,
+    }
+}
+
 impl Dialect for ChatDialect {
     type Chunk = ChatCompletionChunk;
     type Whole = ChatCompletion;
 
-    fn opening(&self, index: u32) -> Option<ChatCompletionChunk> {
+    fn opening(&mut self, index: u32) -> Vec<ChatCompletionChunk> {
         let delta = ChatDelta {
             role: Some("assistant".into()),
             content: Some(String::new()),
+            ..ChatDelta::default()
         };
-        Some(self.choice(index, delta, &[], None))
+        vec![self.choice(index, delta, &[], None)]
     }
 
-    fn piece(&self, index: u32, piece: Piece) -> ChatCompletionChunk {
-        let delta = ChatDelta {
-            role: None,
-            content: Some(piece.text),
+    /// One chunk a part; scores come with the first.
+    fn piece(&mut self, index: u32, piece: Piece) -> Vec<ChatCompletionChunk> {
+        let mut scores = piece.scores;
+        let chunk = |part| {
+            let scores = std::mem::take(&mut scores);
+            self.choice(index, delta(part), &scores, None)
         };
-        self.choice(index, delta, &piece.scores, None)
+        piece.parts.into_iter().map(chunk).collect()
     }
 
-    fn ending(&self, index: u32, rest: Piece, reason: FinishReason) -> ChatCompletionChunk {
-        self.choice(index, ChatDelta::default(), &rest.scores, Some(reason))
+    fn ending(
+        &mut self,
+        index: u32,
+        scores: Vec<TokenScore>,
+        reason: FinishReason,
+    ) -> Vec<ChatCompletionChunk> {
+        vec![self.choice(index, ChatDelta::default(), &scores, Some(reason))]
     }
 
-    fn usage(&self, usage: Usage) -> ChatCompletionChunk {
-        self.chunk(Vec::new(), Some(usage))
+    fn usage(&mut self, usage: Usage) -> Vec<ChatCompletionChunk> {
+        vec![self.chunk(Vec::new(), Some(usage))]
     }
 
-    fn whole(&self, answers: Vec<WholeAnswer>, usage: Usage) -> ChatCompletion {
+    fn whole(self, answers: Vec<WholeAnswer>, usage: Usage) -> ChatCompletion {
         let choice = |(index, answer): (usize, WholeAnswer)| ChatChoice {
             index: index as u32,
-            logprobs: self
-                .with_logprobs
-                .then(|| self.logprobs(&answer.piece.scores)),
-            message: AssistantMessage {
-                role: "assistant".into(),
-                content: answer.piece.text,
-                refusal: None,
-            },
+            logprobs: self.with_logprobs.then(|| self.logprobs(&answer.scores)),
+            message: message(answer.message),
             finish_reason: answer.reason,
         };
         ChatCompletion {

@@ -18,6 +18,7 @@ use odmoe_openapi::{
     FinishReason, Prompt, Usage,
 };
 use odmoe_text::Tokenizer;
+use odmoe_text::output::OutputFormat;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -89,6 +90,7 @@ fn prepare(
         sampling,
         max_new_tokens,
         logprobs,
+        output: OutputFormat::default(),
         delivery,
     };
     let dialect = CompletionDialect {
@@ -182,13 +184,14 @@ impl CompletionDialect {
     fn choice(
         &self,
         index: u32,
-        piece: Piece,
+        text: String,
+        scores: &[TokenScore],
         finish_reason: Option<FinishReason>,
     ) -> CompletionChoice {
-        let logprobs = self.with_logprobs.then(|| self.logprobs(&piece.scores));
+        let logprobs = self.with_logprobs.then(|| self.logprobs(scores));
         CompletionChoice {
             index,
-            text: piece.text,
+            text,
             logprobs,
             finish_reason,
         }
@@ -226,29 +229,41 @@ impl Dialect for CompletionDialect {
     type Chunk = Completion;
     type Whole = Completion;
 
-    fn opening(&self, _index: u32) -> Option<Completion> {
-        None
+    fn opening(&mut self, _index: u32) -> Vec<Completion> {
+        Vec::new()
     }
 
-    fn piece(&self, index: u32, piece: Piece) -> Completion {
-        self.completion(vec![self.choice(index, piece, None)], None)
+    fn piece(&mut self, index: u32, mut piece: Piece) -> Vec<Completion> {
+        let scores = std::mem::take(&mut piece.scores);
+        let choice = self.choice(index, piece.into_content(), &scores, None);
+        vec![self.completion(vec![choice], None)]
     }
 
-    fn ending(&self, index: u32, rest: Piece, reason: FinishReason) -> Completion {
-        let mut choice = self.choice(index, rest, Some(reason));
+    fn ending(
+        &mut self,
+        index: u32,
+        scores: Vec<TokenScore>,
+        reason: FinishReason,
+    ) -> Vec<Completion> {
+        let mut choice = self.choice(index, String::new(), &scores, Some(reason));
         choice.logprobs = choice
             .logprobs
             .filter(|logprobs| !logprobs.tokens.is_empty());
-        self.completion(vec![choice], None)
+        vec![self.completion(vec![choice], None)]
     }
 
-    fn usage(&self, usage: Usage) -> Completion {
-        self.completion(Vec::new(), Some(usage))
+    fn usage(&mut self, usage: Usage) -> Vec<Completion> {
+        vec![self.completion(Vec::new(), Some(usage))]
     }
 
-    fn whole(&self, answers: Vec<WholeAnswer>, usage: Usage) -> Completion {
+    fn whole(self, answers: Vec<WholeAnswer>, usage: Usage) -> Completion {
         let choice = |(index, answer): (usize, WholeAnswer)| {
-            self.choice(index as u32, answer.piece, Some(answer.reason))
+            let WholeAnswer {
+                message,
+                scores,
+                reason,
+            } = answer;
+            self.choice(index as u32, message.content, &scores, Some(reason))
         };
         self.completion(
             answers.into_iter().enumerate().map(choice).collect(),

@@ -12,6 +12,7 @@ use odmoe_engine::{
     FinishReason as EngineReason, Request, RequestId, SubmitError, TokenEvent, TokenSink,
 };
 use odmoe_openapi::{FinishReason, Usage};
+use odmoe_text::output::OutputParser;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -133,6 +134,7 @@ impl Generation {
             &self.model.tokenizer,
             &job.sampling.stops,
             &job.sampling.stop_token_ids,
+            OutputParser::new(&job.output, uuid::Uuid::new_v4().as_u128()),
         );
         self.choices.push(Choice {
             id,
@@ -200,7 +202,7 @@ impl Generation {
             TokenEvent::Token { token, logprobs } => {
                 self.completion_tokens += 1;
                 match choice.answer.push(token, logprobs) {
-                    Progress::Piece(piece) if piece.text.is_empty() => {
+                    Progress::Piece(piece) if piece.parts.is_empty() => {
                         debug_assert!(piece.scores.is_empty(), "scores wait for their text");
                         None
                     }
@@ -234,12 +236,18 @@ impl Generation {
     }
 
     fn end(&mut self, index: u32, piece: Piece, reason: FinishReason) -> Update {
-        self.choices[index as usize].is_over = true;
+        let choice = &mut self.choices[index as usize];
+        choice.is_over = true;
+        let reason = match reason {
+            FinishReason::Stop if choice.answer.calls_tools() => FinishReason::ToolCalls,
+            reason => reason,
+        };
         self.running -= 1;
         if self.running == 0 {
             let outcome = match reason {
                 FinishReason::Stop => "stop",
                 FinishReason::Length => "length",
+                FinishReason::ToolCalls => "tool_calls",
             };
             self.close(outcome);
         }

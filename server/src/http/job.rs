@@ -6,6 +6,7 @@ use crate::state::ServedModel;
 use odmoe_engine::SamplingParams;
 use odmoe_openapi::{SamplingFields, StreamOptions};
 use odmoe_text::TokenizerError;
+use odmoe_text::output::OutputFormat;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
@@ -20,6 +21,8 @@ pub(crate) struct Job {
     pub(crate) max_new_tokens: Option<u32>,
     /// As [`odmoe_engine::Request::logprobs`].
     pub(crate) logprobs: Option<u32>,
+    /// How the answers are read.
+    pub(crate) output: OutputFormat,
     pub(crate) delivery: Delivery,
 }
 

@@ -1,6 +1,6 @@
 //! Answers to HTTP: whole as one JSON body, or streamed as server-sent events.
 
-use super::answer::Piece;
+use super::answer::{Piece, TokenScore};
 use super::error::ApiError;
 use super::generation::{Generation, Update};
 use super::held;
@@ -11,6 +11,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use odmoe_openapi::{FinishReason, Usage};
+use odmoe_text::output::OutputMessage;
 use serde::Serialize;
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,20 +25,26 @@ pub(crate) trait Dialect: Send + Sync + 'static {
     type Chunk: Serialize;
     type Whole: Serialize;
     /// What an answer's stream begins with.
-    fn opening(&self, index: u32) -> Option<Self::Chunk>;
-    /// More text.
-    fn piece(&self, index: u32, piece: Piece) -> Self::Chunk;
-    /// The end, without text; `rest` may hold scores of tokens that have none.
-    fn ending(&self, index: u32, rest: Piece, reason: FinishReason) -> Self::Chunk;
-    /// The counts, without choices.
-    fn usage(&self, usage: Usage) -> Self::Chunk;
+    fn opening(&mut self, index: u32) -> Vec<Self::Chunk>;
+    /// More of an answer: at least one part.
+    fn piece(&mut self, index: u32, piece: Piece) -> Vec<Self::Chunk>;
+    /// The end, without parts; `scores` are of tokens that have no text.
+    fn ending(
+        &mut self,
+        index: u32,
+        scores: Vec<TokenScore>,
+        reason: FinishReason,
+    ) -> Vec<Self::Chunk>;
+    /// The counts, without choices, where a stream asked for them.
+    fn usage(&mut self, usage: Usage) -> Vec<Self::Chunk>;
     /// Everything at once.
-    fn whole(&self, answers: Vec<WholeAnswer>, usage: Usage) -> Self::Whole;
+    fn whole(self, answers: Vec<WholeAnswer>, usage: Usage) -> Self::Whole;
 }
 
 /// An answer that has ended.
 pub(crate) struct WholeAnswer {
-    pub(crate) piece: Piece,
+    pub(crate) message: OutputMessage,
+    pub(crate) scores: Vec<TokenScore>,
     pub(crate) reason: FinishReason,
 }
 
@@ -78,7 +85,8 @@ pub(crate) async fn respond(
 
 async fn whole(mut generation: Generation, dialect: impl Dialect) -> Result<Response, ApiError> {
     let new = || WholeAnswer {
-        piece: Piece::default(),
+        message: OutputMessage::default(),
+        scores: Vec::new(),
         reason: FinishReason::Stop,
     };
     let mut answers: Vec<_> = (0..generation.answers()).map(|_| new()).collect();
@@ -93,8 +101,8 @@ async fn whole(mut generation: Generation, dialect: impl Dialect) -> Result<Resp
             Update::Failed(error) => return Err(error),
         };
         let answer = &mut answers[index as usize];
-        answer.piece.text.push_str(&piece.text);
-        answer.piece.scores.extend(piece.scores);
+        answer.message.extend(piece.parts);
+        answer.scores.extend(piece.scores);
         answer.reason = reason.unwrap_or(answer.reason);
     }
     let response = Json(dialect.whole(answers, generation.usage())).into_response();
@@ -169,9 +177,11 @@ impl<D: Dialect> EventStream<D> {
         }
     }
 
-    fn opening(&self) -> String {
-        let chunks = (0..self.generation.answers()).filter_map(|i| self.dialect.opening(i));
-        chunks.map(|chunk| event(&chunk)).collect()
+    fn opening(&mut self) -> String {
+        let answers = 0..self.generation.answers();
+        answers
+            .map(|index| events(self.dialect.opening(index)))
+            .collect()
     }
 
     async fn run(&mut self) -> Option<Bytes> {
@@ -180,7 +190,7 @@ impl<D: Dialect> EventStream<D> {
             return Some(Bytes::from_static(KEEP_ALIVE.as_bytes()));
         };
         Some(Bytes::from(match update {
-            Some(Update::Piece { index, piece }) => event(&self.dialect.piece(index, piece)),
+            Some(Update::Piece { index, piece }) => events(self.dialect.piece(index, piece)),
             Some(Update::Ended {
                 index,
                 piece,
@@ -195,18 +205,22 @@ impl<D: Dialect> EventStream<D> {
                 let usage = self
                     .with_usage
                     .then(|| self.dialect.usage(self.generation.usage()));
-                usage.map(|chunk| event(&chunk)).unwrap_or_default() + DONE
+                usage.map(events).unwrap_or_default() + DONE
             }
         }))
     }
 
-    fn ending(&self, index: u32, piece: Piece, reason: FinishReason) -> String {
-        if piece.text.is_empty() {
-            return event(&self.dialect.ending(index, piece, reason));
+    fn ending(&mut self, index: u32, piece: Piece, reason: FinishReason) -> String {
+        if piece.parts.is_empty() {
+            return events(self.dialect.ending(index, piece.scores, reason));
         }
-        let text = event(&self.dialect.piece(index, piece));
-        text + &event(&self.dialect.ending(index, Piece::default(), reason))
+        let last = events(self.dialect.piece(index, piece));
+        last + &events(self.dialect.ending(index, Vec::new(), reason))
     }
+}
+
+fn events<C: Serialize>(chunks: Vec<C>) -> String {
+    chunks.iter().map(event).collect()
 }
 
 /// One server-sent event.
