@@ -8,6 +8,7 @@
 mod chat;
 mod common;
 mod completions;
+mod embeddings;
 mod error;
 mod prompt;
 mod service;
@@ -16,6 +17,7 @@ mod tokens;
 pub use chat::*;
 pub use common::*;
 pub use completions::*;
+pub use embeddings::*;
 pub use error::*;
 pub use prompt::*;
 pub use service::*;

@@ -7,7 +7,7 @@ use crate::metrics::MetricsHandle;
 use crate::state::{ModelSlot, ServedModel, Stage};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Requests whose bodies are read at once. Each may take some 20 MiB besides its body.
 const PREPARING_MAX: usize = 4;
@@ -23,6 +23,8 @@ pub(crate) struct App {
     pub(crate) key_digests: Vec<[u8; 32]>,
     /// Whether only this machine can reach the listener.
     pub(crate) on_loopback: bool,
+    /// One permit a KiB of embeddings that are held.
+    vectors: Arc<Semaphore>,
     /// One permit a processor, but few: parsing, templates and tokenizers never take more, nor their memory.
     blocking: Arc<Semaphore>,
 }
@@ -42,6 +44,7 @@ impl App {
     ) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
         let preparing = processors.min(PREPARING_MAX);
+        let vectors_kib = config.limits.embeddings_total_bytes.div_ceil(1024).max(1);
         Self {
             bodies: BodyBudget::new(&config.limits),
             key_digests: config
@@ -54,6 +57,7 @@ impl App {
             metrics,
             lifecycle: Lifecycle::new(),
             on_loopback,
+            vectors: Arc::new(Semaphore::new(vectors_kib)),
             blocking: Arc::new(Semaphore::new(preparing)),
         }
     }
@@ -106,6 +110,19 @@ impl App {
         });
         task.await
             .unwrap_or_else(|_| Err(ApiError::internal("preparing the request failed")))
+    }
+
+    /// Takes a share of what embeddings may hold; None if there is not so much now. One that is larger than all is given
+    /// all.
+    pub(crate) fn take_for_vectors(&self, kibibytes: usize) -> Option<OwnedSemaphorePermit> {
+        let all = self
+            .config
+            .limits
+            .embeddings_total_bytes
+            .div_ceil(1024)
+            .max(1);
+        let share = u32::try_from(kibibytes.min(all)).unwrap_or(u32::MAX);
+        Arc::clone(&self.vectors).try_acquire_many_owned(share).ok()
     }
 
     /// Whether `key` opens the server.

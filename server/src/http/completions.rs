@@ -135,12 +135,10 @@ fn prompts(
 ) -> Result<Vec<Vec<u32>>, ApiError> {
     let refuse = |message: String| ApiError::invalid("prompt", message);
     let encode = |text: &String| job::encode(model, text, true, "prompt", max_new_tokens);
-    let count = match &given {
-        Some(Prompt::Texts(texts)) => texts.len(),
-        Some(Prompt::TokenLists(lists)) => lists.len(),
-        _ => 1,
-    };
-    if count > limits.prompts {
+    if given
+        .as_ref()
+        .is_some_and(|given| given.prompts() > limits.prompts)
+    {
         let most = limits.prompts;
         return Err(refuse(format!(
             "prompt has more than {most} entries; at most {most} fit"

@@ -1,6 +1,6 @@
 //! What the HTTP surface is told at start, and its limits.
 
-use odmoe_openapi::PROMPTS_MAX;
+use odmoe_openapi::{EMBEDDING_INPUTS_MAX, PROMPTS_MAX};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -85,6 +85,10 @@ pub struct Limits {
     pub prompts: usize,
     /// Answers of one request: prompts times `n`.
     pub answers: usize,
+    /// Texts of one embeddings request, not above [`EMBEDDING_INPUTS_MAX`].
+    pub embedding_inputs: usize,
+    /// Bytes of all embeddings held at once, four a number; more are answered 503.
+    pub embeddings_total_bytes: usize,
 }
 
 impl Default for Limits {
@@ -110,6 +114,8 @@ impl Default for Limits {
             top_logprobs: 20,
             prompts: PROMPTS_MAX,
             answers: 128,
+            embedding_inputs: EMBEDDING_INPUTS_MAX,
+            embeddings_total_bytes: 16 << 20,
         }
     }
 }
@@ -161,6 +167,17 @@ impl Limits {
             ("`top_logprobs`, `logprobs`", self.top_logprobs.to_string()),
             ("`prompt`", format!("{} in a list", self.prompts)),
             ("prompts times `n`", self.answers.to_string()),
+            (
+                "`input` of embeddings",
+                format!("{} in a list", self.embedding_inputs),
+            ),
+            (
+                "all embeddings held at once",
+                format!(
+                    "{} bytes, four a number; more are answered 503",
+                    self.embeddings_total_bytes
+                ),
+            ),
         ];
         let rows = rows
             .map(|(what, limit)| format!("| {what} | {limit} |\n"))

@@ -1,6 +1,6 @@
 //! The OpenAPI document, made from the routes and types themselves.
 
-use super::{Limits, chat, completions, service, tokens};
+use super::{Limits, chat, completions, embeddings, service, tokens};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
@@ -14,6 +14,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
     paths(
         chat::chat_completions,
         completions::completions,
+        embeddings::embeddings,
         tokens::tokenize,
         tokens::detokenize,
         tokens::apply_template,
@@ -30,6 +31,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
     modifiers(&KeyScheme),
     tags(
         (name = "completions", description = "Answers, whole or streamed"),
+        (name = "embeddings", description = "Vectors of texts"),
         (name = "tokens", description = "The text side of the model, without an answer"),
         (name = "models", description = "What is served"),
         (name = "service", description = "For operators; /health and /ready never need a key"),

@@ -117,6 +117,12 @@ impl ApiError {
         Self::unavailable("overloaded", message, after)
     }
 
+    pub(crate) fn vectors_exhausted(after: Duration) -> Self {
+        let message =
+            "too many embeddings are being made; try again later, or send fewer texts at once";
+        Self::unavailable("overloaded", message, after)
+    }
+
     pub(crate) fn not_json() -> Self {
         let message = "the body must be JSON: send the header `Content-Type: application/json`";
         Self::refused(
@@ -232,6 +238,15 @@ impl ApiError {
             prompt_tokens + new_tokens
         );
         Self::refused(StatusCode::BAD_REQUEST, "context_length_exceeded", message).param(param)
+    }
+
+    /// A text to embed that does not fit: one token less than `limit_tokens` does.
+    pub(crate) fn text_too_long(tokens: usize, limit_tokens: usize) -> Self {
+        let most = limit_tokens - 1;
+        let message = format!(
+            "a text of the input has {tokens} tokens or more, but at most {most} fit; cut it into shorter ones"
+        );
+        Self::refused(StatusCode::BAD_REQUEST, "context_length_exceeded", message).param("input")
     }
 
     /// A request that failed after it was accepted.

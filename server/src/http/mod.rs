@@ -13,6 +13,7 @@ mod completions;
 mod config;
 mod connections;
 mod docs;
+mod embeddings;
 mod error;
 mod generation;
 mod generator;

@@ -223,6 +223,26 @@ fn events<C: Serialize>(chunks: Vec<C>) -> String {
     chunks.iter().map(event).collect()
 }
 
+/// JSON of an object whose last member is an empty list, with that list's items written only as they are sent.
+pub(crate) fn json_in_pieces<T: Serialize>(
+    object: &impl Serialize,
+    items: impl Iterator<Item = T> + Send + 'static,
+) -> Response {
+    let json = serde_json::to_string(object).expect("our own types become JSON");
+    let head = json.strip_suffix("]}").expect("a list comes last");
+    let items = items.enumerate().map(|(place, item)| {
+        let json = serde_json::to_string(&item).expect("our own types become JSON");
+        if place == 0 { json } else { format!(",{json}") }
+    });
+    let head = std::iter::once(head.to_owned());
+    let pieces = head.chain(items).chain(std::iter::once("]}".to_owned()));
+    let pieces = pieces.map(|piece| Ok::<_, Infallible>(Bytes::from(piece)));
+    let mut response = Response::new(Body::from_stream(stream::iter(pieces)));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
 /// One server-sent event.
 pub(crate) fn event(payload: &impl Serialize) -> String {
     let json = serde_json::to_string(payload).expect("our own types become JSON");

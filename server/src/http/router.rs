@@ -2,7 +2,7 @@
 
 use super::app::App;
 use super::error::ApiError;
-use super::{access, chat, completions, docs, record, service, tokens};
+use super::{access, chat, completions, docs, embeddings, record, service, tokens};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, Uri};
@@ -50,6 +50,7 @@ fn client_routes() -> Vec<Route> {
     vec![
         ("/chat/completions", "POST", post(chat::chat_completions)),
         ("/completions", "POST", post(completions::completions)),
+        ("/embeddings", "POST", post(embeddings::embeddings)),
         ("/tokenize", "POST", post(tokens::tokenize)),
         ("/detokenize", "POST", post(tokens::detokenize)),
         ("/apply-template", "POST", post(tokens::apply_template)),

@@ -275,7 +275,7 @@ async fn unknown_routes_and_methods() {
     for path in [
         "/",
         "/v1",
-        "/v1/embeddings",
+        "/v1/audio/speech",
         "/v1/chat/completions/",
         "//health",
         "/%00",

@@ -3,6 +3,7 @@
 mod access;
 mod cancellation;
 mod client;
+mod embeddings;
 mod errors;
 pub(super) mod fake;
 mod hostile;
@@ -95,6 +96,7 @@ impl Server {
             context_tokens: fake::CONTEXT,
             capacity_answers: self.engine.queue_limit(),
             vocabulary: fake::VOCABULARY,
+            embedding_width: fake::WIDTH,
             created_unix_s: 1_700_000_000,
         }));
     }
