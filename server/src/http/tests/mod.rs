@@ -10,6 +10,7 @@ mod lifecycle;
 mod log;
 mod service;
 mod streaming;
+mod tools;
 mod whole;
 
 use super::{HttpConfig, serve_until};
