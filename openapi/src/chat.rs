@@ -31,12 +31,17 @@ pub struct ChatCompletionRequest {
     /// Only `{"type": "text"}` is supported.
     #[schema(value_type = Option<Object>)]
     pub response_format: Option<Value>,
-    /// Shown to the model by its template; its calls come back as text.
+    /// Functions that the model may call, at most 256. Its template shows them to it.
     #[schema(value_type = Option<Vec<Object>>)]
     pub tools: Option<Vec<Value>>,
-    /// `auto` or `none`; forcing a call is not supported.
-    #[schema(value_type = Option<Object>)]
+    /// `auto`, `none`, `required`, or `{"type": "function", "function": {"name": …}}`.
+    #[schema(value_type = Option<ToolChoiceSchema>)]
     pub tool_choice: Option<Value>,
+    /// Whether one answer may call several functions; true when absent.
+    pub parallel_tool_calls: Option<bool>,
+    /// How much to think: `none`, `minimal`, `low`, `medium`, `high` or `xhigh`; templates that know no degrees can only
+    /// turn thinking off.
+    pub reasoning_effort: Option<String>,
     /// Only `text` is supported.
     pub modalities: Option<Vec<String>>,
     /// Variables of the model's template, such as `enable_thinking`. Not in OpenAI's API.
@@ -45,6 +50,17 @@ pub struct ChatCompletionRequest {
     /// How tokens are chosen.
     #[serde(flatten, skip_deserializing)]
     pub sampling: SamplingFields,
+}
+
+/// How far the model may choose among tools. Only for the document: the server reads it leniently.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum ToolChoiceSchema {
+    /// `auto`, `none` or `required`.
+    Mode(String),
+    /// One function.
+    #[schema(value_type = Object)]
+    Function(Value),
 }
 
 /// One message of a conversation.

@@ -1,7 +1,7 @@
 //! One answer: token ids in, pieces of the answer and scores out.
 
 use odmoe_engine::PositionLogprobs;
-use odmoe_text::output::{OutputParser, OutputPart};
+use odmoe_text::output::{OutputFormat, OutputParser, OutputPart};
 use odmoe_text::{IncrementalDetokenizer, StopMatcher, Tokenizer};
 use std::collections::VecDeque;
 
@@ -63,12 +63,15 @@ impl Answer {
         tokenizer: &Tokenizer,
         stops: &[String],
         stop_token_ids: &[u32],
-        parser: OutputParser,
+        output: &OutputFormat,
     ) -> Self {
+        let marks = output.marks().into_iter();
+        let marks = marks.filter_map(|mark| tokenizer.token_id(mark)).collect();
+        let detokenizer = IncrementalDetokenizer::new(tokenizer.clone(), true).showing(marks);
         Self {
-            detokenizer: IncrementalDetokenizer::new(tokenizer.clone(), true),
+            detokenizer,
             stops: StopMatcher::new(stops.to_vec()),
-            parser,
+            parser: OutputParser::new(output, uuid::Uuid::new_v4().as_u128()),
             calls_tools: false,
             stop_token_ids: stop_token_ids.to_vec(),
             made_bytes: 0,
@@ -159,7 +162,6 @@ mod tests {
     use super::*;
     use crate::http::tests::fake;
     use odmoe_engine::TokenLogprob;
-    use odmoe_text::output::OutputFormat;
     use proptest::prelude::*;
 
     fn score(token: u32) -> PositionLogprobs {
@@ -175,8 +177,12 @@ mod tests {
 
     /// All pieces joined, and the tokens whose scores came, in order.
     fn assemble(text: &str, stops: &[String]) -> (String, Vec<u32>) {
-        let parser = OutputParser::new(&OutputFormat::default(), 0);
-        let mut answer = Answer::new(&fake::tokenizer(), stops, &[fake::END], parser);
+        let mut answer = Answer::new(
+            &fake::tokenizer(),
+            stops,
+            &[fake::END],
+            &OutputFormat::default(),
+        );
         let (mut joined, mut scored) = (String::new(), Vec::new());
         let mut take = |progress| {
             let (piece, is_over) = match progress {

@@ -1,14 +1,15 @@
 //! `POST /v1/chat/completions`.
 
 mod messages;
+pub(crate) mod prepare;
+mod tools;
 
-use super::Limits;
 use super::answer::{Piece, TokenScore};
 use super::app::App;
 use super::body::{self, Body};
 use super::error::ApiError;
 use super::generation::Generation;
-use super::job::{self, Delivery, Job, Sampling};
+use super::job::{self, Job};
 use super::record::Record;
 use super::respond::{Dialect, ResponseHead, WholeAnswer, respond};
 use crate::state::ServedModel;
@@ -21,9 +22,8 @@ use odmoe_openapi::{
     ChatCompletionRequest, ChatDelta, ChatLogprobs, ChatTokenLogprob, ChatTopLogprob,
     ErrorResponse, FinishReason, FunctionCall, FunctionCallDelta, ToolCall, ToolCallDelta, Usage,
 };
-use odmoe_text::output::{OutputCall, OutputFormat, OutputMessage, OutputPart};
-use odmoe_text::{RenderOptions, Tokenizer};
-use serde_json::Value;
+use odmoe_text::Tokenizer;
+use odmoe_text::output::{OutputCall, OutputMessage, OutputPart};
 use std::sync::Arc;
 
 /// Continues a conversation.
@@ -52,124 +52,22 @@ pub(crate) async fn chat_completions(
     let admitted = app.admit()?;
     let body = body::receive(&app, request).await?;
     let (model, shared) = (Arc::clone(&admitted.model), Arc::clone(&app));
-    let (job, dialect) = app.blocking(move || prepare(&shared, model, &body)).await?;
+    let (job, dialect) = app
+        .blocking(move || prepare(&shared, &model, &body))
+        .await?;
     let generation = Generation::start(&app, admitted, &job, record)?;
     respond(generation, dialect, job.delivery, app.config.keep_alive).await
 }
 
-fn prepare(
-    app: &App,
-    model: Arc<ServedModel>,
-    body: &Body,
-) -> Result<(Job, ChatDialect), ApiError> {
-    let limits = &app.config.limits;
-    body.check_values(limits, "prompt")?;
-    let request: ChatCompletionRequest = body.parse()?;
-    job::check_model(request.model.as_deref(), &model, &app.config.model_aliases)?;
-    let sampling = Sampling::new(body.parse()?, &model, limits)?;
-    let delivery = Delivery::new(request.stream, request.stream_options.as_ref())?;
-    let logprobs = logprobs(&request, limits)?;
-    let max_new_tokens = match request.max_completion_tokens {
-        Some(max) => job::max_new_tokens("max_completion_tokens", Some(max))?,
-        None => job::max_new_tokens("max_tokens", request.max_tokens)?,
-    };
-    check_supported(&request)?;
-    job::check_capacity(1, sampling.n, &model)?;
-    let prompt = render(request, &model, limits, true)?;
-    let tokens = job::encode(&model, &prompt, false, "messages", max_new_tokens)?;
-    let job = Job {
-        prompts: vec![tokens],
-        prompt_param: "messages",
-        sampling,
-        max_new_tokens,
-        logprobs,
-        output: OutputFormat::default(),
-        delivery,
-    };
+fn prepare(app: &App, model: &ServedModel, body: &Body) -> Result<(Job, ChatDialect), ApiError> {
+    body.check_values(&app.config.limits, "")?;
+    let job = prepare::job(app, model, body.parse()?, body.parse()?)?;
     let dialect = ChatDialect {
         head: ResponseHead::new("chatcmpl", &model.name),
         tokenizer: model.tokenizer.clone(),
-        with_logprobs: logprobs.is_some(),
+        with_logprobs: job.logprobs.is_some(),
     };
     Ok((job, dialect))
-}
-
-fn logprobs(request: &ChatCompletionRequest, limits: &Limits) -> Result<Option<u32>, ApiError> {
-    let wanted = request.logprobs.unwrap_or(false);
-    match request.top_logprobs {
-        Some(top) if top > 0 && !wanted => Err(ApiError::invalid(
-            "top_logprobs",
-            "top_logprobs is allowed only together with \"logprobs\": true",
-        )),
-        top => {
-            let top = job::top_logprobs("top_logprobs", top.unwrap_or(0), limits)?;
-            Ok(wanted.then_some(top))
-        }
-    }
-}
-
-fn check_supported(request: &ChatCompletionRequest) -> Result<(), ApiError> {
-    job::check_response_format(request.response_format.as_ref())?;
-    match &request.tool_choice {
-        None => {}
-        Some(Value::String(choice)) if choice == "auto" || choice == "none" => {}
-        Some(_) => {
-            return Err(ApiError::unsupported(
-                "tool_choice",
-                "forcing a tool call is not supported so far; use \"auto\" or \"none\"",
-            ));
-        }
-    }
-    let mut modalities = request.modalities.iter().flatten();
-    if modalities.any(|modality| modality != "text") {
-        return Err(ApiError::unsupported(
-            "modalities",
-            "only \"text\" is supported",
-        ));
-    }
-    Ok(())
-}
-
-/// The prompt as the model's template words it, perhaps with the opening of the assistant's turn.
-pub(crate) fn render(
-    request: ChatCompletionRequest,
-    model: &ServedModel,
-    limits: &Limits,
-    opens_turn: bool,
-) -> Result<String, ApiError> {
-    let Some(template) = &model.template else {
-        let message = "this model has no chat template; use /v1/completions";
-        return Err(ApiError::unsupported("messages", message));
-    };
-    let extra = request.chat_template_kwargs.unwrap_or_default();
-    if extra.len() > limits.template_variables {
-        let most = limits.template_variables;
-        let message = format!(
-            "chat_template_kwargs has {} entries; at most {most} fit",
-            extra.len()
-        );
-        return Err(ApiError::invalid("chat_template_kwargs", message));
-    }
-    let tools = request.tools.unwrap_or_default();
-    if tools.len() > limits.tools {
-        let message = format!(
-            "tools has {} entries; at most {} fit",
-            tools.len(),
-            limits.tools
-        );
-        return Err(ApiError::invalid("tools", message));
-    }
-    let hides_tools = request.tool_choice.is_some_and(|choice| choice == "none");
-    let options = RenderOptions {
-        tools: (!tools.is_empty() && !hides_tools).then_some(Value::Array(tools)),
-        add_generation_prompt: opens_turn,
-        extra,
-        ..RenderOptions::default()
-    };
-    let messages = messages::for_template(request.messages, limits)?;
-    template
-        .render(&messages, &options)
-        .map_err(|error| ApiError::invalid("messages", error.to_string()))
 }
 
 struct ChatDialect {

@@ -12,7 +12,6 @@ use odmoe_engine::{
     FinishReason as EngineReason, Request, RequestId, SubmitError, TokenEvent, TokenSink,
 };
 use odmoe_openapi::{FinishReason, Usage};
-use odmoe_text::output::OutputParser;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -134,7 +133,7 @@ impl Generation {
             &self.model.tokenizer,
             &job.sampling.stops,
             &job.sampling.stop_token_ids,
-            OutputParser::new(&job.output, uuid::Uuid::new_v4().as_u128()),
+            &job.output,
         );
         self.choices.push(Choice {
             id,

@@ -159,5 +159,5 @@ fn render(
         chat_template_kwargs: conversation.chat_template_kwargs,
         ..ChatCompletionRequest::default()
     };
-    chat::render(request, model, &app.config.limits, opens_turn)
+    chat::prepare::prompt(model, request, &app.config.limits, opens_turn)
 }

@@ -1,4 +1,25 @@
 //! What a model's text says: content, reasoning and tool calls, told apart while the text arrives.
+//!
+//! Families word their calls differently, and a chat template shows how: [`OutputFormat`] is read from it. Nothing that a
+//! model wrote is lost: what turns out to be no call after all is content.
+
+mod bare;
+mod call_object;
+mod channels;
+mod emit;
+mod format;
+mod json_value;
+mod marks;
+mod mistral;
+mod parser;
+mod pythonic;
+mod tagged;
+#[cfg(test)]
+mod tests;
+mod xml;
+
+pub use format::{CallFormat, OutputFormat, ReasoningTags, ToolSpec};
+pub use parser::OutputParser;
 
 /// A part of an answer, in the order in which the model wrote it. Parts of one kind that follow each other are one text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,34 +44,6 @@ pub enum OutputPart {
         /// Never empty.
         text: String,
     },
-}
-
-/// How a model words its answers, as far as it can be told from its chat template.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OutputFormat {}
-
-/// Text to parts, piece by piece. However the text is cut, the joined parts are the same.
-#[derive(Clone, Debug)]
-pub struct OutputParser {}
-
-impl OutputParser {
-    /// At the start of an answer. `seed` makes the ids of its calls unique: take a random one.
-    pub fn new(_format: &OutputFormat, _seed: u128) -> Self {
-        Self {}
-    }
-
-    /// What became certain with the next piece of text.
-    pub fn push(&mut self, text: &str) -> Vec<OutputPart> {
-        if text.is_empty() {
-            return Vec::new();
-        }
-        vec![OutputPart::Content(text.to_owned())]
-    }
-
-    /// What is left at the end of the text.
-    pub fn finish(&mut self) -> Vec<OutputPart> {
-        Vec::new()
-    }
 }
 
 /// The parts of a whole answer, joined.

@@ -12,6 +12,7 @@ mod log;
 mod service;
 mod streaming;
 mod tokens;
+mod tools;
 mod whole;
 
 use super::{HttpConfig, serve_until};

@@ -44,9 +44,10 @@ async fn text_becomes_tokens_and_comes_back() {
 async fn a_conversation_is_shown_as_the_model_would_see_it() {
     let server = Server::saying("x").await;
     let text = |reply: Value| reply["prompt"].as_str().unwrap().to_owned();
+    let tool = json!({"type": "function", "function": {"name": "f"}});
     let plain = server.post(TEMPLATE, hi(json!({}))).await.json();
     assert_eq!(text(plain), "user: hi\nassistant:");
-    let more = json!({"tools": [{}, {}], "chat_template_kwargs": {"shout": true}});
+    let more = json!({"tools": [tool, tool], "chat_template_kwargs": {"shout": true}});
     let full = server.post(TEMPLATE, hi(more.clone())).await.json();
     assert_eq!(text(full), "user: hi\n2 tools\nLOUD\nassistant:");
     // And what a chat completion would be asked with.
