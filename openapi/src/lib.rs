@@ -11,6 +11,8 @@ mod completions;
 mod embeddings;
 mod error;
 mod prompt;
+mod response_events;
+mod responses;
 mod service;
 mod tokens;
 
@@ -20,5 +22,7 @@ pub use completions::*;
 pub use embeddings::*;
 pub use error::*;
 pub use prompt::*;
+pub use response_events::*;
+pub use responses::*;
 pub use service::*;
 pub use tokens::*;

@@ -49,6 +49,7 @@ pub(crate) struct Answer {
     parser: OutputParser,
     stop_token_ids: Vec<u32>,
     calls_tools: bool,
+    matched_stop: Option<String>,
     /// Bytes and characters that the tokens so far made.
     made_bytes: usize,
     made_chars: usize,
@@ -73,6 +74,7 @@ impl Answer {
             stops: StopMatcher::new(stops.to_vec()),
             parser: OutputParser::new(output, uuid::Uuid::new_v4().as_u128()),
             calls_tools: false,
+            matched_stop: None,
             stop_token_ids: stop_token_ids.to_vec(),
             made_bytes: 0,
             made_chars: 0,
@@ -85,6 +87,11 @@ impl Answer {
     /// Whether a tool call has begun.
     pub(crate) fn calls_tools(&self) -> bool {
         self.calls_tools
+    }
+
+    /// The stop string that ended it.
+    pub(crate) fn matched_stop(&self) -> Option<&str> {
+        self.matched_stop.as_deref()
     }
 
     /// The next token. One that ends the answer is no part of it.
@@ -150,7 +157,8 @@ impl Answer {
             self.note_calls(&piece.parts);
             piece.scores.append(&mut self.waiting);
         }
-        match outcome.matched {
+        self.matched_stop = outcome.matched;
+        match self.matched_stop {
             Some(_) => Progress::Stopped(self.close(piece)),
             None => Progress::Piece(piece),
         }

@@ -2,6 +2,7 @@
 
 use super::error::ApiError;
 use super::lifecycle::{InFlight, LifePhase, Lifecycle};
+use super::responses::ResponseStore;
 use super::{HttpConfig, body::BodyBudget};
 use crate::metrics::MetricsHandle;
 use crate::state::{ModelSlot, ServedModel, Stage};
@@ -19,6 +20,7 @@ pub(crate) struct App {
     pub(crate) metrics: MetricsHandle,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) bodies: BodyBudget,
+    pub(crate) responses: ResponseStore,
     /// SHA-256 of each API key: comparing digests takes the same time wherever two keys differ.
     pub(crate) key_digests: Vec<[u8; 32]>,
     /// Whether only this machine can reach the listener.
@@ -47,6 +49,10 @@ impl App {
         let vectors_kib = config.limits.embeddings_total_bytes.div_ceil(1024).max(1);
         Self {
             bodies: BodyBudget::new(&config.limits),
+            responses: ResponseStore::new(
+                config.limits.stored_responses,
+                config.limits.stored_responses_bytes,
+            ),
             key_digests: config
                 .api_keys
                 .iter()

@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::generation::Generation;
 use super::job::{self, Job};
 use super::record::Record;
-use super::respond::{Dialect, ResponseHead, WholeAnswer, respond};
+use super::respond::{Dialect, End, ResponseHead, WholeAnswer, respond};
 use crate::state::ServedModel;
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -109,37 +109,40 @@ impl ChatDialect {
     }
 
     fn logprobs(&self, scores: &[TokenScore]) -> ChatLogprobs {
-        let one = |score: &TokenScore| {
-            let (token, logprob, bytes) = self.token(&score.logprobs.chosen);
-            let top = |scored: &TokenLogprob| {
-                let (token, logprob, bytes) = self.token(scored);
-                ChatTopLogprob {
-                    token,
-                    logprob,
-                    bytes,
-                }
-            };
-            let top_logprobs = score.logprobs.top.iter().map(top).collect();
-            ChatTokenLogprob {
-                token,
-                logprob,
-                bytes,
-                top_logprobs,
-            }
-        };
         ChatLogprobs {
-            content: scores.iter().map(one).collect(),
+            content: token_logprobs(&self.tokenizer, scores),
         }
     }
+}
 
-    fn token(&self, scored: &TokenLogprob) -> (String, f32, Vec<u8>) {
-        let bytes = self.tokenizer.token_bytes(scored.token);
-        (
-            String::from_utf8_lossy(&bytes).into_owned(),
-            job::finite(scored.logprob),
+/// Scores with the text of their tokens.
+pub(crate) fn token_logprobs(
+    tokenizer: &Tokenizer,
+    scores: &[TokenScore],
+) -> Vec<ChatTokenLogprob> {
+    let token = |scored: &TokenLogprob| {
+        let bytes = tokenizer.token_bytes(scored.token);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        (text, job::finite(scored.logprob), bytes)
+    };
+    let top = |scored: &TokenLogprob| {
+        let (token, logprob, bytes) = token(scored);
+        ChatTopLogprob {
+            token,
+            logprob,
             bytes,
-        )
-    }
+        }
+    };
+    let one = |score: &TokenScore| {
+        let (token, logprob, bytes) = token(&score.logprobs.chosen);
+        ChatTokenLogprob {
+            token,
+            logprob,
+            bytes,
+            top_logprobs: score.logprobs.top.iter().map(top).collect(),
+        }
+    };
+    scores.iter().map(one).collect()
 }
 
 fn delta(part: OutputPart) -> ChatDelta {
@@ -214,9 +217,9 @@ impl Dialect for ChatDialect {
         &mut self,
         index: u32,
         scores: Vec<TokenScore>,
-        reason: FinishReason,
+        end: End,
     ) -> Vec<ChatCompletionChunk> {
-        vec![self.choice(index, ChatDelta::default(), &scores, Some(reason))]
+        vec![self.choice(index, ChatDelta::default(), &scores, Some(end.reason))]
     }
 
     fn usage(&mut self, usage: Usage) -> Vec<ChatCompletionChunk> {
@@ -228,7 +231,7 @@ impl Dialect for ChatDialect {
             index: index as u32,
             logprobs: self.with_logprobs.then(|| self.logprobs(&answer.scores)),
             message: message(answer.message),
-            finish_reason: answer.reason,
+            finish_reason: answer.end.reason,
         };
         ChatCompletion {
             id: self.head.id.clone(),

@@ -8,7 +8,7 @@ use super::error::ApiError;
 use super::generation::Generation;
 use super::job::{self, Delivery, Job, Sampling};
 use super::record::Record;
-use super::respond::{Dialect, ResponseHead, WholeAnswer, respond};
+use super::respond::{Dialect, End, ResponseHead, WholeAnswer, respond};
 use crate::state::ServedModel;
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -237,13 +237,8 @@ impl Dialect for CompletionDialect {
         vec![self.completion(vec![choice], None)]
     }
 
-    fn ending(
-        &mut self,
-        index: u32,
-        scores: Vec<TokenScore>,
-        reason: FinishReason,
-    ) -> Vec<Completion> {
-        let mut choice = self.choice(index, String::new(), &scores, Some(reason));
+    fn ending(&mut self, index: u32, scores: Vec<TokenScore>, end: End) -> Vec<Completion> {
+        let mut choice = self.choice(index, String::new(), &scores, Some(end.reason));
         choice.logprobs = choice
             .logprobs
             .filter(|logprobs| !logprobs.tokens.is_empty());
@@ -259,9 +254,9 @@ impl Dialect for CompletionDialect {
             let WholeAnswer {
                 message,
                 scores,
-                reason,
+                end,
             } = answer;
-            self.choice(index as u32, message.content, &scores, Some(reason))
+            self.choice(index as u32, message.content, &scores, Some(end.reason))
         };
         self.completion(
             answers.into_iter().enumerate().map(choice).collect(),

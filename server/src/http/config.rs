@@ -89,6 +89,10 @@ pub struct Limits {
     pub embedding_inputs: usize,
     /// Bytes of all embeddings held at once, four a number; more are answered 503.
     pub embeddings_total_bytes: usize,
+    /// Responses kept for retrieval; the oldest go first.
+    pub stored_responses: usize,
+    /// Bytes that they and their conversations may take.
+    pub stored_responses_bytes: usize,
 }
 
 impl Default for Limits {
@@ -116,6 +120,8 @@ impl Default for Limits {
             answers: 128,
             embedding_inputs: EMBEDDING_INPUTS_MAX,
             embeddings_total_bytes: 16 << 20,
+            stored_responses: 1024,
+            stored_responses_bytes: 8 << 20,
         }
     }
 }
@@ -170,6 +176,13 @@ impl Limits {
             (
                 "`input` of embeddings",
                 format!("{} in a list", self.embedding_inputs),
+            ),
+            (
+                "responses that are stored",
+                format!(
+                    "{} in {} bytes; the oldest go first",
+                    self.stored_responses, self.stored_responses_bytes
+                ),
             ),
             (
                 "all embeddings held at once",

@@ -1,6 +1,6 @@
 //! The OpenAPI document, made from the routes and types themselves.
 
-use super::{Limits, chat, completions, embeddings, service, tokens};
+use super::{Limits, chat, completions, embeddings, responses, service, tokens};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
@@ -14,6 +14,10 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
     paths(
         chat::chat_completions,
         completions::completions,
+        responses::create,
+        responses::retrieve,
+        responses::delete,
+        responses::cancel,
         embeddings::embeddings,
         tokens::tokenize,
         tokens::detokenize,
@@ -31,6 +35,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
     modifiers(&KeyScheme),
     tags(
         (name = "completions", description = "Answers, whole or streamed"),
+        (name = "responses", description = "Answers as lists of items, which can be kept"),
         (name = "embeddings", description = "Vectors of texts"),
         (name = "tokens", description = "The text side of the model, without an answer"),
         (name = "models", description = "What is served"),

@@ -153,6 +153,25 @@ impl ApiError {
         Self::refused(StatusCode::NOT_FOUND, "model_not_found", message).param("model")
     }
 
+    pub(crate) fn unknown_response(id: &str) -> Self {
+        let id: String = id.chars().take(128).collect();
+        let message = format!(
+            "no response {id:?} is stored for this key: it was deleted, not stored, or made way for newer ones"
+        );
+        Self::refused(StatusCode::NOT_FOUND, "response_not_found", message)
+    }
+
+    pub(crate) fn unknown_previous_response(id: &str) -> Self {
+        let mut error = Self::unknown_response(id);
+        error.status = StatusCode::BAD_REQUEST;
+        error.body.code = Some("previous_response_not_found".into());
+        error
+            .body
+            .message
+            .push_str("; send the conversation itself");
+        error.param("previous_response_id")
+    }
+
     pub(crate) fn bad_key() -> Self {
         let message = "a valid API key is needed: send it as `Authorization: Bearer KEY`";
         Self::refused(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
@@ -262,6 +281,22 @@ impl ApiError {
             RequestError::Backend(_) => Self::internal(error.to_string()),
             RequestError::ShuttingDown => Self::draining(after),
         }
+    }
+
+    /// The same for an endpoint that calls some fields otherwise: (here, there).
+    pub(crate) fn renamed(mut self, fields: &[(&str, &str)]) -> Self {
+        let Some(param) = &mut self.body.param else {
+            return self;
+        };
+        for (here, there) in fields {
+            let rest = param.strip_prefix(here);
+            // Whatever is inside of a field has other places there.
+            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['[', '.'])) {
+                *param = (*there).to_owned();
+                break;
+            }
+        }
+        self
     }
 
     /// The case, for logs.

@@ -160,6 +160,12 @@ impl Generation {
         self.choices.len() as u32
     }
 
+    /// The stop string that ended an answer.
+    pub(crate) fn matched_stop(&self, index: u32) -> Option<String> {
+        let answer = &self.choices[index as usize].answer;
+        answer.matched_stop().map(str::to_owned)
+    }
+
     pub(crate) fn usage(&self) -> Usage {
         Usage::new(self.prompt_tokens, self.completion_tokens)
     }

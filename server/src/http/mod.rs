@@ -23,6 +23,7 @@ mod lifecycle;
 mod peer;
 mod record;
 mod respond;
+mod responses;
 mod router;
 mod serve;
 mod service;

@@ -29,23 +29,37 @@ pub(crate) trait Dialect: Send + Sync + 'static {
     /// More of an answer: at least one part.
     fn piece(&mut self, index: u32, piece: Piece) -> Vec<Self::Chunk>;
     /// The end, without parts; `scores` are of tokens that have no text.
-    fn ending(
-        &mut self,
-        index: u32,
-        scores: Vec<TokenScore>,
-        reason: FinishReason,
-    ) -> Vec<Self::Chunk>;
+    fn ending(&mut self, index: u32, scores: Vec<TokenScore>, end: End) -> Vec<Self::Chunk>;
     /// The counts, without choices, where a stream asked for them.
     fn usage(&mut self, usage: Usage) -> Vec<Self::Chunk>;
     /// Everything at once.
     fn whole(self, answers: Vec<WholeAnswer>, usage: Usage) -> Self::Whole;
+    /// The name of a chunk's event, where events have names.
+    fn name(_chunk: &Self::Chunk) -> Option<&'static str> {
+        None
+    }
+    /// How a stream ends that fails in the middle.
+    fn failure(&mut self, error: &ApiError) -> String {
+        event(&error.to_body())
+    }
+    /// What follows the last event.
+    fn farewell(&self) -> &'static str {
+        DONE
+    }
+}
+
+/// How an answer ended.
+pub(crate) struct End {
+    pub(crate) reason: FinishReason,
+    /// The stop string that ended it.
+    pub(crate) stop: Option<String>,
 }
 
 /// An answer that has ended.
 pub(crate) struct WholeAnswer {
     pub(crate) message: OutputMessage,
     pub(crate) scores: Vec<TokenScore>,
-    pub(crate) reason: FinishReason,
+    pub(crate) end: End,
 }
 
 /// What is the same on every chunk of a response.
@@ -87,7 +101,10 @@ async fn whole(mut generation: Generation, dialect: impl Dialect) -> Result<Resp
     let new = || WholeAnswer {
         message: OutputMessage::default(),
         scores: Vec::new(),
-        reason: FinishReason::Stop,
+        end: End {
+            reason: FinishReason::Stop,
+            stop: None,
+        },
     };
     let mut answers: Vec<_> = (0..generation.answers()).map(|_| new()).collect();
     while let Some(update) = generation.next().await {
@@ -103,7 +120,10 @@ async fn whole(mut generation: Generation, dialect: impl Dialect) -> Result<Resp
         let answer = &mut answers[index as usize];
         answer.message.extend(piece.parts);
         answer.scores.extend(piece.scores);
-        answer.reason = reason.unwrap_or(answer.reason);
+        if let Some(reason) = reason {
+            let stop = generation.matched_stop(index);
+            answer.end = End { reason, stop };
+        }
     }
     let response = Json(dialect.whole(answers, generation.usage())).into_response();
     Ok(held::until_sent(response, generation))
@@ -180,7 +200,7 @@ impl<D: Dialect> EventStream<D> {
     fn opening(&mut self) -> String {
         let answers = 0..self.generation.answers();
         answers
-            .map(|index| events(self.dialect.opening(index)))
+            .map(|index| events::<D>(self.dialect.opening(index)))
             .collect()
     }
 
@@ -190,7 +210,7 @@ impl<D: Dialect> EventStream<D> {
             return Some(Bytes::from_static(KEEP_ALIVE.as_bytes()));
         };
         Some(Bytes::from(match update {
-            Some(Update::Piece { index, piece }) => events(self.dialect.piece(index, piece)),
+            Some(Update::Piece { index, piece }) => events::<D>(self.dialect.piece(index, piece)),
             Some(Update::Ended {
                 index,
                 piece,
@@ -198,29 +218,35 @@ impl<D: Dialect> EventStream<D> {
             }) => self.ending(index, piece, reason),
             Some(Update::Failed(error)) => {
                 self.stage = StreamStage::Over;
-                event(&error.to_body()) + DONE
+                self.dialect.failure(&error) + self.dialect.farewell()
             }
             None => {
                 self.stage = StreamStage::Over;
                 let usage = self
                     .with_usage
                     .then(|| self.dialect.usage(self.generation.usage()));
-                usage.map(events).unwrap_or_default() + DONE
+                usage.map(events::<D>).unwrap_or_default() + self.dialect.farewell()
             }
         }))
     }
 
     fn ending(&mut self, index: u32, piece: Piece, reason: FinishReason) -> String {
+        let stop = self.generation.matched_stop(index);
+        let end = End { reason, stop };
         if piece.parts.is_empty() {
-            return events(self.dialect.ending(index, piece.scores, reason));
+            return events::<D>(self.dialect.ending(index, piece.scores, end));
         }
-        let last = events(self.dialect.piece(index, piece));
-        last + &events(self.dialect.ending(index, Vec::new(), reason))
+        let last = events::<D>(self.dialect.piece(index, piece));
+        last + &events::<D>(self.dialect.ending(index, Vec::new(), end))
     }
 }
 
-fn events<C: Serialize>(chunks: Vec<C>) -> String {
-    chunks.iter().map(event).collect()
+fn events<D: Dialect>(chunks: Vec<D::Chunk>) -> String {
+    let one = |chunk: &D::Chunk| match D::name(chunk) {
+        Some(name) => format!("event: {name}\n{}", event(chunk)),
+        None => event(chunk),
+    };
+    chunks.iter().map(one).collect()
 }
 
 /// JSON of an object whose last member is an empty list, with that list's items written only as they are sent.

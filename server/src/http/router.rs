@@ -2,13 +2,13 @@
 
 use super::app::App;
 use super::error::ApiError;
-use super::{access, chat, completions, docs, embeddings, record, service, tokens};
+use super::{access, chat, completions, docs, embeddings, record, responses, service, tokens};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use std::sync::Arc;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -50,6 +50,10 @@ fn client_routes() -> Vec<Route> {
     vec![
         ("/chat/completions", "POST", post(chat::chat_completions)),
         ("/completions", "POST", post(completions::completions)),
+        ("/responses", "POST", post(responses::create)),
+        ("/responses/{id}", "GET", get(responses::retrieve)),
+        ("/responses/{id}", "DELETE", delete(responses::delete)),
+        ("/responses/{id}/cancel", "POST", post(responses::cancel)),
         ("/embeddings", "POST", post(embeddings::embeddings)),
         ("/tokenize", "POST", post(tokens::tokenize)),
         ("/detokenize", "POST", post(tokens::detokenize)),

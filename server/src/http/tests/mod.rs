@@ -9,6 +9,7 @@ pub(super) mod fake;
 mod hostile;
 mod lifecycle;
 mod log;
+mod responses;
 mod service;
 mod streaming;
 mod tokens;
