@@ -1,8 +1,9 @@
 //! The handle that everybody else holds.
 
 use crate::api::{
-    ClientId, EngineConfig, EngineGauges, EngineParts, LoadProgress, MemoryPlan, Request,
-    RequestId, SamplingParams, StartError, SubmitError, TokenSink,
+    ClientId, EmbeddingRequest, EmbeddingSink, EngineConfig, EngineGauges, EngineParts,
+    LoadProgress, MemoryPlan, Request, RequestId, SamplingParams, StartError, SubmitError,
+    TokenSink,
 };
 use crate::memory;
 use crate::start;
@@ -70,6 +71,15 @@ impl EngineHandle {
             logprobs: Some(top),
         };
         self.running.shared.score(request, continuation, sink)
+    }
+
+    /// Queues a text whose embedding is wanted. Its sink gets exactly one end. Never blocks.
+    pub fn embed(
+        &self,
+        request: EmbeddingRequest,
+        sink: Box<dyn EmbeddingSink>,
+    ) -> Result<RequestId, SubmitError> {
+        self.running.shared.embed(request, sink)
     }
 
     /// Ends a request wherever it is, within a step; ended or unknown ids are ignored.

@@ -101,4 +101,6 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens`, or the context is full.
     Length,
+    /// The model called tools.
+    ToolCalls,
 }

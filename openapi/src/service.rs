@@ -27,6 +27,11 @@ pub struct Model {
     pub owned_by: String,
     /// Prompt and answer together, in tokens.
     pub max_model_len: u64,
+    /// The same, as other servers call it.
+    pub context_length: u64,
+    /// As `GET /ready` says it.
+    #[schema(example = "ready")]
+    pub status: String,
 }
 
 /// `GET /health`: the process answers.

@@ -41,6 +41,8 @@ pub struct ServedModel {
     pub capacity_answers: usize,
     /// Rows of the output head: token ids are below it.
     pub vocabulary: usize,
+    /// Numbers of an embedding.
+    pub embedding_width: usize,
     /// When it was opened.
     pub created_unix_s: u64,
 }

@@ -1,10 +1,12 @@
 //! The engine's face: requests in, token events out.
 
 mod config;
+mod embedding;
 mod events;
 mod request;
 
 pub use config::{EngineConfig, EngineParts, LoadProgress, MemoryPlan, StartError};
+pub use embedding::{EmbeddingEnd, EmbeddingRequest, EmbeddingSink, Pooling};
 pub use events::{EngineEvent, EngineGauges, EngineObserver};
 pub use request::{
     ClientId, FinishReason, PositionLogprobs, Request, RequestError, RequestId, RequestTimings,

@@ -3,12 +3,13 @@
 use super::model::TestModel;
 use super::reader::TestReader;
 use super::recorder::{Entry, HookedBackend, Log};
-use super::sink::{Answer, Listener};
+use super::sink::{Answer, EmbeddingListener, Listener};
 use odmoe_backend::{Backend, KvFormat};
 use odmoe_backend_checking::{CheckingBackend, CheckingConfig, Completion};
 use odmoe_backend_cpu::{CpuBackend, CpuConfig, KernelSet};
 use odmoe_engine::{
-    ClientId, EngineConfig, EngineHandle, EngineParts, Request, RequestId, SamplingParams,
+    ClientId, EmbeddingEnd, EmbeddingRequest, EngineConfig, EngineHandle, EngineParts, Pooling,
+    Request, RequestId, SamplingParams,
 };
 use odmoe_expert_store::StoreConfig;
 use odmoe_formats::ByteCount;
@@ -148,6 +149,25 @@ impl TestEngine {
     /// One request, to its end.
     pub fn answer(&self, request: Request) -> Answer {
         self.submit(request).1.wait()
+    }
+
+    pub fn submit_text(&self, tokens: &[u32], pooling: Pooling) -> (RequestId, EmbeddingListener) {
+        let request = EmbeddingRequest {
+            client: ClientId::default(),
+            tokens: tokens.to_vec(),
+            pooling,
+        };
+        let listener = EmbeddingListener::default();
+        let submitted = self.handle.embed(request, listener.sink());
+        (submitted.expect("room in the queue"), listener)
+    }
+
+    /// The embedding of one text.
+    pub fn embedding(&self, tokens: &[u32], pooling: Pooling) -> Vec<f32> {
+        match self.submit_text(tokens, pooling).1.wait() {
+            EmbeddingEnd::Done { values, .. } => values,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// All requests at once, each to its end.

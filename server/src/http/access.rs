@@ -5,9 +5,9 @@
 use super::account::Account;
 use super::app::App;
 use super::error::ApiError;
-use super::held;
 use super::keys::SecretDigest;
 use super::record::Record;
+use super::router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
@@ -17,8 +17,6 @@ use std::time::Instant;
 
 /// Routes that need no key: probes have none.
 const OPEN_PATHS: [&str; 2] = ["/health", "/ready"];
-/// The route that the admin key opens beside its own.
-const METRICS_PATH: &str = "/metrics";
 const ADMIN_PATH: &str = "/admin";
 const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE, OPTIONS");
 const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static("x-request-id, retry-after");
@@ -100,36 +98,33 @@ pub(crate) async fn check_key(
     }
     let given = given_key(request.headers()).map(SecretDigest::of);
     let opens_metrics =
-        path == METRICS_PATH && given.as_ref().is_some_and(|key| app.is_admin_key(key));
+        path == router::METRICS && given.as_ref().is_some_and(|key| app.is_admin_key(key));
     match caller(&app, given.as_ref()) {
         _ if opens_metrics => next.run(request).await,
         None => ApiError::bad_key().into_response(),
-        Some(account) => {
-            if let Some(record) = request.extensions().get::<Arc<Record>>() {
-                record.set_account(Arc::clone(&account));
-            }
-            within_limits(&app, &account, request, next).await
-        }
+        Some(account) => match enter(&app, account, &request) {
+            Ok(()) => next.run(request).await,
+            Err(error) => error.into_response(),
+        },
     }
 }
 
-/// Whatever makes the model work is a POST; the rest is not limited.
-async fn within_limits(
-    app: &App,
-    account: &Arc<Account>,
-    request: Request,
-    next: Next,
-) -> Response {
+/// Notes who calls, and counts the request against the caller's limits. Whatever makes the model work is a POST; the
+/// rest is not limited.
+fn enter(app: &App, account: Arc<Account>, request: &Request) -> Result<(), ApiError> {
+    let Some(record) = request.extensions().get::<Arc<Record>>() else {
+        return Err(ApiError::internal("the request has no record"));
+    };
+    record.set_account(Arc::clone(&account));
     if request.method() != Method::POST {
-        return next.run(request).await;
+        return Ok(());
     }
-    match account.enter(Instant::now()) {
-        Ok(entry) => held::until_sent(next.run(request).await, entry),
-        Err((reached, after)) => {
-            app.metrics.count_limited(reached.label());
-            ApiError::limited(reached, after.unwrap_or(app.config.retry_after)).into_response()
-        }
-    }
+    let entry = account.enter(Instant::now()).map_err(|(reached, after)| {
+        app.metrics.count_limited(reached.label());
+        ApiError::limited(reached, after.unwrap_or(app.config.retry_after))
+    })?;
+    record.set_entry(entry);
+    Ok(())
 }
 
 /// Without keys, whoever calls.

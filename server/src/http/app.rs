@@ -5,11 +5,12 @@ use super::backlog::OutputBudget;
 use super::error::ApiError;
 use super::keys::SecretDigest;
 use super::lifecycle::{InFlight, LifePhase, Lifecycle};
+use super::responses::ResponseStore;
 use super::{HttpConfig, body::BodyBudget};
 use crate::metrics::MetricsHandle;
 use crate::state::{ModelSlot, ServedModel, Stage};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Requests whose bodies are read at once. Each may take some 20 MiB besides its body.
 const PREPARING_MAX: usize = 4;
@@ -23,6 +24,9 @@ pub(crate) struct App {
     pub(crate) bodies: BodyBudget,
     pub(crate) output: Arc<OutputBudget>,
     pub(crate) accounts: Accounts,
+    pub(crate) responses: ResponseStore,
+    /// One permit a KiB of embeddings that are held.
+    vectors: Arc<Semaphore>,
     /// One permit a processor, but few: parsing, templates and tokenizers never take more, nor their memory.
     blocking: Arc<Semaphore>,
 }
@@ -37,14 +41,20 @@ impl App {
     pub(crate) fn new(config: HttpConfig, slot: ModelSlot, metrics: MetricsHandle) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
         let preparing = processors.min(PREPARING_MAX);
+        let vectors_kib = config.limits.embeddings_total_bytes.div_ceil(1024).max(1);
         Self {
             bodies: BodyBudget::new(&config.limits),
             output: OutputBudget::new(config.limits.output_total_bytes),
             accounts: Accounts::new(&config),
+            responses: ResponseStore::new(
+                config.limits.stored_responses,
+                config.limits.stored_responses_bytes,
+            ),
             config,
             slot,
             metrics,
             lifecycle: Lifecycle::new(),
+            vectors: Arc::new(Semaphore::new(vectors_kib)),
             blocking: Arc::new(Semaphore::new(preparing)),
         }
     }
@@ -97,6 +107,19 @@ impl App {
         });
         task.await
             .unwrap_or_else(|_| Err(ApiError::internal("preparing the request failed")))
+    }
+
+    /// Takes a share of what embeddings may hold; None if there is not so much now. One that is larger than all is given
+    /// all.
+    pub(crate) fn take_for_vectors(&self, kibibytes: usize) -> Option<OwnedSemaphorePermit> {
+        let all = self
+            .config
+            .limits
+            .embeddings_total_bytes
+            .div_ceil(1024)
+            .max(1);
+        let share = u32::try_from(kibibytes.min(all)).unwrap_or(u32::MAX);
+        Arc::clone(&self.vectors).try_acquire_many_owned(share).ok()
     }
 
     pub(crate) fn has_admin_key(&self) -> bool {

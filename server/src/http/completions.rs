@@ -8,7 +8,7 @@ use super::error::ApiError;
 use super::generation::Generation;
 use super::job::{self, Delivery, Job, Sampling};
 use super::record::Record;
-use super::respond::{Dialect, ResponseHead, WholeAnswer, respond};
+use super::respond::{Dialect, End, ResponseHead, WholeAnswer, respond};
 use crate::state::ServedModel;
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -18,6 +18,7 @@ use odmoe_openapi::{
     FinishReason, Prompt, Usage,
 };
 use odmoe_text::Tokenizer;
+use odmoe_text::output::OutputFormat;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -61,7 +62,7 @@ fn prepare(
     body: &Body,
 ) -> Result<(Job, CompletionDialect), ApiError> {
     let limits = &app.config.limits;
-    body.check_values(limits)?;
+    body.check_values(limits, "prompt")?;
     let request: CompletionRequest = body.parse()?;
     job::check_model(request.model.as_deref(), &model, &app.config.model_aliases)?;
     let sampling = Sampling::new(body.parse()?, &model, limits)?;
@@ -89,6 +90,7 @@ fn prepare(
         sampling,
         max_new_tokens,
         logprobs,
+        output: OutputFormat::default(),
         delivery,
     };
     let dialect = CompletionDialect {
@@ -133,12 +135,10 @@ fn prompts(
 ) -> Result<Vec<Vec<u32>>, ApiError> {
     let refuse = |message: String| ApiError::invalid("prompt", message);
     let encode = |text: &String| job::encode(model, text, true, "prompt", max_new_tokens);
-    let count = match &given {
-        Some(Prompt::Texts(texts)) => texts.len(),
-        Some(Prompt::TokenLists(lists)) => lists.len(),
-        _ => 1,
-    };
-    if count > limits.prompts {
+    if given
+        .as_ref()
+        .is_some_and(|given| given.prompts() > limits.prompts)
+    {
         let most = limits.prompts;
         return Err(refuse(format!(
             "prompt has more than {most} entries; at most {most} fit"
@@ -156,16 +156,7 @@ fn prompts(
             "a prompt is empty; it must have at least one token".into(),
         ));
     }
-    let unknown = prompts
-        .iter()
-        .flatten()
-        .find(|id| **id as usize >= model.vocabulary);
-    if let Some(unknown) = unknown {
-        let most = model.vocabulary - 1;
-        return Err(refuse(format!(
-            "prompt has token {unknown}; token ids go from 0 to {most}"
-        )));
-    }
+    job::check_token_ids("prompt", prompts.iter().flatten(), model)?;
     Ok(prompts)
 }
 
@@ -191,13 +182,14 @@ impl CompletionDialect {
     fn choice(
         &self,
         index: u32,
-        piece: Piece,
+        text: String,
+        scores: &[TokenScore],
         finish_reason: Option<FinishReason>,
     ) -> CompletionChoice {
-        let logprobs = self.with_logprobs.then(|| self.logprobs(&piece.scores));
+        let logprobs = self.with_logprobs.then(|| self.logprobs(scores));
         CompletionChoice {
             index,
-            text: piece.text,
+            text,
             logprobs,
             finish_reason,
         }
@@ -235,29 +227,36 @@ impl Dialect for CompletionDialect {
     type Chunk = Completion;
     type Whole = Completion;
 
-    fn opening(&self, _index: u32) -> Option<Completion> {
-        None
+    fn opening(&mut self, _index: u32) -> Vec<Completion> {
+        Vec::new()
     }
 
-    fn piece(&self, index: u32, piece: Piece) -> Completion {
-        self.completion(vec![self.choice(index, piece, None)], None)
+    fn piece(&mut self, index: u32, mut piece: Piece) -> Vec<Completion> {
+        let scores = std::mem::take(&mut piece.scores);
+        let choice = self.choice(index, piece.into_content(), &scores, None);
+        vec![self.completion(vec![choice], None)]
     }
 
-    fn ending(&self, index: u32, rest: Piece, reason: FinishReason) -> Completion {
-        let mut choice = self.choice(index, rest, Some(reason));
+    fn ending(&mut self, index: u32, scores: Vec<TokenScore>, end: End) -> Vec<Completion> {
+        let mut choice = self.choice(index, String::new(), &scores, Some(end.reason));
         choice.logprobs = choice
             .logprobs
             .filter(|logprobs| !logprobs.tokens.is_empty());
-        self.completion(vec![choice], None)
+        vec![self.completion(vec![choice], None)]
     }
 
-    fn usage(&self, usage: Usage) -> Completion {
-        self.completion(Vec::new(), Some(usage))
+    fn usage(&mut self, usage: Usage) -> Vec<Completion> {
+        vec![self.completion(Vec::new(), Some(usage))]
     }
 
-    fn whole(&self, answers: Vec<WholeAnswer>, usage: Usage) -> Completion {
+    fn whole(self, answers: Vec<WholeAnswer>, usage: Usage) -> Completion {
         let choice = |(index, answer): (usize, WholeAnswer)| {
-            self.choice(index as u32, answer.piece, Some(answer.reason))
+            let WholeAnswer {
+                message,
+                scores,
+                end,
+            } = answer;
+            self.choice(index as u32, message.content, &scores, Some(end.reason))
         };
         self.completion(
             answers.into_iter().enumerate().map(choice).collect(),

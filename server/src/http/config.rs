@@ -2,7 +2,7 @@
 
 use super::keys::{ApiKey, KeyLimits, SecretDigest};
 use crate::traces::Traces;
-use odmoe_openapi::PROMPTS_MAX;
+use odmoe_openapi::{EMBEDDING_INPUTS_MAX, PROMPTS_MAX};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -132,6 +132,14 @@ pub struct Limits {
     pub prompts: usize,
     /// Answers of one request: prompts times `n`.
     pub answers: usize,
+    /// Texts of one embeddings request, not above [`EMBEDDING_INPUTS_MAX`].
+    pub embedding_inputs: usize,
+    /// Bytes of all embeddings held at once, four a number; more are answered 503.
+    pub embeddings_total_bytes: usize,
+    /// Responses kept for retrieval; the oldest go first.
+    pub stored_responses: usize,
+    /// Bytes that they and their conversations may take.
+    pub stored_responses_bytes: usize,
 }
 
 impl Default for Limits {
@@ -158,6 +166,10 @@ impl Default for Limits {
             top_logprobs: 20,
             prompts: PROMPTS_MAX,
             answers: 128,
+            embedding_inputs: EMBEDDING_INPUTS_MAX,
+            embeddings_total_bytes: 16 << 20,
+            stored_responses: 1024,
+            stored_responses_bytes: 8 << 20,
         }
     }
 }
@@ -216,6 +228,24 @@ impl Limits {
             ("`top_logprobs`, `logprobs`", self.top_logprobs.to_string()),
             ("`prompt`", format!("{} in a list", self.prompts)),
             ("prompts times `n`", self.answers.to_string()),
+            (
+                "`input` of embeddings",
+                format!("{} in a list", self.embedding_inputs),
+            ),
+            (
+                "responses that are stored",
+                format!(
+                    "{} in {} bytes; the oldest go first",
+                    self.stored_responses, self.stored_responses_bytes
+                ),
+            ),
+            (
+                "all embeddings held at once",
+                format!(
+                    "{} bytes, four a number; more are answered 503",
+                    self.embeddings_total_bytes
+                ),
+            ),
         ];
         let rows = rows
             .map(|(what, limit)| format!("| {what} | {limit} |\n"))

@@ -54,7 +54,7 @@ impl Deadlines {
         {
             return Some(match self.is_streamed {
                 true => ApiError::timed_out("the stream did not end", "stream_timeout", limit),
-                false => ApiError::timed_out("there was no answer", "request_timeout", limit),
+                false => ApiError::request_timed_out(limit),
             });
         }
         let stall = self.stall?;

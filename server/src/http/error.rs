@@ -118,6 +118,12 @@ impl ApiError {
         Self::unavailable("overloaded", message, after)
     }
 
+    pub(crate) fn vectors_exhausted(after: Duration) -> Self {
+        let message =
+            "too many embeddings are being made; try again later, or send fewer texts at once";
+        Self::unavailable("overloaded", message, after)
+    }
+
     pub(crate) fn not_json() -> Self {
         let message = "the body must be JSON: send the header `Content-Type: application/json`";
         Self::refused(
@@ -146,6 +152,25 @@ impl ApiError {
         let asked: String = asked.chars().take(128).collect();
         let message = format!("the model {asked:?} is not served here; {served:?} is");
         Self::refused(StatusCode::NOT_FOUND, "model_not_found", message).param("model")
+    }
+
+    pub(crate) fn unknown_response(id: &str) -> Self {
+        let id: String = id.chars().take(128).collect();
+        let message = format!(
+            "no response {id:?} is stored for this key: it was deleted, not stored, or made way for newer ones"
+        );
+        Self::refused(StatusCode::NOT_FOUND, "response_not_found", message)
+    }
+
+    pub(crate) fn unknown_previous_response(id: &str) -> Self {
+        let mut error = Self::unknown_response(id);
+        error.status = StatusCode::BAD_REQUEST;
+        error.body.code = Some("previous_response_not_found".into());
+        error
+            .body
+            .message
+            .push_str("; send the conversation itself");
+        error.param("previous_response_id")
     }
 
     pub(crate) fn bad_key() -> Self {
@@ -271,6 +296,15 @@ impl ApiError {
         Self::refused(StatusCode::BAD_REQUEST, "context_length_exceeded", message).param(param)
     }
 
+    /// A text to embed that does not fit: one token less than `limit_tokens` does.
+    pub(crate) fn text_too_long(tokens: usize, limit_tokens: usize) -> Self {
+        let most = limit_tokens - 1;
+        let message = format!(
+            "a text of the input has {tokens} tokens or more, but at most {most} fit; cut it into shorter ones"
+        );
+        Self::refused(StatusCode::BAD_REQUEST, "context_length_exceeded", message).param("input")
+    }
+
     /// A request that failed after it was accepted.
     pub(crate) fn failed(error: &RequestError, after: Duration) -> Self {
         match error {
@@ -293,6 +327,11 @@ impl ApiError {
         Self::new(StatusCode::GATEWAY_TIMEOUT, kind, code, message).never_retry()
     }
 
+    /// A whole answer that took too long.
+    pub(crate) fn request_timed_out(limit: Duration) -> Self {
+        Self::timed_out("there was no answer", "request_timeout", limit)
+    }
+
     /// An answer that its client does not take, while others do the same.
     pub(crate) fn slow_reader() -> Self {
         let message = "the answer was not read as fast as it was made, and the server has no room for more of it";
@@ -310,6 +349,22 @@ impl ApiError {
     pub(crate) fn answers_exhausted(after: Duration) -> Self {
         let message = "too many answers are being sent; try again later, ask for fewer logprobs, or stream the answer";
         Self::unavailable("overloaded", message, after)
+    }
+
+    /// The same for an endpoint that calls some fields otherwise: (here, there).
+    pub(crate) fn renamed(mut self, fields: &[(&str, &str)]) -> Self {
+        let Some(param) = &mut self.body.param else {
+            return self;
+        };
+        for (here, there) in fields {
+            let rest = param.strip_prefix(here);
+            // Whatever is inside of a field has other places there.
+            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['[', '.'])) {
+                *param = (*there).to_owned();
+                break;
+            }
+        }
+        self
     }
 
     /// The case, for logs.

@@ -157,6 +157,7 @@ impl Generation {
             &self.model.tokenizer,
             &job.sampling.stops,
             &job.sampling.stop_token_ids,
+            &job.output,
         );
         self.choices.push(Choice {
             id,
@@ -190,6 +191,12 @@ impl Generation {
 
     pub(crate) fn retry_after(&self) -> Duration {
         self.retry_after
+    }
+
+    /// The stop string that ended an answer.
+    pub(crate) fn matched_stop(&self, index: u32) -> Option<String> {
+        let answer = &self.choices[index as usize].answer;
+        answer.matched_stop().map(str::to_owned)
     }
 
     pub(crate) fn usage(&self) -> Usage {
@@ -249,7 +256,7 @@ impl Generation {
                     said.push(index, token);
                 }
                 match choice.answer.push(token, logprobs) {
-                    Progress::Piece(piece) if piece.text.is_empty() => {
+                    Progress::Piece(piece) if piece.parts.is_empty() => {
                         debug_assert!(piece.scores.is_empty(), "scores wait for their text");
                         None
                     }
@@ -285,12 +292,18 @@ impl Generation {
     }
 
     fn end(&mut self, index: u32, piece: Piece, reason: FinishReason) -> Update {
-        self.choices[index as usize].is_over = true;
+        let choice = &mut self.choices[index as usize];
+        choice.is_over = true;
+        let reason = match reason {
+            FinishReason::Stop if choice.answer.calls_tools() => FinishReason::ToolCalls,
+            reason => reason,
+        };
         self.running -= 1;
         if self.running == 0 {
             let outcome = match reason {
                 FinishReason::Stop => "stop",
                 FinishReason::Length => "length",
+                FinishReason::ToolCalls => "tool_calls",
             };
             self.close(outcome);
         }

@@ -6,6 +6,7 @@ use crate::state::ServedModel;
 use odmoe_engine::SamplingParams;
 use odmoe_openapi::{SamplingFields, StreamOptions};
 use odmoe_text::TokenizerError;
+use odmoe_text::output::OutputFormat;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
@@ -20,6 +21,8 @@ pub(crate) struct Job {
     pub(crate) max_new_tokens: Option<u32>,
     /// As [`odmoe_engine::Request::logprobs`].
     pub(crate) logprobs: Option<u32>,
+    /// How the answers are read.
+    pub(crate) output: OutputFormat,
     pub(crate) delivery: Delivery,
 }
 
@@ -284,6 +287,23 @@ pub(crate) fn encode(
         }
         other => ApiError::invalid(param, other.to_string()),
     })
+}
+
+/// Refuses token ids that the model does not know.
+pub(crate) fn check_token_ids<'a>(
+    param: &'static str,
+    ids: impl IntoIterator<Item = &'a u32>,
+    model: &ServedModel,
+) -> Result<(), ApiError> {
+    let mut ids = ids.into_iter();
+    match ids.find(|id| **id as usize >= model.vocabulary) {
+        Some(unknown) => {
+            let most = model.vocabulary - 1;
+            let message = format!("{param} has token {unknown}; token ids go from 0 to {most}");
+            Err(ApiError::invalid(param, message))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Refuses what would be told to come back for ever: more answers than the engine ever takes at once.

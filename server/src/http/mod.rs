@@ -18,6 +18,7 @@ mod config;
 mod connections;
 mod deadlines;
 mod docs;
+mod embeddings;
 mod error;
 mod generation;
 mod generator;
@@ -29,6 +30,7 @@ mod lifecycle;
 mod peer;
 mod record;
 mod respond;
+mod responses;
 mod router;
 mod said;
 mod serve;
@@ -36,6 +38,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tokens;
 
 pub use config::{HttpConfig, Limits, OpenListenError, Timeouts, check_listen};
 pub use docs::openapi_document;

@@ -1,6 +1,6 @@
 //! One record a request: its id, its log line, its counts. Never what it says.
 
-use super::account::Account;
+use super::account::{Account, Entry};
 use super::app::App;
 use super::connections::{InUse, Usage};
 use super::error::ApiError;
@@ -47,6 +47,8 @@ struct Facts {
     outcome: Option<String>,
     /// Who called, once that is known.
     account: Option<Arc<Account>>,
+    /// Its place among its caller's requests at once.
+    entry: Option<Entry>,
     /// What its first answer waited for, and how long after its arrival that began.
     timings: Option<(Duration, RequestTimings)>,
 }
@@ -71,6 +73,10 @@ impl Record {
     /// Who called, once that is known.
     pub(crate) fn account(&self) -> Option<Arc<Account>> {
         self.facts().account.clone()
+    }
+
+    pub(crate) fn set_entry(&self, entry: Entry) {
+        self.facts().entry = Some(entry);
     }
 
     /// How long what took, of the request's first answer to end, which was submitted at `submitted`.

@@ -231,6 +231,7 @@ impl OpenModel {
             context_tokens: prepared.context_tokens(),
             capacity_answers: prepared.settings.max_running + prepared.settings.max_queue,
             vocabulary: prepared.manifest.config.vocab_size as usize,
+            embedding_width: prepared.manifest.config.hidden_size as usize,
             created_unix_s: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),

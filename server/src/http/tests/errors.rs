@@ -76,6 +76,27 @@ async fn values_out_of_range_name_their_field() {
             "messages",
         ),
         bad(json!({"tools": vec![json!({}); 257]}), "tools"),
+        bad(
+            json!({"tools": [{"type": "function"}]}),
+            "tools[0].function.name",
+        ),
+        bad(
+            json!({"tools": [{"function": {"name": "a b"}}]}),
+            "tools[0].function.name",
+        ),
+        bad(
+            json!({"tools": [{"function": {"name": "f", "parameters": []}}]}),
+            "tools[0].function.parameters",
+        ),
+        bad(json!({"tool_choice": "required"}), "tool_choice"),
+        bad(json!({"tool_choice": "perhaps"}), "tool_choice"),
+        bad(json!({"tool_choice": {"type": "function"}}), "tool_choice"),
+        bad(
+            json!({"tools": [{"function": {"name": "f"}}],
+                   "tool_choice": {"type": "function", "function": {"name": "g"}}}),
+            "tool_choice",
+        ),
+        bad(json!({"reasoning_effort": "much"}), "reasoning_effort"),
         bad(json!({"response_format": {}}), "response_format"),
     ];
     check(&server, CHAT, &cases).await;
@@ -94,11 +115,6 @@ async fn what_is_not_supported_says_so() {
         bad(
             chat(json!({"response_format": {"type": "json_schema", "json_schema": {}}})),
             "response_format",
-        ),
-        bad(chat(json!({"tool_choice": "required"})), "tool_choice"),
-        bad(
-            chat(json!({"tool_choice": {"type": "function"}})),
-            "tool_choice",
         ),
         bad(chat(json!({"modalities": ["text", "audio"]})), "modalities"),
         bad(
@@ -275,7 +291,7 @@ async fn unknown_routes_and_methods() {
     for path in [
         "/",
         "/v1",
-        "/v1/embeddings",
+        "/v1/audio/speech",
         "/v1/chat/completions/",
         "//health",
         "/%00",

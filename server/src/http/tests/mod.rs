@@ -3,16 +3,20 @@
 mod access;
 mod cancellation;
 mod client;
+mod embeddings;
 mod errors;
 pub(super) mod fake;
 mod hostile;
 mod lifecycle;
 mod limits;
 mod log;
+mod responses;
 mod service;
 mod streaming;
 mod time;
 mod tls;
+mod tokens;
+mod tools;
 mod traces;
 mod whole;
 
@@ -98,6 +102,7 @@ impl Server {
             context_tokens: fake::CONTEXT,
             capacity_answers: self.engine.queue_limit(),
             vocabulary: fake::VOCABULARY,
+            embedding_width: fake::WIDTH,
             created_unix_s: 1_700_000_000,
         }));
     }

@@ -1,0 +1,154 @@
+//! From a chat request to a job: every endpoint that holds a conversation comes through here.
+
+use super::super::Limits;
+use super::super::app::App;
+use super::super::error::ApiError;
+use super::super::job::{self, Delivery, Job, Sampling};
+use super::messages;
+use super::tools::{ToolChoice, Tools};
+use crate::state::ServedModel;
+use odmoe_openapi::{ChatCompletionRequest, SamplingFields};
+use odmoe_text::output::{CallFormat, OutputFormat};
+use odmoe_text::{ChatTemplate, RenderOptions};
+use serde_json::{Map, Value};
+
+/// Checks a request and words its prompt. Errors name the fields as this endpoint does.
+pub(crate) fn job(
+    app: &App,
+    model: &ServedModel,
+    mut request: ChatCompletionRequest,
+    sampling: SamplingFields,
+) -> Result<Job, ApiError> {
+    let limits = &app.config.limits;
+    job::check_model(request.model.as_deref(), model, &app.config.model_aliases)?;
+    let sampling = Sampling::new(sampling, model, limits)?;
+    let delivery = Delivery::new(request.stream, request.stream_options.as_ref())?;
+    let logprobs = logprobs(&request, limits)?;
+    let max_new_tokens = match request.max_completion_tokens {
+        Some(max) => job::max_new_tokens("max_completion_tokens", Some(max))?,
+        None => job::max_new_tokens("max_tokens", request.max_tokens)?,
+    };
+    check_supported(&request)?;
+    job::check_capacity(1, sampling.n, model)?;
+    let tools = Tools::new(&mut request, limits)?;
+    if tools.choice == ToolChoice::Required {
+        let message = "forcing a tool call is not supported so far; use \"auto\" or \"none\"";
+        return Err(ApiError::unsupported("tool_choice", message));
+    }
+    let (prompt, output) = word(request, tools, model, limits, true)?;
+    let tokens = job::encode(model, &prompt, false, "messages", max_new_tokens)?;
+    Ok(Job {
+        prompts: vec![tokens],
+        prompt_param: "messages",
+        sampling,
+        max_new_tokens,
+        logprobs,
+        output,
+        delivery,
+    })
+}
+
+fn logprobs(request: &ChatCompletionRequest, limits: &Limits) -> Result<Option<u32>, ApiError> {
+    let wanted = request.logprobs.unwrap_or(false);
+    match request.top_logprobs {
+        Some(top) if top > 0 && !wanted => Err(ApiError::invalid(
+            "top_logprobs",
+            "top_logprobs is allowed only together with \"logprobs\": true",
+        )),
+        top => {
+            let top = job::top_logprobs("top_logprobs", top.unwrap_or(0), limits)?;
+            Ok(wanted.then_some(top))
+        }
+    }
+}
+
+fn check_supported(request: &ChatCompletionRequest) -> Result<(), ApiError> {
+    job::check_response_format(request.response_format.as_ref())?;
+    let mut modalities = request.modalities.iter().flatten();
+    if modalities.any(|modality| modality != "text") {
+        return Err(ApiError::unsupported(
+            "modalities",
+            "only \"text\" is supported",
+        ));
+    }
+    Ok(())
+}
+
+/// The prompt of a conversation alone, perhaps with the opening of the assistant's turn.
+pub(crate) fn prompt(
+    model: &ServedModel,
+    mut request: ChatCompletionRequest,
+    limits: &Limits,
+    opens_turn: bool,
+) -> Result<String, ApiError> {
+    let tools = Tools::new(&mut request, limits)?;
+    word(request, tools, model, limits, opens_turn).map(|(prompt, _)| prompt)
+}
+
+/// The prompt as the model's template words it, and how the answer to it is read.
+fn word(
+    request: ChatCompletionRequest,
+    tools: Tools,
+    model: &ServedModel,
+    limits: &Limits,
+    opens_turn: bool,
+) -> Result<(String, OutputFormat), ApiError> {
+    let Some(template) = &model.template else {
+        let message = "this model has no chat template; use /v1/completions";
+        return Err(ApiError::unsupported("messages", message));
+    };
+    let mut extra = request.chat_template_kwargs.unwrap_or_default();
+    if extra.len() > limits.template_variables {
+        let most = limits.template_variables;
+        let message = format!(
+            "chat_template_kwargs has {} entries; at most {most} fit",
+            extra.len()
+        );
+        return Err(ApiError::invalid("chat_template_kwargs", message));
+    }
+    if let Some(effort) = &request.reasoning_effort {
+        set_effort(&mut extra, effort, template)?;
+    }
+    let options = RenderOptions {
+        tools: tools.shown,
+        add_generation_prompt: opens_turn,
+        extra,
+        ..RenderOptions::default()
+    };
+    let messages = messages::for_template(request.messages, limits)?;
+    let prompt = template
+        .render(&messages, &options)
+        .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
+    let output = template.output_format().clone();
+    let output = output.after_prompt(&prompt).with_tools(tools.specs);
+    Ok((prompt, output))
+}
+
+/// Tells the template how much to think, by the names that families use; a request's own variables win.
+fn set_effort(
+    variables: &mut Map<String, Value>,
+    effort: &str,
+    template: &ChatTemplate,
+) -> Result<(), ApiError> {
+    let is_channels = template.output_format().calls == Some(CallFormat::Channels);
+    let told = match effort {
+        // gpt-oss knows three degrees.
+        "none" | "minimal" if is_channels => "low",
+        "xhigh" if is_channels => "high",
+        "none" | "minimal" | "low" | "medium" | "high" | "xhigh" => effort,
+        _ => {
+            let message = "reasoning_effort must be \"none\", \"minimal\", \"low\", \"medium\", \"high\" or \"xhigh\"";
+            return Err(ApiError::invalid("reasoning_effort", message));
+        }
+    };
+    let thinks = Value::from(effort != "none");
+    let told = [
+        ("reasoning_effort", told.into()),
+        ("enable_thinking", thinks.clone()),
+        ("thinking", thinks),
+    ];
+    for (name, value) in told {
+        variables.entry(name).or_insert(value);
+    }
+    Ok(())
+}
