@@ -1,6 +1,6 @@
 //! The OpenAPI document, made from the routes and types themselves.
 
-use super::{Limits, chat, completions, embeddings, responses, service, tokens};
+use super::{Limits, anthropic, chat, completions, embeddings, responses, service, tokens};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
@@ -14,6 +14,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
     paths(
         chat::chat_completions,
         completions::completions,
+        anthropic::messages,
+        anthropic::count_tokens,
         responses::create,
         responses::retrieve,
         responses::delete,
@@ -35,6 +37,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
     modifiers(&KeyScheme),
     tags(
         (name = "completions", description = "Answers, whole or streamed"),
+        (name = "anthropic", description = "Answers in the words of Anthropic's API"),
         (name = "responses", description = "Answers as lists of items, which can be kept"),
         (name = "embeddings", description = "Vectors of texts"),
         (name = "tokens", description = "The text side of the model, without an answer"),

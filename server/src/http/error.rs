@@ -315,6 +315,8 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.to_body())).into_response();
+        // For who words errors otherwise.
+        response.extensions_mut().insert(*self.body);
         let headers = response.headers_mut();
         match self.retry {
             Retry::AsTheStatusSays => {}

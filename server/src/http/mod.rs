@@ -6,6 +6,7 @@
 
 mod access;
 mod answer;
+mod anthropic;
 mod app;
 mod body;
 mod chat;
@@ -20,6 +21,7 @@ mod generator;
 mod held;
 mod job;
 mod lifecycle;
+mod parts;
 mod peer;
 mod record;
 mod respond;

@@ -46,6 +46,11 @@ impl Record {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What names the request in logs and headers.
+    pub(crate) fn id(&self) -> &HeaderValue {
+        &self.id
+    }
+
     pub(crate) fn set_tokens(&self, prompt: u64, completion: u64) {
         let mut facts = self.facts();
         facts.prompt_tokens = prompt;

@@ -2,7 +2,9 @@
 
 use super::app::App;
 use super::error::ApiError;
-use super::{access, chat, completions, docs, embeddings, record, responses, service, tokens};
+use super::{
+    access, anthropic, chat, completions, docs, embeddings, record, responses, service, tokens,
+};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, Uri};
@@ -38,6 +40,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .layer(from_fn_with_state(Arc::clone(&app), access::check_key))
         .layer(from_fn_with_state(Arc::clone(&app), access::check_origin))
         .layer(from_fn_with_state(Arc::clone(&app), access::check_host))
+        .layer(from_fn(anthropic::shape))
         .layer(from_fn_with_state(Arc::clone(&app), record::keep_record))
         .with_state(app)
 }
@@ -50,6 +53,12 @@ fn client_routes() -> Vec<Route> {
     vec![
         ("/chat/completions", "POST", post(chat::chat_completions)),
         ("/completions", "POST", post(completions::completions)),
+        ("/messages", "POST", post(anthropic::messages)),
+        (
+            "/messages/count_tokens",
+            "POST",
+            post(anthropic::count_tokens),
+        ),
         ("/responses", "POST", post(responses::create)),
         ("/responses/{id}", "GET", get(responses::retrieve)),
         ("/responses/{id}", "DELETE", delete(responses::delete)),

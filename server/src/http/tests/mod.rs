@@ -1,6 +1,7 @@
 //! The routes over real sockets, against a scripted engine.
 
 mod access;
+mod anthropic;
 mod cancellation;
 mod client;
 mod embeddings;
