@@ -1,10 +1,12 @@
 //! The engine's face: requests in, token events out.
 
 mod config;
+mod constraint;
 mod events;
 mod request;
 
 pub use config::{EngineConfig, EngineParts, LoadProgress, MemoryPlan, StartError};
+pub use constraint::{ConstraintError, TokenConstraint, TokenMask, TokenRules};
 pub use events::{EngineEvent, EngineGauges, EngineObserver};
 pub use request::{
     FinishReason, PositionLogprobs, Request, RequestError, RequestId, RequestTimings,

@@ -1,6 +1,6 @@
 //! What handles and the engine's thread share: the queue of commands, the doorbell, and the published gauges.
 
-use crate::api::{EngineGauges, Request, RequestId, SubmitError, TokenSink};
+use crate::api::{EngineGauges, Request, RequestId, SubmitError, TokenConstraint, TokenSink};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -26,6 +26,8 @@ pub struct Submission {
     pub request: Request,
     /// The tokens that the answer is to have, where it is scored and not generated; else empty.
     pub continuation: Vec<u32>,
+    /// What its tokens may be.
+    pub constraint: Option<Box<dyn TokenConstraint>>,
     /// Where events go.
     pub sink: Box<dyn TokenSink>,
     /// When it was queued.
@@ -110,6 +112,8 @@ impl Shared {
         sink: Box<dyn TokenSink>,
     ) -> Result<RequestId, SubmitError> {
         self.limits.check(&request)?;
+        // Before the lock, and not on the engine's thread: it may copy much.
+        let constraint = request.rules.as_ref().map(|rules| rules.begin());
         let mut state = self.lock();
         if state.draining || state.stop {
             return Err(SubmitError::ShuttingDown);
@@ -122,6 +126,7 @@ impl Shared {
             id,
             request,
             continuation,
+            constraint,
             sink,
             at: Instant::now(),
         });
@@ -331,6 +336,7 @@ mod tests {
             max_new_tokens: 1,
             stop_token_ids: vec![],
             logprobs: None,
+            rules: None,
         };
         shared.submit(request, Box::new(Deaf))
     }

@@ -220,7 +220,7 @@ impl StepLoop {
     fn complete(&mut self, kind: LaneKind, logits: &[u8]) {
         let pass = self.lane(kind).0.take();
         let vocab = self.limits.vocab;
-        let mut sampled = Vec::new();
+        let (mut sampled, mut failed) = (Vec::new(), Vec::new());
         for span in pass.live_spans() {
             let Some((row, position)) = span.sample else {
                 continue;
@@ -230,7 +230,13 @@ impl StepLoop {
                 .sequences
                 .get_mut(&span.id)
                 .expect("live spans have sequences");
-            sampled.push((span.id, sequence.sample(&mut row, position)));
+            match sequence.sample(&mut row, position) {
+                Ok(token) => sampled.push((span.id, token)),
+                Err(error) => failed.push((span.id, error)),
+            }
+        }
+        for (id, error) in failed {
+            self.fail(id, error.into());
         }
         let now = Instant::now();
         let tokens: Vec<_> = sampled

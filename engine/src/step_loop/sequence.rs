@@ -1,6 +1,9 @@
 //! What the engine keeps of an accepted request beside the scheduler's books.
 
-use crate::api::{FinishReason, RequestTimings, TokenEvent, TokenSink};
+use crate::api::{
+    ConstraintError, FinishReason, RequestTimings, TokenConstraint, TokenEvent, TokenMask,
+    TokenSink,
+};
 use crate::sampler::{Sampled, SequenceSampler};
 use crate::scheduler::SequenceTimings;
 use crate::step_loop::inbox::Submission;
@@ -13,11 +16,19 @@ pub struct Sequence {
     sampler: SequenceSampler,
     /// What is left of an answer that is scored.
     continuation: std::vec::IntoIter<u32>,
+    constraint: Option<Constrained>,
     logprobs: Option<u32>,
     stop_token_ids: Vec<u32>,
     tokens_left: u32,
     /// Time in which it waited for experts and nothing else ran.
     pub expert_stall: Duration,
+}
+
+/// What the next tokens may be.
+struct Constrained {
+    constraint: Box<dyn TokenConstraint>,
+    mask: TokenMask,
+    is_complete: bool,
 }
 
 impl Sequence {
@@ -26,6 +37,7 @@ impl Sequence {
         let Submission {
             request,
             continuation,
+            constraint,
             sink,
             ..
         } = submission;
@@ -33,6 +45,11 @@ impl Sequence {
             sink,
             sampler: SequenceSampler::new(request.sampling, &request.prompt, vocab),
             continuation: continuation.into_iter(),
+            constraint: constraint.map(|constraint| Constrained {
+                constraint,
+                mask: TokenMask::new(vocab),
+                is_complete: false,
+            }),
             logprobs: request.logprobs,
             stop_token_ids: request.stop_token_ids,
             tokens_left: request.max_new_tokens,
@@ -46,11 +63,24 @@ impl Sequence {
     }
 
     /// Chooses the token at `position`, or takes the one that is given; changes the logits.
-    pub fn sample(&mut self, logits: &mut [f32], position: usize) -> Sampled {
-        match self.continuation.next() {
-            Some(token) => self.sampler.take(token, logits, self.logprobs),
-            None => self.sampler.next(logits, position, self.logprobs),
+    pub fn sample(
+        &mut self,
+        logits: &mut [f32],
+        position: usize,
+    ) -> Result<Sampled, ConstraintError> {
+        if let Some(token) = self.continuation.next() {
+            return Ok(self.sampler.take(token, logits, self.logprobs));
         }
+        let Some(constrained) = &mut self.constraint else {
+            return Ok(self.sampler.next(logits, position, self.logprobs));
+        };
+        constrained.fill_mask()?;
+        let mask = &constrained.mask;
+        let sampled = self.sampler.next_of(mask, logits, position, self.logprobs);
+        if !self.stop_token_ids.contains(&sampled.token) {
+            constrained.is_complete = constrained.constraint.accept(sampled.token)?;
+        }
+        Ok(sampled)
     }
 
     /// Emits a sampled token; returns why the answer ends with it, if it does.
@@ -58,7 +88,8 @@ impl Sequence {
         let Sampled { token, logprobs } = sampled;
         self.sink.emit(TokenEvent::Token { token, logprobs });
         self.tokens_left -= 1;
-        if self.stop_token_ids.contains(&token) {
+        let is_complete = self.constraint.as_ref().is_some_and(|c| c.is_complete);
+        if is_complete || self.stop_token_ids.contains(&token) {
             Some(FinishReason::Stop)
         } else {
             (self.tokens_left == 0).then_some(FinishReason::Length)
@@ -81,5 +112,16 @@ impl Sequence {
             expert_stall: self.expert_stall,
             preemptions: at.preemptions,
         }
+    }
+}
+
+impl Constrained {
+    fn fill_mask(&mut self) -> Result<(), ConstraintError> {
+        self.mask.clear();
+        self.constraint.allow(&mut self.mask)?;
+        if self.mask.is_empty() {
+            return Err(ConstraintError("it allows no token".into()));
+        }
+        Ok(())
     }
 }

@@ -21,7 +21,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
         service::metrics,
     ),
     // The requests flatten it, and it is not found through them.
-    components(schemas(odmoe_openapi::SamplingFields)),
+    components(schemas(odmoe_openapi::SamplingFields, odmoe_openapi::StructuredFields)),
     security(("key" = []), ()),
     modifiers(&KeyScheme),
     tags(

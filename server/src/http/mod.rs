@@ -12,6 +12,7 @@ mod chat;
 mod completions;
 mod config;
 mod connections;
+mod constraint;
 mod docs;
 mod error;
 mod generation;

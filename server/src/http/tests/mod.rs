@@ -10,10 +10,12 @@ mod lifecycle;
 mod log;
 mod service;
 mod streaming;
+mod structured;
 mod tools;
 mod whole;
 
 use super::{HttpConfig, serve_until};
+use crate::grammars::Grammars;
 use crate::metrics::MetricsHandle;
 use crate::state::{ModelSlot, SamplingDefaults, ServedModel};
 use client::{Call, Connection, Reply};
@@ -95,6 +97,7 @@ impl Server {
             context_tokens: fake::CONTEXT,
             capacity_answers: self.engine.queue_limit(),
             vocabulary: fake::VOCABULARY,
+            grammars: Grammars::new(fake::tokenizer(), fake::VOCABULARY, vec![fake::END]),
             created_unix_s: 1_700_000_000,
         }));
     }
