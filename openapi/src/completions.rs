@@ -1,6 +1,6 @@
 //! `POST /v1/completions`.
 
-use crate::{FinishReason, Prompt, SamplingFields, StreamOptions, Usage};
+use crate::{FinishReason, Prompt, SamplingFields, StreamOptions, StructuredFields, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -30,12 +30,15 @@ pub struct CompletionRequest {
     pub best_of: Option<u32>,
     /// Not supported unless empty.
     pub suffix: Option<String>,
-    /// Only `{"type": "text"}` is supported.
+    /// As in a chat.
     #[schema(value_type = Option<Object>)]
     pub response_format: Option<Value>,
     /// How tokens are chosen.
     #[serde(flatten, skip_deserializing)]
     pub sampling: SamplingFields,
+    /// What the answer must be.
+    #[serde(flatten, skip_deserializing)]
+    pub structured: StructuredFields,
 }
 
 /// A whole answer, or a piece of one when streamed.

@@ -4,6 +4,7 @@ use super::Limits;
 use super::answer::{Piece, TokenScore};
 use super::app::App;
 use super::body::{self, Body};
+use super::constraint;
 use super::error::ApiError;
 use super::generation::Generation;
 use super::job::{self, Delivery, Job, Sampling};
@@ -18,6 +19,7 @@ use odmoe_openapi::{
     FinishReason, Prompt, Usage,
 };
 use odmoe_text::Tokenizer;
+use odmoe_text::grammar::AnswerGrammar;
 use odmoe_text::output::OutputFormat;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -77,6 +79,7 @@ fn prepare(
     )?;
     check_supported(&request, sampling.n)?;
     let prompts = prompts(request.prompt, &model, max_new_tokens, limits)?;
+    let bound = constraint::bound(request.response_format.as_ref(), &body.parse()?)?;
     let answers = prompts.len() * sampling.n as usize;
     if answers > limits.answers {
         let most = limits.answers;
@@ -84,12 +87,17 @@ fn prepare(
         return Err(ApiError::invalid("n", message));
     }
     job::check_capacity(prompts.len(), sampling.n, &model)?;
+    let rules = bound.map(|bound| {
+        let grammar = AnswerGrammar::new(bound.body, OutputFormat::default(), &model.tokenizer);
+        constraint::rules(grammar, bound.param, &model, app.config.retry_after)
+    });
     let job = Job {
         prompts,
         prompt_param: "prompt",
         sampling,
         max_new_tokens,
         logprobs,
+        rules: rules.transpose()?,
         output: OutputFormat::default(),
         delivery,
     };
@@ -102,7 +110,6 @@ fn prepare(
 }
 
 fn check_supported(request: &CompletionRequest, n: u32) -> Result<(), ApiError> {
-    job::check_response_format(request.response_format.as_ref())?;
     if request.echo == Some(true) {
         return Err(ApiError::unsupported("echo", "echo is not supported"));
     }

@@ -32,7 +32,11 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
         service::metrics,
     ),
     // The requests flatten them, and they are not found through them.
-    components(schemas(odmoe_openapi::SamplingFields, odmoe_openapi::ConversationFields)),
+    components(schemas(
+        odmoe_openapi::ConversationFields,
+        odmoe_openapi::SamplingFields,
+        odmoe_openapi::StructuredFields,
+    )),
     security(("key" = []), ()),
     modifiers(&KeyScheme),
     tags(

@@ -84,6 +84,11 @@ impl ApiError {
     }
 
     /// A field whose value is allowed elsewhere but not here.
+    /// What takes work is being done for others.
+    pub(crate) fn busy(message: impl Into<String>, after: Duration) -> Self {
+        Self::unavailable("busy", message, after)
+    }
+
     pub(crate) fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::refused(StatusCode::BAD_REQUEST, "unsupported_value", message).param(param)
     }
@@ -278,6 +283,11 @@ impl ApiError {
                 format!("a part of the model that this answer needs could not be read: {cause}"),
             )
             .never_retry(),
+            RequestError::Constraint(_) => Self::refused(
+                StatusCode::BAD_REQUEST,
+                "grammar_failed",
+                format!("{error}; simplify the schema or grammar"),
+            ),
             RequestError::Backend(_) => Self::internal(error.to_string()),
             RequestError::ShuttingDown => Self::draining(after),
         }

@@ -13,6 +13,7 @@ mod chat;
 mod completions;
 mod config;
 mod connections;
+mod constraint;
 mod docs;
 mod embeddings;
 mod error;

@@ -355,6 +355,29 @@ async fn overload_and_failure_have_their_own_types() {
     assert_eq!(error(&reply).1, "overloaded_error");
 }
 
+/// A format and a forced call bind the answer; otherwise it is free.
+#[tokio::test]
+async fn formats_and_forced_calls_bind_the_answer() {
+    let server = Server::saying("{}").await;
+    let schema = json!({"type": "object", "properties": {}, "additionalProperties": false});
+    let format = json!({"output_config": {"format": {"type": "json_schema", "schema": schema}}});
+    let forced = json!({"tools": [weather()], "tool_choice": {"type": "any", "disable_parallel_tool_use": true}});
+    let named = json!({"tools": [weather()], "tool_choice": {"type": "tool", "name": "weather"}});
+    for more in [format, forced, named, json!({})] {
+        let reply = server.post(MESSAGES, ask(more.clone())).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        let is_bound = server.engine.requests().last().unwrap().rules.is_some();
+        assert_eq!(is_bound, more != json!({}), "{more}");
+    }
+    let bad = json!({"output_config": {"format": {"type": "yaml"}}});
+    let refused = server.post(MESSAGES, ask(bad)).await;
+    assert!(
+        error(&refused).2.starts_with("output_config.format: "),
+        "{}",
+        refused.body
+    );
+}
+
 #[tokio::test]
 async fn thinking_can_be_turned_off() {
     let server = Server::saying("x").await;
@@ -366,6 +389,10 @@ async fn thinking_can_be_turned_off() {
     for (thinking, is_quiet) in cases {
         let body = ask(json!({"thinking": thinking, "output_config": {"effort": "max"}}));
         assert_eq!(server.post(MESSAGES, body).await.status, 200);
-        assert_eq!(prompt(&server).contains("quiet"), is_quiet, "{thinking}");
+        assert_eq!(
+            prompt(&server).contains("effort none"),
+            is_quiet,
+            "{thinking}"
+        );
     }
 }

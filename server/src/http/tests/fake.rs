@@ -239,6 +239,7 @@ impl Generator for Arc<FakeEngine> {
             max_new_tokens: 1,
             stop_token_ids: Vec::new(),
             logprobs: None,
+            rules: None,
         };
         self.accept(prompt, |acts, gate| embed(acts, gate, sink, values))
     }
@@ -361,7 +362,7 @@ fn byte_character(byte: u8) -> char {
 pub fn template() -> ChatTemplate {
     let source = "{% for m in messages %}{% if m.content == 'refuse me' %}{{ raise_exception('no such talk') }}{% endif %}\
                   {{ m.role }}: {{ m.content }}\n{% endfor %}{% if tools %}{{ tools | length }} tools\n{% endif %}\
-                  {% if shout %}LOUD\n{% endif %}{% if enable_thinking is false %}quiet\n{% endif %}{% if reasoning_effort %}effort {{ reasoning_effort }}\n{% endif %}assistant:\
+                  {% if shout %}LOUD\n{% endif %}{% if reasoning_effort %}effort {{ reasoning_effort }}\n{% endif %}assistant:\
                   {% if enable_thinking is false %}<think></think>{% endif %}{# calls: <tool_call> #}";
     ChatTemplate::compile(source, &BTreeMap::new()).unwrap()
 }

@@ -13,11 +13,13 @@ mod log;
 mod responses;
 mod service;
 mod streaming;
+mod structured;
 mod tokens;
 mod tools;
 mod whole;
 
 use super::{HttpConfig, serve_until};
+use crate::grammars::Grammars;
 use crate::metrics::MetricsHandle;
 use crate::state::{ModelSlot, SamplingDefaults, ServedModel};
 use client::{Call, Connection, Reply};
@@ -99,6 +101,7 @@ impl Server {
             context_tokens: fake::CONTEXT,
             capacity_answers: self.engine.queue_limit(),
             vocabulary: fake::VOCABULARY,
+            grammars: Grammars::new(fake::tokenizer(), fake::VOCABULARY, vec![fake::END]),
             embedding_width: fake::WIDTH,
             created_unix_s: 1_700_000_000,
         }));

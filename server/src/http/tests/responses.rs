@@ -328,6 +328,31 @@ async fn a_response_in_the_background_is_retrieved_when_it_is_whole() {
     assert_eq!(cancelled.json(), whole);
 }
 
+/// A format and a forced call bind the answer; otherwise it is free.
+#[tokio::test]
+async fn formats_and_forced_calls_bind_the_answer() {
+    let server = Server::saying("{}").await;
+    let schema = json!({"type": "object", "properties": {}, "additionalProperties": false});
+    let schema = json!({"type": "json_schema", "name": "o", "schema": schema, "strict": true});
+    let named = json!({"type": "function", "name": "weather"});
+    let allowed = json!({"type": "allowed_tools", "mode": "required", "tools": [named]});
+    let cases = [
+        json!({"text": {"format": schema}}),
+        json!({"text": {"format": {"type": "json_object"}}}),
+        json!({"tools": [tool()], "tool_choice": "required"}),
+        json!({"tools": [tool()], "tool_choice": named}),
+        json!({"tools": [tool()], "tool_choice": allowed}),
+        json!({"text": {"format": {"type": "text"}}}),
+    ];
+    let free = cases.len() - 1;
+    for (place, more) in cases.into_iter().enumerate() {
+        let reply = server.post(RESPONSES, ask(json!("hi"), more.clone())).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        let is_bound = server.engine.requests().last().unwrap().rules.is_some();
+        assert_eq!(is_bound, place != free, "{more}");
+    }
+}
+
 /// Asks until a response has this status.
 async fn until(server: &Server, path: &str, status: &str) -> Value {
     client::soon(async {
@@ -505,6 +530,11 @@ async fn refusals_name_the_fields_of_this_endpoint() {
         ),
         invalid(json!("a"), json!({"temperature": 3}), "temperature"),
         invalid(json!("a"), json!({"n": 2}), "n"),
+        invalid(
+            json!("a"),
+            json!({"text": {"format": {"type": "yaml"}}}),
+            "text.format",
+        ),
         invalid(
             json!("a"),
             json!({"reasoning": {"effort": "huge"}}),
