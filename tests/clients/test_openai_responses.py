@@ -203,3 +203,21 @@ def test_tokens_of_a_prompt(client, model):
     assert counted["count"] == len(counted["tokens"]) == chat.usage.prompt_tokens
     text = client.post("/apply-template", body=asked, cast_to=object)["prompt"]
     assert client.post("/detokenize", body={"tokens": counted["tokens"]}, cast_to=object)["prompt"] == text
+
+
+def test_a_prompt_is_echoed_with_its_scores(client, model):
+    """What evaluation harnesses do: score a text by completing it."""
+    ids = [954, 671, 261, 514, 14, 480, 313, 261, 540, 710, 1477, 791, 16]
+    def complete(**fields):
+        return client.completions.create(model=model, prompt=ids, temperature=0, logprobs=1, **fields).choices[0]
+    plain = complete(max_tokens=4)
+    echoed = complete(max_tokens=4, echo=True)
+    assert echoed.text.endswith(plain.text) and len(echoed.text) > len(plain.text)
+    scores = echoed.logprobs
+    assert len(scores.tokens) == len(scores.top_logprobs) == len(ids) + 4
+    assert scores.token_logprobs[0] is None and all(score <= 0 for score in scores.token_logprobs[1:])
+    assert scores.token_logprobs[-4:] == plain.logprobs.token_logprobs
+    for token, offset in zip(scores.tokens, scores.text_offset):
+        assert echoed.text[offset:].startswith(token)
+    alone = complete(max_tokens=0, echo=True)
+    assert alone.logprobs.token_logprobs == scores.token_logprobs[:len(ids)]

@@ -8,6 +8,7 @@ mod access;
 mod answer;
 mod anthropic;
 mod app;
+mod batch;
 mod body;
 mod chat;
 mod completions;

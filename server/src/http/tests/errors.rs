@@ -116,7 +116,6 @@ async fn what_is_not_supported_says_so() {
     ];
     check(&server, CHAT, &cases).await;
     let cases = [
-        bad(completion(json!({"echo": true})), "echo"),
         bad(completion(json!({"suffix": "x"})), "suffix"),
         bad(completion(json!({"best_of": 2})), "best_of"),
     ];

@@ -226,6 +226,33 @@ impl Generator for Arc<FakeEngine> {
         })
     }
 
+    /// Scores as its own tokens are scored.
+    fn score(
+        &self,
+        prompt: Vec<u32>,
+        continuation: Vec<u32>,
+        top: u32,
+        sink: Box<dyn TokenSink>,
+    ) -> Result<RequestId, SubmitError> {
+        let request = Request {
+            prompt,
+            sampling: SamplingParams::default(),
+            max_new_tokens: continuation.len() as u32,
+            stop_token_ids: Vec::new(),
+            logprobs: Some(top),
+            rules: None,
+        };
+        self.accept(request.clone(), |_, gate| {
+            let player = Player {
+                request,
+                sink,
+                gate,
+            };
+            let given = continuation.into_iter().map(Act::Token);
+            player.play(given.chain([Act::Finish(FinishReason::Length)]).collect())
+        })
+    }
+
     /// Plays the script of a prompt of these tokens, without the text that it says.
     fn embed(
         &self,

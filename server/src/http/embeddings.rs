@@ -1,8 +1,7 @@
 //! `POST /v1/embeddings`.
 
-mod texts;
-
 use super::app::{Admitted, App};
+use super::batch::{Batch, Outcome, Reply};
 use super::body::{self, Body};
 use super::error::ApiError;
 use super::record::Record;
@@ -14,14 +13,13 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use odmoe_engine::Pooling;
+use odmoe_engine::{EmbeddingEnd, EmbeddingRequest, EmbeddingSink, Pooling, SubmitError};
 use odmoe_openapi::{
     Embedding, EmbeddingInput, EmbeddingList, EmbeddingPooling, EmbeddingUsage, EmbeddingVector,
     EmbeddingsRequest, EncodingFormat, ErrorResponse, Prompt,
 };
 use odmoe_text::TokenizerError;
 use std::sync::Arc;
-use texts::Texts;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// What is asked for, checked.
@@ -63,8 +61,7 @@ pub(crate) async fn embeddings(
         .blocking(move || prepare(&shared, &served, &body))
         .await?;
     let tokens: usize = wanted.texts.iter().map(Vec::len).sum();
-    let mut texts = Texts::new(&app, Arc::clone(&model), wanted.texts, wanted.pooling);
-    let vectors = texts.embed().await;
+    let vectors = embed(&app, &model, &wanted).await;
     let outcome = vectors.as_ref().map_or_else(ApiError::code, |_| "stop");
     record.set_outcome(outcome);
     let vectors = vectors?;
@@ -87,6 +84,51 @@ pub(crate) async fn embeddings(
     });
     let response = json_in_pieces(&list, entries);
     Ok(held::until_sent(response, (in_flight, wanted.share)))
+}
+
+/// The vectors, in the order of the texts.
+async fn embed(
+    app: &App,
+    model: &Arc<ServedModel>,
+    wanted: &Wanted,
+) -> Result<Vec<Vec<f32>>, ApiError> {
+    let metrics = app.metrics.model(&model.name);
+    let submit = |model: &ServedModel, place: usize, reply| {
+        let request = EmbeddingRequest {
+            tokens: wanted.texts[place].clone(),
+            pooling: wanted.pooling,
+        };
+        let id = model.engine.embed(request, Box::new(OneEnd(reply)))?;
+        metrics.record_text(wanted.texts[place].len());
+        Ok(id)
+    };
+    let refuse = |error| match error {
+        SubmitError::TooLong { prompt, limit, .. } => ApiError::text_too_long(prompt, limit),
+        other => ApiError::submit(other, "input", app.config.retry_after),
+    };
+    let mut batch = Batch::new(app, Arc::clone(model));
+    let vectors = batch.run(wanted.texts.len(), submit, refuse).await?;
+    match vectors.iter().flatten().all(|value| value.is_finite()) {
+        true => Ok(vectors),
+        false => Err(ApiError::internal("the model's numbers are not finite")),
+    }
+}
+
+/// Carries one end from the engine's thread.
+struct OneEnd(Reply<Vec<f32>>);
+
+impl EmbeddingSink for OneEnd {
+    fn end(self: Box<Self>, end: EmbeddingEnd) {
+        self.0.send(match end {
+            EmbeddingEnd::Done { values, .. } => Outcome::Done(values),
+            EmbeddingEnd::Cancelled => Outcome::Cancelled,
+            EmbeddingEnd::Failed(error) => Outcome::Failed(error),
+        });
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
 }
 
 fn prepare(app: &App, model: &ServedModel, body: &Body) -> Result<Wanted, ApiError> {
