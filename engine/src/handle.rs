@@ -69,6 +69,7 @@ impl EngineHandle {
             max_new_tokens: u32::try_from(continuation.len()).unwrap_or(u32::MAX),
             stop_token_ids: Vec::new(),
             logprobs: Some(top),
+            rules: None,
         };
         self.running.shared.score(request, continuation, sink)
     }

@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`.
 
-use crate::{FinishReason, SamplingFields, StreamOptions, Usage};
+use crate::{FinishReason, SamplingFields, StreamOptions, StructuredFields, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -28,7 +28,8 @@ pub struct ChatCompletionRequest {
     /// And of this many of the most likely ones, 0 to 20. Only with `logprobs`.
     #[schema(maximum = 20)]
     pub top_logprobs: Option<u32>,
-    /// Only `{"type": "text"}` is supported.
+    /// `{"type": "text"}`, `{"type": "json_object"}`, or `{"type": "json_schema", "json_schema": {"schema": …}}`, which is
+    /// always strict. A model that thinks does so before.
     #[schema(value_type = Option<Object>)]
     pub response_format: Option<Value>,
     /// Functions that the model may call, at most 256. Its template shows them to it.
@@ -50,6 +51,9 @@ pub struct ChatCompletionRequest {
     /// How tokens are chosen.
     #[serde(flatten, skip_deserializing)]
     pub sampling: SamplingFields,
+    /// What the answer must be.
+    #[serde(flatten, skip_deserializing)]
+    pub structured: StructuredFields,
 }
 
 /// How far the model may choose among tools. Only for the document: the server reads it leniently.

@@ -10,6 +10,7 @@ use odmoe_engine::{
     RequestTimings, SubmitError, TokenEvent, TokenSink,
 };
 use odmoe_expert_store::{StoreGauges, StoreHealth};
+use odmoe_server::grammars::Grammars;
 use odmoe_server::http::{Generator, HttpConfig, Timeouts, serve_until};
 use odmoe_server::metrics::MetricsHandle;
 use odmoe_server::state::{ModelSlot, SamplingDefaults, ServedModel};
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 const NEW_TOKENS: u32 = 32;
+const VOCABULARY: usize = 4096;
 const CLIENTS: [usize; 3] = [1, 16, 64];
 /// Threads of the server's runtime, as `odmoe serve` has.
 const RUNTIME_THREADS: usize = 2;
@@ -49,6 +51,16 @@ impl Generator for Instantly {
             timings: RequestTimings::default(),
         });
         Ok(RequestId(self.0.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn score(
+        &self,
+        _: Vec<u32>,
+        _: Vec<u32>,
+        _: u32,
+        _: Box<dyn TokenSink>,
+    ) -> Result<RequestId, SubmitError> {
+        Err(SubmitError::ShuttingDown)
     }
 
     fn embed(
@@ -120,6 +132,7 @@ fn model(folder: &Path) -> Result<ServedModel, Box<dyn std::error::Error>> {
     let tokenizer = Tokenizer::from_json(&std::fs::read(folder.join("tokenizer.json"))?)?;
     let template = std::fs::read_to_string(folder.join("chat_template.jinja"))?;
     Ok(ServedModel {
+        grammars: Grammars::new(tokenizer.clone(), VOCABULARY, Vec::new()),
         name: "instant".into(),
         engine: Arc::new(Instantly(AtomicU64::new(0))),
         tokenizer,
@@ -128,7 +141,7 @@ fn model(folder: &Path) -> Result<ServedModel, Box<dyn std::error::Error>> {
         end_ids: Vec::new(),
         context_tokens: 4096,
         capacity_answers: 1024,
-        vocabulary: 4096,
+        vocabulary: VOCABULARY,
         embedding_width: 1,
         created_unix_s: 0,
     })

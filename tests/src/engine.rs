@@ -117,6 +117,7 @@ impl TestEngine {
             max_new_tokens: tokens,
             stop_token_ids: Vec::new(),
             logprobs: Some(1),
+            rules: None,
         };
         self.handle
             .submit(request, Box::new(Sink(sender)))

@@ -1,6 +1,8 @@
 //! A request, what its sink receives, and how it ends.
 
+use crate::api::constraint::{ConstraintError, TokenRules};
 use odmoe_expert_store::LoadError;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Names a request for cancelling. Given out by the engine.
@@ -68,6 +70,8 @@ pub struct Request {
     pub stop_token_ids: Vec<u32>,
     /// None: no logprobs. Some(n): the chosen token's, and the n most likely tokens'.
     pub logprobs: Option<u32>,
+    /// What tokens the answer may have; None: any. Applied before everything else, so logprobs are of what is allowed.
+    pub rules: Option<Arc<dyn TokenRules>>,
 }
 
 /// A token with its natural-log probability under the model (after penalties and bias, before temperature).
@@ -105,6 +109,9 @@ pub enum RequestError {
     /// An expert could not be loaded.
     #[error("expert_unavailable: {0}")]
     ExpertUnavailable(LoadError),
+    /// The rules for its tokens could not be followed any further.
+    #[error("the constraint of the answer cannot be followed: {0}")]
+    Constraint(#[from] ConstraintError),
     /// The backend failed; the engine is stopping.
     #[error("backend failure: {0}")]
     Backend(String),

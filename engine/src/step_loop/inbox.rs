@@ -2,7 +2,7 @@
 
 use crate::api::{
     EmbeddingRequest, EmbeddingSink, EngineGauges, Pooling, Request, RequestId, SamplingParams,
-    SubmitError, TokenSink,
+    SubmitError, TokenConstraint, TokenSink,
 };
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,8 @@ pub struct Submission {
     pub id: RequestId,
     /// What is asked for.
     pub request: Request,
+    /// What its tokens may be.
+    pub constraint: Option<Box<dyn TokenConstraint>>,
     /// What becomes of it.
     pub purpose: Purpose,
     /// When it was queued.
@@ -141,12 +143,15 @@ impl Shared {
             max_new_tokens: 1,
             stop_token_ids: Vec::new(),
             logprobs: None,
+            rules: None,
         };
         self.queue(request, Purpose::Embedding { pooling, sink })
     }
 
     fn queue(&self, request: Request, purpose: Purpose) -> Result<RequestId, SubmitError> {
         self.limits.check(&request)?;
+        // Before the lock, and not on the engine's thread: it may copy much.
+        let constraint = request.rules.as_ref().map(|rules| rules.begin());
         let mut state = self.lock();
         if state.draining || state.stop {
             return Err(SubmitError::ShuttingDown);
@@ -158,6 +163,7 @@ impl Shared {
         state.submissions.push_back(Submission {
             id,
             request,
+            constraint,
             purpose,
             at: Instant::now(),
         });
@@ -368,6 +374,7 @@ mod tests {
             max_new_tokens: 1,
             stop_token_ids: vec![],
             logprobs: None,
+            rules: None,
         };
         shared.submit(request, Box::new(Deaf))
     }

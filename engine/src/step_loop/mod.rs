@@ -3,6 +3,7 @@
 //! Every turn takes commands, lets the store take in finished reads, ends what nobody wants any more, and gives each
 //! lane its share. The thread sleeps only when no lane can move.
 
+mod answering;
 pub mod inbox;
 mod pooled;
 mod sequence;
@@ -256,7 +257,7 @@ impl StepLoop {
     /// The next token of each sequence whose logits are there.
     fn sample(&mut self, pass: &Pass, logits: &[u8]) -> Vec<(RequestId, Sampled)> {
         let vocab = self.limits.vocab;
-        let mut sampled = Vec::new();
+        let (mut sampled, mut failed) = (Vec::new(), Vec::new());
         for span in pass.live_spans() {
             let Some((row, position)) = span.sample else {
                 continue;
@@ -267,7 +268,13 @@ impl StepLoop {
                 .get_mut(&span.id)
                 .expect("live spans have sequences");
             let answering = sequence.answering().expect("answers are sampled");
-            sampled.push((span.id, answering.sample(&mut row, position)));
+            match answering.sample(&mut row, position) {
+                Ok(token) => sampled.push((span.id, token)),
+                Err(error) => failed.push((span.id, error)),
+            }
+        }
+        for (id, error) in failed {
+            self.fail(id, error.into());
         }
         sampled
     }

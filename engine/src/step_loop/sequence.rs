@@ -2,10 +2,9 @@
 
 use crate::api::{
     EmbeddingEnd, EmbeddingSink, FinishReason, Pooling, RequestError, RequestTimings, TokenEvent,
-    TokenSink,
 };
-use crate::sampler::{Sampled, SequenceSampler};
 use crate::scheduler::SequenceTimings;
+use crate::step_loop::answering::Answering;
 use crate::step_loop::inbox::{Purpose, Submission};
 use crate::step_loop::pooled::Pooled;
 use std::time::{Duration, Instant};
@@ -25,53 +24,18 @@ enum Work {
     Embedding(Pooled, Box<dyn EmbeddingSink>),
 }
 
-/// An answer that has not ended. Preemption does not touch it: its sampler goes on where it was, and a token that was
-/// emitted is never sampled again.
-pub struct Answering {
-    sink: Box<dyn TokenSink>,
-    sampler: SequenceSampler,
-    /// What is left of an answer that is scored.
-    continuation: std::vec::IntoIter<u32>,
-    logprobs: Option<u32>,
-    stop_token_ids: Vec<u32>,
-    tokens_left: u32,
-}
-
-impl Answering {
-    /// Chooses the token at `position`, or takes the one that is given; changes the logits.
-    pub fn sample(&mut self, logits: &mut [f32], position: usize) -> Sampled {
-        match self.continuation.next() {
-            Some(token) => self.sampler.take(token, logits, self.logprobs),
-            None => self.sampler.next(logits, position, self.logprobs),
-        }
-    }
-
-    /// Emits a sampled token; returns why the answer ends with it, if it does.
-    pub fn emit(&mut self, sampled: Sampled) -> Option<FinishReason> {
-        let Sampled { token, logprobs } = sampled;
-        self.sink.emit(TokenEvent::Token { token, logprobs });
-        self.tokens_left -= 1;
-        if self.stop_token_ids.contains(&token) {
-            Some(FinishReason::Stop)
-        } else {
-            (self.tokens_left == 0).then_some(FinishReason::Length)
-        }
-    }
-}
-
 impl Sequence {
     /// From a request whose prompt the scheduler has.
     pub fn new(submission: Submission, vocab: usize) -> Self {
         let request = submission.request;
         let work = match submission.purpose {
-            Purpose::Answer { continuation, sink } => Work::Answer(Box::new(Answering {
+            Purpose::Answer { continuation, sink } => Work::Answer(Box::new(Answering::new(
+                request,
+                continuation,
+                submission.constraint,
                 sink,
-                sampler: SequenceSampler::new(request.sampling, &request.prompt, vocab),
-                continuation: continuation.into_iter(),
-                logprobs: request.logprobs,
-                stop_token_ids: request.stop_token_ids,
-                tokens_left: request.max_new_tokens,
-            })),
+                vocab,
+            ))),
             Purpose::Embedding { pooling, sink } => Work::Embedding(Pooled::new(pooling), sink),
         };
         Self {
@@ -83,7 +47,7 @@ impl Sequence {
     /// Whether nobody listens any more.
     pub fn is_closed(&self) -> bool {
         match &self.work {
-            Work::Answer(answering) => answering.sink.is_closed(),
+            Work::Answer(answering) => answering.is_closed(),
             Work::Embedding(_, sink) => sink.is_closed(),
         }
     }
@@ -114,9 +78,9 @@ impl Sequence {
     /// Emits the end.
     pub fn finish(self, reason: FinishReason, timings: RequestTimings) {
         match (self.work, reason) {
-            (Work::Answer(mut answering), reason) => answering
-                .sink
-                .emit(TokenEvent::Finished { reason, timings }),
+            (Work::Answer(answering), reason) => {
+                answering.end(TokenEvent::Finished { reason, timings });
+            }
             (Work::Embedding(_, sink), FinishReason::Cancelled) => {
                 sink.end(EmbeddingEnd::Cancelled);
             }
@@ -134,7 +98,7 @@ impl Sequence {
     /// Emits the bad end.
     pub fn fail(self, error: RequestError) {
         match self.work {
-            Work::Answer(mut answering) => answering.sink.emit(TokenEvent::Failed { error }),
+            Work::Answer(answering) => answering.end(TokenEvent::Failed { error }),
             Work::Embedding(_, sink) => sink.end(EmbeddingEnd::Failed(error)),
         }
     }

@@ -216,6 +216,7 @@ pub fn greedy(prompt: Vec<u32>, max_new_tokens: u32) -> Request {
         max_new_tokens,
         stop_token_ids: vec![],
         logprobs: Some(3),
+        rules: None,
     }
 }
 

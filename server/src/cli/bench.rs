@@ -172,6 +172,7 @@ impl Bench<'_> {
             max_new_tokens: work.generate_tokens,
             stop_token_ids: Vec::new(),
             logprobs: None,
+            rules: None,
         }
     }
 

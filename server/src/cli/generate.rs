@@ -140,6 +140,7 @@ impl Generator<'_> {
                 .end_of_sequence_ids
                 .clone(),
             logprobs: None,
+            rules: None,
         };
         let answer = Answer::of(&self.model.engine, request).map_err(Failure::failed)?;
         Ok((prompt, prompt_tokens, answer))

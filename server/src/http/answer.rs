@@ -68,6 +68,7 @@ pub(crate) struct Answer {
     stop_token_ids: Vec<u32>,
     calls_tools: bool,
     matched_stop: Option<String>,
+    is_single_call: bool,
     /// Bytes and characters that the tokens so far made.
     made_bytes: usize,
     made_chars: usize,
@@ -93,6 +94,7 @@ impl Answer {
             parser: OutputParser::new(output, uuid::Uuid::new_v4().as_u128()),
             calls_tools: false,
             matched_stop: None,
+            is_single_call: output.is_single_call,
             stop_token_ids: stop_token_ids.to_vec(),
             made_bytes: 0,
             made_chars: 0,
@@ -146,9 +148,21 @@ impl Answer {
     /// Adds all that is left to the last piece.
     fn close(&mut self, mut piece: Piece) -> Piece {
         piece.parts.extend(self.parser.finish());
+        self.drop_second_call(&mut piece.parts);
         self.note_calls(&piece.parts);
         piece.scores.append(&mut self.waiting);
         piece
+    }
+
+    /// Where one call is all that may come, drops the next one and what follows; whether it came.
+    fn drop_second_call(&self, parts: &mut Vec<OutputPart>) -> bool {
+        let is_second = |part: &OutputPart| matches!(part, OutputPart::ToolCall { index: 1.., .. });
+        let second = parts.iter().position(is_second);
+        if let (true, Some(second)) = (self.is_single_call, second) {
+            parts.truncate(second);
+            return true;
+        }
+        false
     }
 
     fn note_calls(&mut self, parts: &[OutputPart]) {
@@ -171,6 +185,11 @@ impl Answer {
             parts: self.parser.push(&outcome.text),
             scores: Vec::new(),
         };
+        if self.drop_second_call(&mut piece.parts) {
+            self.note_calls(&piece.parts);
+            piece.scores.append(&mut self.waiting);
+            return Progress::Stopped(piece);
+        }
         if !piece.parts.is_empty() {
             self.note_calls(&piece.parts);
             piece.scores.append(&mut self.waiting);

@@ -61,7 +61,11 @@ pub(crate) async fn chat_completions(
 
 fn prepare(app: &App, model: &ServedModel, body: &Body) -> Result<(Job, ChatDialect), ApiError> {
     body.check_values(&app.config.limits, "")?;
-    let job = prepare::job(app, model, body.parse()?, body.parse()?)?;
+    let request = ChatCompletionRequest {
+        structured: body.parse()?,
+        ..body.parse()?
+    };
+    let job = prepare::job(app, model, request, body.parse()?)?;
     let dialect = ChatDialect {
         head: ResponseHead::new("chatcmpl", &model.name),
         tokenizer: model.tokenizer.clone(),

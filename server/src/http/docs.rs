@@ -1,6 +1,6 @@
 //! The OpenAPI document, made from the routes and types themselves.
 
-use super::{Limits, admin, chat, completions, embeddings, responses, service, tokens};
+use super::{Limits, admin, anthropic, chat, completions, embeddings, responses, service, tokens};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
@@ -14,6 +14,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
     paths(
         chat::chat_completions,
         completions::completions,
+        anthropic::messages,
+        anthropic::count_tokens,
         responses::create,
         responses::retrieve,
         responses::delete,
@@ -31,11 +33,16 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
         admin::cache,
     ),
     // The requests flatten them, and they are not found through them.
-    components(schemas(odmoe_openapi::SamplingFields, odmoe_openapi::ConversationFields)),
+    components(schemas(
+        odmoe_openapi::ConversationFields,
+        odmoe_openapi::SamplingFields,
+        odmoe_openapi::StructuredFields,
+    )),
     security(("key" = []), ()),
     modifiers(&KeyScheme),
     tags(
         (name = "completions", description = "Answers, whole or streamed"),
+        (name = "anthropic", description = "Answers in the words of Anthropic's API"),
         (name = "responses", description = "Answers as lists of items, which can be kept"),
         (name = "embeddings", description = "Vectors of texts"),
         (name = "tokens", description = "The text side of the model, without an answer"),

@@ -85,6 +85,11 @@ impl ApiError {
     }
 
     /// A field whose value is allowed elsewhere but not here.
+    /// What takes work is being done for others.
+    pub(crate) fn busy(message: impl Into<String>, after: Duration) -> Self {
+        Self::unavailable("busy", message, after)
+    }
+
     pub(crate) fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::refused(StatusCode::BAD_REQUEST, "unsupported_value", message).param(param)
     }
@@ -315,6 +320,11 @@ impl ApiError {
                 format!("a part of the model that this answer needs could not be read: {cause}"),
             )
             .never_retry(),
+            RequestError::Constraint(_) => Self::refused(
+                StatusCode::BAD_REQUEST,
+                "grammar_failed",
+                format!("{error}; simplify the schema or grammar"),
+            ),
             RequestError::Backend(_) => Self::internal(error.to_string()),
             RequestError::ShuttingDown => Self::draining(after),
         }
@@ -383,6 +393,8 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.to_body())).into_response();
+        // For who words errors otherwise.
+        response.extensions_mut().insert(*self.body);
         let headers = response.headers_mut();
         match self.retry {
             Retry::AsTheStatusSays => {}

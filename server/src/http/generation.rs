@@ -136,6 +136,7 @@ impl Generation {
                 max_new_tokens,
                 stop_token_ids: job.sampling.stop_token_ids.clone(),
                 logprobs: job.logprobs,
+                rules: job.rules.clone(),
             };
             let metrics = app.metrics.model(&self.model.name);
             let sink = ChannelSink {

@@ -15,6 +15,14 @@ pub trait Generator: Send + Sync {
         request: EmbeddingRequest,
         sink: Box<dyn EmbeddingSink>,
     ) -> Result<RequestId, SubmitError>;
+    /// Scores a known text, likewise; see [`EngineHandle::score`].
+    fn score(
+        &self,
+        prompt: Vec<u32>,
+        continuation: Vec<u32>,
+        top: u32,
+        sink: Box<dyn TokenSink>,
+    ) -> Result<RequestId, SubmitError>;
     /// Ends a request wherever it is; ended or unknown ids are ignored.
     fn cancel(&self, id: RequestId);
     /// The gauges after the last step.
@@ -34,6 +42,16 @@ impl Generator for EngineHandle {
         sink: Box<dyn EmbeddingSink>,
     ) -> Result<RequestId, SubmitError> {
         EngineHandle::embed(self, request, sink)
+    }
+
+    fn score(
+        &self,
+        prompt: Vec<u32>,
+        continuation: Vec<u32>,
+        top: u32,
+        sink: Box<dyn TokenSink>,
+    ) -> Result<RequestId, SubmitError> {
+        EngineHandle::score(self, prompt, continuation, top, sink)
     }
 
     fn cancel(&self, id: RequestId) {

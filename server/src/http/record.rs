@@ -58,6 +58,11 @@ impl Record {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What names the request in logs and headers.
+    pub(crate) fn id(&self) -> &HeaderValue {
+        &self.id
+    }
+
     /// Tokens so far, which never become fewer; the caller's limit counts what is new.
     pub(crate) fn set_tokens(&self, prompt: u64, completion: u64) {
         let mut facts = self.facts();
@@ -85,8 +90,8 @@ impl Record {
         self.facts().timings.get_or_insert((after, timings));
     }
 
-    /// The request's id, for further log lines.
-    pub(crate) fn id(&self) -> &str {
+    /// The same, as text.
+    pub(crate) fn id_text(&self) -> &str {
         self.id.to_str().unwrap_or("")
     }
 
@@ -109,7 +114,7 @@ impl Drop for Record {
             .count_http(&self.handler, method_label(&self.method), status, duration);
         self.trace(&facts, status, duration);
         tracing::info!(
-            request_id = self.id(),
+            request_id = self.id_text(),
             method = method_label(&self.method),
             path = ?self.path,
             status,
@@ -131,7 +136,7 @@ impl Record {
         };
         let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let mut attributes = vec![
-            KeyValue::new("odmoe.request_id", self.id().to_owned()),
+            KeyValue::new("odmoe.request_id", self.id_text().to_owned()),
             KeyValue::new("gen_ai.usage.input_tokens", count(facts.prompt_tokens)),
             KeyValue::new("gen_ai.usage.output_tokens", count(facts.completion_tokens)),
         ];

@@ -250,6 +250,11 @@ impl<D: Dialect> EventStream<D> {
     }
 }
 
+/// A stream that is whole before it begins.
+pub(crate) fn all_at_once<D: Dialect>(dialect: &D, chunks: Vec<D::Chunk>) -> Response {
+    event_stream_response(Body::from(events::<D>(chunks) + dialect.farewell()))
+}
+
 fn events<D: Dialect>(chunks: Vec<D::Chunk>) -> String {
     let one = |chunk: &D::Chunk| match D::name(chunk) {
         Some(name) => format!("event: {name}\n{}", event(chunk)),

@@ -4,7 +4,8 @@ use super::app::App;
 use super::error::ApiError;
 use super::hosts::{self, HostRule};
 use super::{
-    access, admin, chat, completions, docs, embeddings, record, responses, service, tokens,
+    access, admin, anthropic, chat, completions, docs, embeddings, record, responses, service,
+    tokens,
 };
 use axum::Router;
 use axum::extract::Request;
@@ -47,6 +48,7 @@ pub(crate) fn router(app: Arc<App>, rule: HostRule, with_metrics: bool) -> Route
         .layer(from_fn_with_state(Arc::clone(&app), access::check_key))
         .layer(from_fn_with_state(Arc::clone(&app), access::check_origin))
         .layer(from_fn_with_state(Arc::new(rule), hosts::check_host))
+        .layer(from_fn(anthropic::shape))
         .layer(from_fn_with_state(Arc::clone(&app), record::keep_record))
         .with_state(app)
 }
@@ -76,6 +78,12 @@ fn client_routes() -> Vec<Route> {
     vec![
         ("/chat/completions", "POST", post(chat::chat_completions)),
         ("/completions", "POST", post(completions::completions)),
+        ("/messages", "POST", post(anthropic::messages)),
+        (
+            "/messages/count_tokens",
+            "POST",
+            post(anthropic::count_tokens),
+        ),
         ("/responses", "POST", post(responses::create)),
         ("/responses/{id}", "GET", get(responses::retrieve)),
         ("/responses/{id}", "DELETE", delete(responses::delete)),

@@ -31,6 +31,6 @@ impl Said {
             all.iter().map(|ids| tokenizer.decode(ids, false)).collect()
         };
         let (prompts, answers) = (text(&self.prompts), text(&self.answers));
-        tracing::info!(request_id = record.id(), ?prompts, ?answers, "text");
+        tracing::info!(request_id = record.id_text(), ?prompts, ?answers, "text");
     }
 }

@@ -15,6 +15,8 @@ pub struct OutputFormat {
     pub has_reasoned: bool,
     /// The tools of this request. Without any, calls are content.
     pub tools: Vec<ToolSpec>,
+    /// Whether an answer ends before a second call.
+    pub is_single_call: bool,
 }
 
 /// Marks around thoughts.
@@ -33,8 +35,11 @@ pub enum CallFormat {
     Hermes,
     /// `<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`: Qwen3-Coder.
     Xml,
-    /// `[TOOL_CALLS]` before a list of objects, or before `NAME[ARGS]{…}`.
-    Mistral,
+    /// `[TOOL_CALLS]` before a list of objects, or before each `NAME[ARGS]{…}`. Both are read.
+    Mistral {
+        /// Whether the template shows the second.
+        by_name: bool,
+    },
     /// The answer is `{"name": …, "parameters": {…}}`, perhaps after `<|python_tag|>`.
     Llama3,
     /// `[NAME(KEY=VALUE), …]` as the whole answer.
@@ -86,7 +91,9 @@ impl OutputFormat {
         } else if has("<tool_call>") && !has("<arg_key>") {
             Some(CallFormat::Hermes)
         } else if has("[TOOL_CALLS]") {
-            Some(CallFormat::Mistral)
+            Some(CallFormat::Mistral {
+                by_name: has("[ARGS]"),
+            })
         } else if has("<function_calls>") {
             Some(CallFormat::TaggedPythonic {
                 open: "<function_calls>",
@@ -139,7 +146,7 @@ impl OutputFormat {
         } else if !self.tools.is_empty() {
             marks.extend_from_slice(match self.calls {
                 Some(CallFormat::Hermes | CallFormat::Xml) => &["<tool_call>", "</tool_call>"],
-                Some(CallFormat::Mistral) => &["[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"],
+                Some(CallFormat::Mistral { .. }) => &["[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"],
                 Some(CallFormat::Llama3) => &["<|python_tag|>"],
                 _ => &[],
             });

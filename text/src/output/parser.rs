@@ -51,7 +51,7 @@ impl OutputParser {
             None => Body::Plain,
         };
         let style = match format.calls {
-            Some(CallFormat::Mistral) => IdStyle::Nine,
+            Some(CallFormat::Mistral { .. }) => IdStyle::Nine,
             _ => IdStyle::Long,
         };
         let holds_blanks = !matches!(body, Body::Plain | Body::Channels(_));

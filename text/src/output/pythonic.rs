@@ -248,6 +248,8 @@ impl Literal<'_> {
                     'n' => string.push('\n'),
                     't' => string.push('\t'),
                     'r' => string.push('\r'),
+                    'b' => string.push('\u{8}'),
+                    'f' => string.push('\u{c}'),
                     '\n' => {}
                     'u' => {
                         let digits: String = characters.by_ref().take(4).map(|c| c.1).collect();

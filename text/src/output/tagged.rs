@@ -46,7 +46,7 @@ impl Reader {
             CallFormat::Pythonic | CallFormat::TaggedPythonic { .. } => {
                 Self::Python(PythonCalls::new())
             }
-            CallFormat::Mistral => Self::Mistral(MistralCalls::new()),
+            CallFormat::Mistral { .. } => Self::Mistral(MistralCalls::new()),
             CallFormat::Hermes | CallFormat::Llama3 | CallFormat::Channels => {
                 Self::Object(CallObject::new())
             }
@@ -78,7 +78,7 @@ impl Tagged {
         let (open, close) = match calls {
             // Some Qwen3-Coder models leave the outer mark away.
             CallFormat::Xml => (vec!["<tool_call>", "<function="], "</tool_call>"),
-            CallFormat::Mistral => (vec!["[TOOL_CALLS]"], ""),
+            CallFormat::Mistral { .. } => (vec!["[TOOL_CALLS]"], ""),
             CallFormat::TaggedPythonic { open, close } => (vec![open], close),
             _ => (vec!["<tool_call>"], "</tool_call>"),
         };

@@ -19,7 +19,7 @@ fn tools() -> Vec<ToolSpec> {
 
 fn format(calls: CallFormat) -> OutputFormat {
     let source = match calls {
-        CallFormat::Mistral => "[/THINK]",
+        CallFormat::Mistral { .. } => "[/THINK]",
         CallFormat::Channels => "",
         _ => "</think>",
     };
@@ -220,7 +220,7 @@ fn qwen_coder_calls() {
 
 #[test]
 fn mistral_calls() {
-    let mistral = format(CallFormat::Mistral);
+    let mistral = format(CallFormat::Mistral { by_name: true });
     check(
         &mistral,
         "[THINK]hm[/THINK][TOOL_CALLS] [{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\"}}, {\"name\": \"now\", \"arguments\": {}}]",

@@ -2,15 +2,19 @@
 
 use super::super::Limits;
 use super::super::app::App;
+use super::super::constraint::{self, Bound};
 use super::super::error::ApiError;
 use super::super::job::{self, Delivery, Job, Sampling};
 use super::messages;
 use super::tools::{ToolChoice, Tools};
 use crate::state::ServedModel;
+use odmoe_engine::TokenRules;
 use odmoe_openapi::{ChatCompletionRequest, SamplingFields};
+use odmoe_text::grammar::{AnswerGrammar, GrammarBody};
 use odmoe_text::output::{CallFormat, OutputFormat};
 use odmoe_text::{ChatTemplate, RenderOptions};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// Checks a request and words its prompt. Errors name the fields as this endpoint does.
 pub(crate) fn job(
@@ -31,21 +35,42 @@ pub(crate) fn job(
     check_supported(&request)?;
     job::check_capacity(1, sampling.n, model)?;
     let tools = Tools::new(&mut request, limits)?;
-    if tools.choice == ToolChoice::Required {
-        let message = "forcing a tool call is not supported so far; use \"auto\" or \"none\"";
-        return Err(ApiError::unsupported("tool_choice", message));
-    }
-    let (prompt, output) = word(request, tools, model, limits, true)?;
+    let bound = constraint::bound(request.response_format.as_ref(), &request.structured)?;
+    let (choice, is_parallel) = (tools.choice, tools.is_parallel);
+    let (prompt, mut output) = word(request, tools, model, limits, true)?;
+    output.is_single_call = !is_parallel;
     let tokens = job::encode(model, &prompt, false, "messages", max_new_tokens)?;
+    let rules = rules(bound, choice, is_parallel, &output, app, model)?;
     Ok(Job {
         prompts: vec![tokens],
         prompt_param: "messages",
         sampling,
         max_new_tokens,
         logprobs,
+        rules,
         output,
         delivery,
     })
+}
+
+/// Binds the answer to its format, to a call where one must come, or to either where tools are offered as well.
+fn rules(
+    bound: Option<Bound>,
+    choice: ToolChoice,
+    is_parallel: bool,
+    output: &OutputFormat,
+    app: &App,
+    model: &ServedModel,
+) -> Result<Option<Arc<dyn TokenRules>>, ApiError> {
+    let (body, param) = match (choice, bound) {
+        (ToolChoice::Required, _) => (GrammarBody::Calls, "tools"),
+        (_, Some(bound)) => (bound.body, bound.param),
+        (_, None) => return Ok(None),
+    };
+    let mut grammar = AnswerGrammar::new(body, output.clone(), &model.tokenizer);
+    grammar.or_calls = !output.tools.is_empty() && output.calls.is_some();
+    grammar.several_calls = is_parallel;
+    constraint::rules(grammar, param, model, app.config.retry_after).map(Some)
 }
 
 fn logprobs(request: &ChatCompletionRequest, limits: &Limits) -> Result<Option<u32>, ApiError> {
@@ -63,7 +88,6 @@ fn logprobs(request: &ChatCompletionRequest, limits: &Limits) -> Result<Option<u
 }
 
 fn check_supported(request: &ChatCompletionRequest) -> Result<(), ApiError> {
-    job::check_response_format(request.response_format.as_ref())?;
     let mut modalities = request.modalities.iter().flatten();
     if modalities.any(|modality| modality != "text") {
         return Err(ApiError::unsupported(

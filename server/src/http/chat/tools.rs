@@ -17,6 +17,8 @@ pub(super) struct Tools {
     /// What the answer is read and bounded by; empty where no call may come.
     pub(super) specs: Vec<ToolSpec>,
     pub(super) choice: ToolChoice,
+    /// Whether one answer may have several calls.
+    pub(super) is_parallel: bool,
 }
 
 /// As `tool_choice` says.
@@ -62,6 +64,7 @@ impl Tools {
             shown: (!is_hidden).then_some(Value::Array(tools)),
             specs,
             choice,
+            is_parallel: request.parallel_tool_calls.unwrap_or(true),
         })
     }
 }

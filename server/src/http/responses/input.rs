@@ -2,6 +2,7 @@
 
 use super::super::Limits;
 use super::super::error::ApiError;
+use super::super::parts::{self, message, required};
 use odmoe_openapi::{ChatMessage, Content, ResponsesInput};
 use serde_json::{Value, json};
 
@@ -110,14 +111,6 @@ fn add_message(
     Ok(())
 }
 
-fn message(role: &str, content: String) -> ChatMessage {
-    ChatMessage {
-        role: role.into(),
-        content: Some(Content::Text(content)),
-        ..ChatMessage::default()
-    }
-}
-
 /// The assistant's last message if nobody spoke since and it has room for more, else a new one.
 fn assistant(
     messages: &mut Vec<ChatMessage>,
@@ -135,43 +128,13 @@ fn assistant(
     messages.last_mut().expect("one was just added")
 }
 
-fn required<'a>(item: &'a Value, member: &str, at: &str) -> Result<&'a str, ApiError> {
-    item[member].as_str().ok_or_else(|| {
-        let text = format!("{member} is missing; it must be a string");
-        ApiError::invalid(format!("{at}.{member}"), text)
-    })
-}
-
 /// A text, or parts of it joined.
 fn text(content: &Value, at: &str, limits: &Limits) -> Result<String, ApiError> {
-    let parts = match content {
-        Value::Null => return Ok(String::new()),
-        Value::String(text) => return Ok(text.clone()),
-        Value::Array(parts) => parts,
-        _ => {
-            let text = "must be a string or a list of parts";
-            return Err(ApiError::invalid(at, text));
-        }
-    };
-    if parts.len() > limits.content_parts {
-        let (count, most) = (parts.len(), limits.content_parts);
-        let text = format!("there are {count} parts; at most {most} fit");
-        return Err(ApiError::invalid(at, text));
-    }
-    let texts = parts.iter().enumerate().map(|(place, part)| {
-        let at = format!("{at}[{place}]");
-        match part["type"].as_str() {
-            Some("input_text" | "output_text" | "text" | "reasoning_text" | "summary_text") => {
-                required(part, "text", &at)
-            }
-            Some("refusal") => required(part, "refusal", &at),
-            _ => Err(ApiError::unsupported(
-                format!("{at}.type"),
-                "only parts of text are supported",
-            )),
-        }
-    });
-    Ok(texts.collect::<Result<Vec<_>, _>>()?.join("\n"))
+    parts::text(content, at, limits, |kind| match kind {
+        "input_text" | "output_text" | "text" | "reasoning_text" | "summary_text" => Some("text"),
+        "refusal" => Some("refusal"),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

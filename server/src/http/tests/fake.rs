@@ -3,7 +3,7 @@
 use super::client::soon;
 use crate::http::Generator;
 use odmoe_engine::{
-    EmbeddingEnd, EmbeddingRequest, EmbeddingSink, EngineGauges, FinishReason, Pooling,
+    ClientId, EmbeddingEnd, EmbeddingRequest, EmbeddingSink, EngineGauges, FinishReason, Pooling,
     PositionLogprobs, Request, RequestError, RequestId, RequestTimings, SamplingParams,
     SubmitError, TokenEvent, TokenLogprob, TokenSink,
 };
@@ -226,6 +226,34 @@ impl Generator for Arc<FakeEngine> {
         })
     }
 
+    /// Scores as its own tokens are scored.
+    fn score(
+        &self,
+        prompt: Vec<u32>,
+        continuation: Vec<u32>,
+        top: u32,
+        sink: Box<dyn TokenSink>,
+    ) -> Result<RequestId, SubmitError> {
+        let request = Request {
+            client: ClientId::default(),
+            prompt,
+            sampling: SamplingParams::default(),
+            max_new_tokens: continuation.len() as u32,
+            stop_token_ids: Vec::new(),
+            logprobs: Some(top),
+            rules: None,
+        };
+        self.accept(request.clone(), |_, gate| {
+            let player = Player {
+                request,
+                sink,
+                gate,
+            };
+            let given = continuation.into_iter().map(Act::Token);
+            player.play(given.chain([Act::Finish(FinishReason::Length)]).collect())
+        })
+    }
+
     /// Plays the script of a prompt of these tokens, without the text that it says.
     fn embed(
         &self,
@@ -240,6 +268,7 @@ impl Generator for Arc<FakeEngine> {
             max_new_tokens: 1,
             stop_token_ids: Vec::new(),
             logprobs: None,
+            rules: None,
         };
         self.accept(prompt, |acts, gate| embed(acts, gate, sink, values))
     }

@@ -1,8 +1,7 @@
 //! `POST /v1/embeddings`.
 
-mod texts;
-
 use super::app::{Admitted, App};
+use super::batch::{Batch, Outcome, Reply};
 use super::body::{self, Body};
 use super::error::ApiError;
 use super::record::Record;
@@ -14,14 +13,13 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use odmoe_engine::Pooling;
+use odmoe_engine::{ClientId, EmbeddingEnd, EmbeddingRequest, EmbeddingSink, Pooling, SubmitError};
 use odmoe_openapi::{
     Embedding, EmbeddingInput, EmbeddingList, EmbeddingPooling, EmbeddingUsage, EmbeddingVector,
     EmbeddingsRequest, EncodingFormat, ErrorResponse, Prompt,
 };
 use odmoe_text::TokenizerError;
 use std::sync::Arc;
-use texts::Texts;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// What is asked for, checked.
@@ -64,19 +62,12 @@ pub(crate) async fn embeddings(
         .await?;
     let tokens: usize = wanted.texts.iter().map(Vec::len).sum();
     let client = record.account().map(|account| account.client);
-    let client = client.unwrap_or_default();
-    let mut texts = Texts::new(
-        &app,
-        Arc::clone(&model),
-        client,
-        wanted.texts,
-        wanted.pooling,
-    );
+    let embedding = embed(&app, &model, &wanted, client.unwrap_or_default());
     let vectors = match app.config.timeouts.request {
-        None => texts.embed().await,
+        None => embedding.await,
         Some(limit) => {
             let left = limit.saturating_sub(record.arrived.elapsed());
-            let embedded = tokio::time::timeout(left, texts.embed()).await;
+            let embedded = tokio::time::timeout(left, embedding).await;
             embedded.unwrap_or_else(|_| Err(ApiError::request_timed_out(limit)))
         }
     };
@@ -102,6 +93,53 @@ pub(crate) async fn embeddings(
     });
     let response = json_in_pieces(&list, entries);
     Ok(held::until_sent(response, (in_flight, wanted.share)))
+}
+
+/// The vectors, in the order of the texts.
+async fn embed(
+    app: &App,
+    model: &Arc<ServedModel>,
+    wanted: &Wanted,
+    client: ClientId,
+) -> Result<Vec<Vec<f32>>, ApiError> {
+    let metrics = app.metrics.model(&model.name);
+    let submit = |model: &ServedModel, place: usize, reply| {
+        let request = EmbeddingRequest {
+            client,
+            tokens: wanted.texts[place].clone(),
+            pooling: wanted.pooling,
+        };
+        let id = model.engine.embed(request, Box::new(OneEnd(reply)))?;
+        metrics.record_text(wanted.texts[place].len());
+        Ok(id)
+    };
+    let refuse = |error| match error {
+        SubmitError::TooLong { prompt, limit, .. } => ApiError::text_too_long(prompt, limit),
+        other => ApiError::submit(other, "input", app.config.retry_after),
+    };
+    let mut batch = Batch::new(app, Arc::clone(model));
+    let vectors = batch.run(wanted.texts.len(), submit, refuse).await?;
+    match vectors.iter().flatten().all(|value| value.is_finite()) {
+        true => Ok(vectors),
+        false => Err(ApiError::internal("the model's numbers are not finite")),
+    }
+}
+
+/// Carries one end from the engine's thread.
+struct OneEnd(Reply<Vec<f32>>);
+
+impl EmbeddingSink for OneEnd {
+    fn end(self: Box<Self>, end: EmbeddingEnd) {
+        self.0.send(match end {
+            EmbeddingEnd::Done { values, .. } => Outcome::Done(values),
+            EmbeddingEnd::Cancelled => Outcome::Cancelled,
+            EmbeddingEnd::Failed(error) => Outcome::Failed(error),
+        });
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
 }
 
 fn prepare(app: &App, model: &ServedModel, body: &Body) -> Result<Wanted, ApiError> {
