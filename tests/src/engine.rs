@@ -3,9 +3,9 @@
 use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::{CpuBackend, CpuConfig, KernelSet};
 use odmoe_convert::{ConvertOptions, NoProgress, WeightFormat, convert, open_source, open_store};
-use odmoe_engine::{ClientId,
-    EngineConfig, EngineEvent, EngineHandle, EngineObserver, EngineParts, PositionLogprobs,
-    Request, SamplingParams, TokenEvent, TokenSink,
+use odmoe_engine::{
+    ClientId, EngineConfig, EngineEvent, EngineHandle, EngineObserver, EngineParts,
+    PositionLogprobs, Request, SamplingParams, TokenEvent, TokenSink,
 };
 use odmoe_expert_store::{FileReader, StoreConfig};
 use odmoe_formats::ByteCount;
