@@ -311,7 +311,7 @@ fn a_models_template_has_no_way_out_and_no_endless_way() {
     for source in [
         "{% for a in range(100000) %}{% for b in range(100000) %}{{ b }}{% endfor %}{% endfor %}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-"{% for a in range(100000) %}{{ 'a' * 1000 }}{% endfor %}",
+        "{% for a in range(100000) %}{{ 'a' * 1000 }}{% endfor %}",
     ] {
         let error = render(source).unwrap_err();
         assert!(
