@@ -54,10 +54,7 @@ impl Traces {
     /// To a collector such as `http://127.0.0.1:4318`.
     pub fn to(collector: &str) -> Result<Self, TracesError> {
         let base = collector.trim().trim_end_matches('/');
-        if !base
-            .strip_prefix("http://")
-            .is_some_and(|host| !host.is_empty())
-        {
+        if base.strip_prefix("http://").is_none_or(str::is_empty) {
             return Err(TracesError::Address(collector.to_owned()));
         }
         let agent = ureq::Agent::config_builder()
