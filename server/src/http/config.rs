@@ -1,6 +1,8 @@
 //! What the HTTP surface is told at start, and its limits.
 
+use crate::grammars;
 use odmoe_openapi::PROMPTS_MAX;
+use odmoe_text::grammar;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -147,6 +149,15 @@ impl Limits {
                 format!("{}, of {} parts each", self.messages, self.content_parts),
             ),
             ("`tools`, `tool_calls` of a message", self.tools.to_string()),
+            (
+                "schemas and grammars",
+                format!(
+                    "{} bytes, {} levels, {:?} to compile",
+                    grammar::SOURCE_BYTES,
+                    grammar::DEPTH,
+                    grammars::TIME_LIMIT
+                ),
+            ),
             (
                 "`chat_template_kwargs`",
                 self.template_variables.to_string(),
