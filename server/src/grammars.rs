@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Waiting for a thread and compiling, together.
-const TIME_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// Grammars that compile at once. One that outlives its request keeps its place until it ends, by its fuel.
 const COMPILING_MAX: usize = 2;
 /// The library's work is recursive where grammars are.
@@ -61,7 +61,7 @@ impl Grammars {
         }))
     }
 
-    /// Compiles a grammar, or finds it. Blocks for [`TIME_LIMIT`] at most.
+    /// Compiles a grammar, or finds it. Blocks for 5 seconds at most.
     pub fn obtain(&self, grammar: AnswerGrammar) -> Result<Arc<dyn TokenRules>, ObtainError> {
         let key = format!("{grammar:?}");
         if let Some(kept) = lock(&self.0.kept).get(&key) {

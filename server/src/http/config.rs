@@ -1,8 +1,10 @@
 //! What the HTTP surface is told at start, and its limits.
 
 use super::keys::{ApiKey, KeyLimits, SecretDigest};
+use crate::grammars;
 use crate::traces::Traces;
 use odmoe_openapi::{EMBEDDING_INPUTS_MAX, PROMPTS_MAX};
+use odmoe_text::grammar;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -214,6 +216,15 @@ impl Limits {
                 format!("{}, of {} parts each", self.messages, self.content_parts),
             ),
             ("`tools`, `tool_calls` of a message", self.tools.to_string()),
+            (
+                "schemas and grammars",
+                format!(
+                    "{} bytes, {} levels, {:?} to compile",
+                    grammar::SOURCE_BYTES,
+                    grammar::DEPTH,
+                    grammars::TIME_LIMIT
+                ),
+            ),
             (
                 "`chat_template_kwargs`",
                 self.template_variables.to_string(),

@@ -11,6 +11,7 @@ mod source;
 mod tests;
 mod vocabulary;
 
+pub use limits::{DEPTH, SOURCE_BYTES};
 pub use source::{AnswerGrammar, GrammarBody};
 
 use crate::Tokenizer;

@@ -139,7 +139,10 @@ fn word(
         extra,
         ..RenderOptions::default()
     };
-    let messages = messages::for_template(request.messages, limits)?;
+    let mut messages = messages::for_template(request.messages, limits)?;
+    if let Some(CallFormat::Mistral { .. }) = template.output_format().calls {
+        messages::shorten_ids(&mut messages);
+    }
     let prompt = template
         .render(&messages, &options)
         .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
