@@ -1,8 +1,9 @@
 //! The handle that everybody else holds.
 
 use crate::api::{
-    EngineConfig, EngineGauges, EngineParts, LoadProgress, MemoryPlan, Request, RequestId,
-    SamplingParams, StartError, SubmitError, TokenSink,
+    ClientId, EmbeddingRequest, EmbeddingSink, EngineConfig, EngineGauges, EngineParts,
+    LoadProgress, MemoryPlan, Request, RequestId, SamplingParams, StartError, SubmitError,
+    TokenSink,
 };
 use crate::memory;
 use crate::start;
@@ -62,13 +63,24 @@ impl EngineHandle {
         sink: Box<dyn TokenSink>,
     ) -> Result<RequestId, SubmitError> {
         let request = Request {
+            client: ClientId::default(),
             prompt,
             sampling: SamplingParams::default(),
             max_new_tokens: u32::try_from(continuation.len()).unwrap_or(u32::MAX),
             stop_token_ids: Vec::new(),
             logprobs: Some(top),
+            rules: None,
         };
         self.running.shared.score(request, continuation, sink)
+    }
+
+    /// Queues a text whose embedding is wanted. Its sink gets exactly one end. Never blocks.
+    pub fn embed(
+        &self,
+        request: EmbeddingRequest,
+        sink: Box<dyn EmbeddingSink>,
+    ) -> Result<RequestId, SubmitError> {
+        self.running.shared.embed(request, sink)
     }
 
     /// Ends a request wherever it is, within a step; ended or unknown ids are ignored.

@@ -11,8 +11,8 @@ use odmoe_formats::model_config::ModelConfig;
 
 /// What no shape says: the program and its libraries (about 30 MiB mapped and touched), stacks and allocator arenas
 /// of a dozen threads (16 MiB), a tokenizer of 150 000 entries (about 64 MiB in the `tokenizers` crate), request
-/// texts and connection buffers (10 MiB).
-const FIXED_OVERHEAD: ByteCount = ByteCount(120 << 20);
+/// texts and connection buffers (10 MiB), embeddings until they are sent (16 MiB), responses kept for later (8 MiB).
+const FIXED_OVERHEAD: ByteCount = ByteCount(144 << 20);
 
 /// Buffers of the prefill and the decode lane.
 ///

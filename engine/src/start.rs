@@ -57,6 +57,7 @@ pub fn start(
         kv,
         catalog,
         vocab: limits.vocab,
+        hidden: manifest.config.hidden_size as usize,
         predict_top: memory::predict_top(&manifest.config, &parts.config),
         observer: parts.observer.clone(),
     };

@@ -5,10 +5,11 @@
 mod support;
 
 use odmoe_backend::KvFormat;
+use odmoe_engine::Pooling;
 use odmoe_formats::manifest::FileIndex;
 use odmoe_formats::model_config::ModelConfig;
 use odmoe_formats::{BlockFormat, ExpertKey};
-use support::engine::{Setup, greedy, setups};
+use support::engine::{Setup, TestEngine, greedy, setups};
 use support::families::families;
 use support::model::{Random, TestModel, random_model, small_config};
 
@@ -237,8 +238,8 @@ impl Reference<'_> {
         }
     }
 
-    /// Natural-log probabilities of the token after `tokens`.
-    fn logprobs(&self, tokens: &[u32]) -> Vec<f64> {
+    /// What the output head sees of each token.
+    fn states(&self, tokens: &[u32]) -> Vec<Vec<f64>> {
         let embedding = self.resident("embed_tokens");
         let mut hidden: Vec<_> = tokens
             .iter()
@@ -248,12 +249,17 @@ impl Reference<'_> {
             self.attention(layer, &mut hidden);
             self.feed_forward(layer, &mut hidden);
         }
-        let head = if self.config.tie_word_embeddings {
-            embedding
-        } else {
-            self.resident("lm_head")
+        let norm = self.resident("norm");
+        hidden.iter().map(|x| self.norm(x, &norm)).collect()
+    }
+
+    /// Natural-log probabilities of the token after those of `states`.
+    fn logprobs(&self, states: &[Vec<f64>]) -> Vec<f64> {
+        let head = match self.config.tie_word_embeddings {
+            true => self.resident("embed_tokens"),
+            false => self.resident("lm_head"),
         };
-        let logits = head.times(&self.norm(hidden.last().unwrap(), &self.resident("norm")));
+        let logits = head.times(states.last().unwrap());
         softmax(&logits).into_iter().map(f64::ln).collect()
     }
 }
@@ -270,14 +276,15 @@ fn check_on(mut setup: Setup, model: &TestModel) {
     setup.config.prefill_chunk_tokens = 5;
     let mut request = greedy(Random(SEED).tokens(13, 199), 4);
     request.logprobs = Some(8);
-    let answer = setup.start().answer(request.clone());
+    let engine = setup.start();
+    let answer = engine.answer(request.clone());
     let reference = Reference {
         model,
         config: &model.manifest.config,
     };
     let mut tokens = request.prompt;
     for (token, position) in answer.tokens.iter().zip(&answer.logprobs) {
-        let expected = reference.logprobs(&tokens);
+        let expected = reference.logprobs(&reference.states(&tokens));
         for found in &position.as_ref().unwrap().top {
             let expected = expected[found.token as usize];
             let error = (f64::from(found.logprob) - expected).abs();
@@ -294,6 +301,29 @@ fn check_on(mut setup: Setup, model: &TestModel) {
         tokens.push(*token);
     }
     assert_eq!(answer.tokens.len(), 4);
+    check_embeddings(&engine, &reference, &tokens);
+}
+
+fn check_embeddings(engine: &TestEngine, reference: &Reference, tokens: &[u32]) {
+    let states = reference.states(tokens);
+    let mut mean = vec![0.0; states[0].len()];
+    for state in &states {
+        add(&mut mean, state, 1.0 / states.len() as f64);
+    }
+    for (pooling, expected) in [
+        (Pooling::Mean, &mean),
+        (Pooling::Last, &states[states.len() - 1]),
+    ] {
+        let found = engine.embedding(tokens, pooling);
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            let error = (f64::from(*found) - expected).abs();
+            assert!(
+                error < TOLERANCE,
+                "seed {SEED}, {pooling:?}: {found} where {expected} was expected"
+            );
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`.
 
-use crate::{FinishReason, SamplingFields, StreamOptions, Usage};
+use crate::{FinishReason, SamplingFields, StreamOptions, StructuredFields, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -28,15 +28,21 @@ pub struct ChatCompletionRequest {
     /// And of this many of the most likely ones, 0 to 20. Only with `logprobs`.
     #[schema(maximum = 20)]
     pub top_logprobs: Option<u32>,
-    /// Only `{"type": "text"}` is supported.
+    /// `{"type": "text"}`, `{"type": "json_object"}`, or `{"type": "json_schema", "json_schema": {"schema": …}}`, which is
+    /// always strict. A model that thinks does so before.
     #[schema(value_type = Option<Object>)]
     pub response_format: Option<Value>,
-    /// Shown to the model by its template; its calls come back as text.
+    /// Functions that the model may call, at most 256. Its template shows them to it.
     #[schema(value_type = Option<Vec<Object>>)]
     pub tools: Option<Vec<Value>>,
-    /// `auto` or `none`; forcing a call is not supported.
-    #[schema(value_type = Option<Object>)]
+    /// `auto`, `none`, `required`, or `{"type": "function", "function": {"name": …}}`.
+    #[schema(value_type = Option<ToolChoiceSchema>)]
     pub tool_choice: Option<Value>,
+    /// Whether one answer may call several functions; true when absent.
+    pub parallel_tool_calls: Option<bool>,
+    /// How much to think: `none`, `minimal`, `low`, `medium`, `high` or `xhigh`; templates that know no degrees can only
+    /// turn thinking off.
+    pub reasoning_effort: Option<String>,
     /// Only `text` is supported.
     pub modalities: Option<Vec<String>>,
     /// Variables of the model's template, such as `enable_thinking`. Not in OpenAI's API.
@@ -45,6 +51,20 @@ pub struct ChatCompletionRequest {
     /// How tokens are chosen.
     #[serde(flatten, skip_deserializing)]
     pub sampling: SamplingFields,
+    /// What the answer must be.
+    #[serde(flatten, skip_deserializing)]
+    pub structured: StructuredFields,
+}
+
+/// How far the model may choose among tools. Only for the document: the server reads it leniently.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum ToolChoiceSchema {
+    /// `auto`, `none` or `required`.
+    Mode(String),
+    /// One function.
+    #[schema(value_type = Object)]
+    Function(Value),
 }
 
 /// One message of a conversation.
@@ -124,10 +144,63 @@ pub struct AssistantMessage {
     /// Always `assistant`.
     #[schema(example = "assistant")]
     pub role: String,
-    /// The text.
-    pub content: String,
+    /// The text; null where the assistant only calls tools.
+    pub content: Option<String>,
+    /// What the assistant thought, where the model shows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// What the assistant calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
     /// Always null.
     pub refusal: Option<String>,
+}
+
+/// A call of a tool.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct ToolCall {
+    /// `call_…`; the tool's answer names it.
+    pub id: String,
+    /// Always `function`.
+    #[serde(rename = "type")]
+    #[schema(example = "function")]
+    pub kind: String,
+    /// Which function, and with what.
+    pub function: FunctionCall,
+}
+
+/// A function with its arguments.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct FunctionCall {
+    /// Its name.
+    pub name: String,
+    /// The text of a JSON object.
+    pub arguments: String,
+}
+
+/// What a chunk adds to one call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct ToolCallDelta {
+    /// Which call, from 0.
+    pub index: u32,
+    /// In the first piece only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`, in the first piece only.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Which function, and with what.
+    pub function: FunctionCallDelta,
+}
+
+/// A function, and more of its arguments.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct FunctionCallDelta {
+    /// In the first piece only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// All pieces, joined, are the text of a JSON object.
+    pub arguments: String,
 }
 
 /// A piece of a streamed answer.
@@ -173,6 +246,12 @@ pub struct ChatDelta {
     /// Text; empty in the first piece only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// What the assistant thinks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// What the assistant calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
 }
 
 /// Logprobs of an answer or a piece of it.

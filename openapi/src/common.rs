@@ -1,6 +1,7 @@
 //! What both completion endpoints share.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -71,6 +72,29 @@ pub struct SamplingFields {
     pub logit_bias: Option<BTreeMap<String, f32>>,
 }
 
+/// What the answer must be, by the names that other servers have for it; `response_format` says it as OpenAI does. At most
+/// one of them all. A schema or grammar may have 65536 bytes and 32 levels.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct StructuredFields {
+    /// An object with one of `json`, `regex`, `choice`, `grammar`, `json_object`, as vLLM has it. Not in OpenAI's API.
+    #[schema(value_type = Option<Object>)]
+    pub structured_outputs: Option<Value>,
+    /// A JSON schema. Not in OpenAI's API.
+    #[schema(value_type = Option<Object>)]
+    pub guided_json: Option<Value>,
+    /// A regular expression for the whole answer. Not in OpenAI's API.
+    pub guided_regex: Option<String>,
+    /// Texts of which the answer is one. Not in OpenAI's API.
+    pub guided_choice: Option<Vec<String>>,
+    /// A grammar in llguidance's variant of Lark. Not in OpenAI's API.
+    pub guided_grammar: Option<String>,
+    /// The same, or `{"type": "lark", "regex" or "json_schema", "value": …}`. Not in OpenAI's API.
+    #[schema(value_type = Option<Object>)]
+    pub grammar: Option<Value>,
+    /// As `guided_regex`. Not in OpenAI's API.
+    pub regex: Option<String>,
+}
+
 /// Token counts of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 pub struct Usage {
@@ -101,4 +125,6 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens`, or the context is full.
     Length,
+    /// The model called tools.
+    ToolCalls,
 }

@@ -1,6 +1,6 @@
 //! `POST /v1/completions`.
 
-use crate::{FinishReason, Prompt, SamplingFields, StreamOptions, Usage};
+use crate::{FinishReason, Prompt, SamplingFields, StreamOptions, StructuredFields, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -13,8 +13,8 @@ pub struct CompletionRequest {
     pub model: Option<String>,
     /// What to continue.
     pub prompt: Option<Prompt>,
-    /// At most this many new tokens for each answer; 16 when absent.
-    #[schema(minimum = 1)]
+    /// At most this many new tokens for each answer; 16 when absent. 0 only with `echo`.
+    #[schema(minimum = 0)]
     pub max_tokens: Option<u32>,
     /// Whether to send the answer as it is made.
     pub stream: Option<bool>,
@@ -23,19 +23,22 @@ pub struct CompletionRequest {
     /// Logprobs of the chosen tokens, and of this many of the most likely ones, 0 to 20.
     #[schema(maximum = 20)]
     pub logprobs: Option<u32>,
-    /// Not supported when true.
+    /// Whether the answer begins with the prompt; with `logprobs`, the prompt's tokens are scored too, one after another.
     pub echo: Option<bool>,
     /// Not supported when above `n`.
     #[schema(minimum = 1)]
     pub best_of: Option<u32>,
     /// Not supported unless empty.
     pub suffix: Option<String>,
-    /// Only `{"type": "text"}` is supported.
+    /// As in a chat.
     #[schema(value_type = Option<Object>)]
     pub response_format: Option<Value>,
     /// How tokens are chosen.
     #[serde(flatten, skip_deserializing)]
     pub sampling: SamplingFields,
+    /// What the answer must be.
+    #[serde(flatten, skip_deserializing)]
+    pub structured: StructuredFields,
 }
 
 /// A whole answer, or a piece of one when streamed.
@@ -77,10 +80,10 @@ pub struct CompletionChoice {
 pub struct CompletionLogprobs {
     /// The tokens' text; `bytes:\x..` where a token is a part of a character.
     pub tokens: Vec<String>,
-    /// Their logprobs.
-    pub token_logprobs: Vec<f32>,
-    /// From text to logprob, of the most likely tokens and the chosen one.
-    pub top_logprobs: Vec<BTreeMap<String, f32>>,
+    /// Their logprobs; null for the first token of a prompt.
+    pub token_logprobs: Vec<Option<f32>>,
+    /// From text to logprob, of the most likely tokens and the chosen one; null for the first token of a prompt.
+    pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
     /// Where each token begins in the answer, in characters.
     pub text_offset: Vec<u64>,
 }

@@ -8,13 +8,23 @@
 mod chat;
 mod common;
 mod completions;
+mod embeddings;
 mod error;
+mod messages;
 mod prompt;
+mod response_events;
+mod responses;
 mod service;
+mod tokens;
 
 pub use chat::*;
 pub use common::*;
 pub use completions::*;
+pub use embeddings::*;
 pub use error::*;
+pub use messages::*;
 pub use prompt::*;
+pub use response_events::*;
+pub use responses::*;
 pub use service::*;
+pub use tokens::*;

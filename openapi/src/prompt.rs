@@ -28,11 +28,25 @@ pub enum Prompt {
 
 impl<'de> Deserialize<'de> for Prompt {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(PromptVisitor)
+        deserializer.deserialize_any(PromptVisitor { most: PROMPTS_MAX })
     }
 }
 
-struct PromptVisitor;
+impl Prompt {
+    /// How many.
+    pub fn prompts(&self) -> usize {
+        match self {
+            Self::Text(_) | Self::Tokens(_) => 1,
+            Self::Texts(texts) => texts.len(),
+            Self::TokenLists(lists) => lists.len(),
+        }
+    }
+}
+
+/// Reads a [`Prompt`], of whose list it keeps at most one more than `most`.
+pub(crate) struct PromptVisitor {
+    pub(crate) most: usize,
+}
 
 impl<'de> Visitor<'de> for PromptVisitor {
     type Value = Prompt;
@@ -55,8 +69,8 @@ impl<'de> Visitor<'de> for PromptVisitor {
         Ok(match items.next_element()? {
             None => Prompt::Tokens(Vec::new()),
             Some(Item::Token(first)) => Prompt::Tokens(rest(first, items, usize::MAX)?),
-            Some(Item::Text(first)) => Prompt::Texts(rest(first, items, PROMPTS_MAX + 1)?),
-            Some(Item::Tokens(first)) => Prompt::TokenLists(rest(first, items, PROMPTS_MAX + 1)?),
+            Some(Item::Text(first)) => Prompt::Texts(rest(first, items, self.most + 1)?),
+            Some(Item::Tokens(first)) => Prompt::TokenLists(rest(first, items, self.most + 1)?),
         })
     }
 }

@@ -27,6 +27,11 @@ pub struct Model {
     pub owned_by: String,
     /// Prompt and answer together, in tokens.
     pub max_model_len: u64,
+    /// The same, as other servers call it.
+    pub context_length: u64,
+    /// As `GET /ready` says it.
+    #[schema(example = "ready")]
+    pub status: String,
 }
 
 /// `GET /health`: the process answers.
@@ -64,4 +69,37 @@ pub struct LoadingProgress {
     /// Why loading failed, if it did; the stream then ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// `GET /admin/cache`: what the caches may hold and what they hold.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct CacheReport {
+    /// The served model.
+    pub model: String,
+    /// All slots of the expert cache: its budget.
+    pub capacity_bytes: u64,
+    /// Verified experts in it.
+    pub resident_bytes: u64,
+    /// Of these, held in place by running work.
+    pub pinned_bytes: u64,
+    /// Reads under way.
+    pub reads_in_flight: u64,
+    /// Reads that wait for a reader or a slot.
+    pub reads_queued: u64,
+    /// Readers inside a read that timed out and has not returned.
+    pub readers_stuck: u64,
+    /// What storage said last, if it fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_error: Option<String>,
+    /// The KV cache.
+    pub kv: KvCacheReport,
+}
+
+/// The KV cache's part of [`CacheReport`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct KvCacheReport {
+    /// Blocks in all.
+    pub blocks: u64,
+    /// Blocks in use.
+    pub blocks_used: u64,
 }

@@ -1,5 +1,6 @@
 //! The command line: one definition of every option, and what each command does.
 
+mod access;
 mod answers;
 pub mod args;
 mod bench;

@@ -4,8 +4,10 @@
 //! file are the same name. Flags win over the environment, the environment over the file.
 
 pub mod file;
+pub mod keys;
 mod quantity;
 
 pub use quantity::{
-    ByteSize, ExpertCacheSize, KvCacheSize, QuantityError, Seconds, parse_kernels, parse_kv_format,
+    ByteSize, ExpertCacheSize, KvCacheSize, Patience, QuantityError, Seconds, parse_kernels,
+    parse_kv_format,
 };

@@ -6,7 +6,9 @@
 pub mod cli;
 pub mod config;
 pub mod embedded;
+pub mod grammars;
 pub mod http;
 pub mod metrics;
 pub mod model;
 pub mod state;
+pub mod traces;

@@ -125,6 +125,27 @@ impl MetricsHandle {
         seconds.record(duration.as_secs_f64());
     }
 
+    /// Counts a request that one of its caller's limits stood against.
+    pub(crate) fn count_limited(&self, limit: &str) {
+        let labels = [("limit", limit)];
+        let counter = self
+            .inner
+            .registry
+            .counter("odmoe_requests_limited_total", &labels);
+        counter.increment(1);
+    }
+
+    /// What the HTTP surface holds, at a scrape.
+    pub(crate) fn set_service_gauges(&self, in_flight: usize, unsent_bytes: usize, tasks: usize) {
+        for (name, value) in [
+            ("odmoe_requests_in_flight", in_flight),
+            ("odmoe_unsent_answer_bytes", unsent_bytes),
+            ("odmoe_runtime_tasks", tasks),
+        ] {
+            self.inner.registry.gauge(name, &[]).set(value as f64);
+        }
+    }
+
     fn http_series(&self, handler: &str, method: &str, status: u16) -> (Counter, Histogram) {
         let status = status.to_string();
         let labels = [

@@ -1,5 +1,6 @@
 //! What opening a model hands to the routes: the served model, and how far its loading is.
 
+use crate::grammars::Grammars;
 use crate::http::Generator;
 use odmoe_formats::ByteCount;
 use odmoe_text::{ChatTemplate, Tokenizer};
@@ -41,6 +42,10 @@ pub struct ServedModel {
     pub capacity_answers: usize,
     /// Rows of the output head: token ids are below it.
     pub vocabulary: usize,
+    /// Numbers of an embedding.
+    pub embedding_width: usize,
+    /// Grammars of its answers.
+    pub grammars: Grammars,
     /// When it was opened.
     pub created_unix_s: u64,
 }

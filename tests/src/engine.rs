@@ -4,8 +4,8 @@ use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::{CpuBackend, CpuConfig, KernelSet};
 use odmoe_convert::{ConvertOptions, NoProgress, WeightFormat, convert, open_source, open_store};
 use odmoe_engine::{
-    EngineConfig, EngineEvent, EngineHandle, EngineObserver, EngineParts, PositionLogprobs,
-    Request, SamplingParams, TokenEvent, TokenSink,
+    ClientId, EngineConfig, EngineEvent, EngineHandle, EngineObserver, EngineParts,
+    PositionLogprobs, Request, SamplingParams, TokenEvent, TokenSink,
 };
 use odmoe_expert_store::{FileReader, StoreConfig};
 use odmoe_formats::ByteCount;
@@ -108,6 +108,7 @@ impl TestEngine {
     pub fn begin(&self, prompt: &[u32], tokens: u32) -> Scoring {
         let (sender, events) = channel();
         let request = Request {
+            client: ClientId::default(),
             prompt: prompt.to_vec(),
             sampling: SamplingParams {
                 temperature: 0.0,
@@ -116,6 +117,7 @@ impl TestEngine {
             max_new_tokens: tokens,
             stop_token_ids: Vec::new(),
             logprobs: Some(1),
+            rules: None,
         };
         self.handle
             .submit(request, Box::new(Sink(sender)))

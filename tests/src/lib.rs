@@ -15,6 +15,7 @@ pub mod memory_sum;
 pub mod metrics;
 pub mod models;
 pub mod process;
+pub mod requests;
 pub mod routing;
 pub mod server;
 pub mod sse;

@@ -10,6 +10,8 @@ use crate::Tokenizer;
 pub struct IncrementalDetokenizer {
     tokenizer: Tokenizer,
     skip_special_tokens: bool,
+    /// Special tokens whose text is shown all the same.
+    shown: Vec<u32>,
     /// Bytes that may still become a character.
     pending: Vec<u8>,
     /// Spaces still to be taken from the start of the text.
@@ -23,14 +25,22 @@ impl IncrementalDetokenizer {
         Self {
             tokenizer,
             skip_special_tokens,
+            shown: Vec::new(),
             pending: Vec::new(),
             spaces_to_strip,
         }
     }
 
+    /// Shows these special tokens, though others are skipped.
+    #[must_use]
+    pub fn showing(mut self, special: Vec<u32>) -> Self {
+        self.shown = special;
+        self
+    }
+
     /// The text that this token completes; may be empty.
     pub fn push(&mut self, id: u32) -> String {
-        if self.skip_special_tokens && self.tokenizer.is_special(id) {
+        if self.skip_special_tokens && self.tokenizer.is_special(id) && !self.shown.contains(&id) {
             return String::new();
         }
         let mut bytes = self.tokenizer.token_slice(id);

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod detokenize;
+pub mod grammar;
+pub mod output;
 mod python;
 mod stop;
 mod surface;

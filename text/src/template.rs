@@ -3,6 +3,7 @@
 //! Work, output and depth are bounded. What a template builds in memory before it writes is bounded by its work alone, so
 //! templates come with a model and never with a request.
 
+use crate::output::OutputFormat;
 use crate::python::{JsonStyle, dumps, strftime};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
@@ -48,6 +49,7 @@ pub enum TemplateError {
 pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
     special_tokens: Arc<BTreeMap<String, String>>,
+    output: OutputFormat,
 }
 
 /// What a rendering depends on beside the messages.
@@ -81,7 +83,13 @@ impl ChatTemplate {
         Ok(Self {
             environment: Arc::new(environment),
             special_tokens: Arc::new(special_tokens.clone()),
+            output: OutputFormat::of_template(source),
         })
+    }
+
+    /// How answers are worded by models that are prompted so; without tools.
+    pub fn output_format(&self) -> &OutputFormat {
+        &self.output
     }
 
     /// The prompt of a conversation.

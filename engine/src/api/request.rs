@@ -1,11 +1,17 @@
 //! A request, what its sink receives, and how it ends.
 
+use crate::api::constraint::{ConstraintError, TokenRules};
 use odmoe_expert_store::LoadError;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Names a request for cancelling. Given out by the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
+
+/// On whose behalf a request is made: what waits is admitted so that clients are served evenly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(pub u32);
 
 /// How the next token is chosen. The order of the steps is that of the fields from `logit_bias` on.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +58,8 @@ impl Default for SamplingParams {
 /// One sequence to generate.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// Whose it is.
+    pub client: ClientId,
     /// Prompt token ids; at least one, each below the vocabulary's size.
     pub prompt: Vec<u32>,
     /// How tokens are chosen.
@@ -62,6 +70,8 @@ pub struct Request {
     pub stop_token_ids: Vec<u32>,
     /// None: no logprobs. Some(n): the chosen token's, and the n most likely tokens'.
     pub logprobs: Option<u32>,
+    /// What tokens the answer may have; None: any. Applied before everything else, so logprobs are of what is allowed.
+    pub rules: Option<Arc<dyn TokenRules>>,
 }
 
 /// A token with its natural-log probability under the model (after penalties and bias, before temperature).
@@ -99,6 +109,9 @@ pub enum RequestError {
     /// An expert could not be loaded.
     #[error("expert_unavailable: {0}")]
     ExpertUnavailable(LoadError),
+    /// The rules for its tokens could not be followed any further.
+    #[error("the constraint of the answer cannot be followed: {0}")]
+    Constraint(#[from] ConstraintError),
     /// The backend failed; the engine is stopping.
     #[error("backend failure: {0}")]
     Backend(String),

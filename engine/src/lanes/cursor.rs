@@ -2,9 +2,10 @@
 
 use super::experts::{ExpertFailure, ExpertWork};
 use super::routing::{Demand, Prediction, RoutingBytes, RoutingReadBack};
-use super::{Model, Progress};
+use super::{Model, PassOutput, Progress};
 use crate::api::{EngineEvent, RequestId};
 use crate::model::pass::Pass;
+use crate::model::queue::Queue;
 use crate::model::scratch::Scratch;
 use crate::model::{FeedForward, Step};
 use crate::scheduler::LaneKind;
@@ -34,8 +35,35 @@ enum Phase {
     AwaitRouting(RoutingReadBack),
     /// Some of the chosen experts are not there yet.
     AwaitExperts(ExpertWork),
-    /// The logits are on their way to the host.
-    AwaitLogits(ReadBack),
+    /// What the pass is for is on its way to the host.
+    AwaitOutput(OutputReadBack),
+}
+
+/// Two read-backs, in this order on the stream.
+struct OutputReadBack {
+    logits: Option<ReadBack>,
+    states: Option<ReadBack>,
+    output: PassOutput,
+}
+
+impl OutputReadBack {
+    /// Both, once they are there.
+    fn take(&mut self, queue: &Queue) -> Result<Option<PassOutput>, BackendError> {
+        let parts = [
+            (&mut self.logits, &mut self.output.logits),
+            (&mut self.states, &mut self.output.states),
+        ];
+        for (ticket, bytes) in parts {
+            if let Some(pending) = ticket {
+                let Some(taken) = queue.take(pending)? else {
+                    return Ok(None);
+                };
+                *bytes = taken;
+                *ticket = None;
+            }
+        }
+        Ok(Some(std::mem::take(&mut self.output)))
+    }
 }
 
 impl Running {
@@ -79,8 +107,8 @@ impl Cursor<'_> {
             Phase::Attention => self.attend(),
             Phase::AwaitRouting(_) => self.take_routing(),
             Phase::AwaitExperts(_) => self.run_experts(failed),
-            Phase::AwaitLogits(logits) => match self.model.queue.take(logits)? {
-                Some(logits) => Ok(Progress::Finished(logits)),
+            Phase::AwaitOutput(pending) => match pending.take(&self.model.queue)? {
+                Some(output) => Ok(Progress::Finished(output)),
                 None => Ok(Progress::AwaitsDevice),
             },
         }
@@ -226,15 +254,36 @@ impl Cursor<'_> {
         if self.running.layer < self.model.family.layers() {
             return Ok(Progress::LayerDone);
         }
-        let mut live = self.running.pass.live_spans();
-        if live.all(|span| span.sample.is_none()) {
-            return Ok(Progress::Finished(Vec::new()));
+        let pass = &self.running.pass;
+        let is_sampled = pass.live_spans().any(|span| span.sample.is_some());
+        let is_pooled = pass.live_spans().any(|span| span.pooled.is_some());
+        let logits = is_sampled.then(|| self.read_logits()).transpose()?;
+        let states = (is_pooled && !pass.pooled_rows.is_empty())
+            .then(|| self.read_states())
+            .transpose()?;
+        if logits.is_none() && states.is_none() {
+            return Ok(Progress::Finished(PassOutput::default()));
         }
-        self.model.family.head(self.step())?;
-        let logits = &self.scratch.logits;
-        let bytes = self.running.pass.sampled_rows.len() * self.model.vocab * size_of::<f32>();
-        self.running.phase = Phase::AwaitLogits(self.model.queue.read_back(logits, 0..bytes)?);
+        self.running.phase = Phase::AwaitOutput(OutputReadBack {
+            logits,
+            states,
+            output: PassOutput::default(),
+        });
         Ok(Progress::LayerDone)
+    }
+
+    fn read_logits(&self) -> Result<ReadBack, BackendError> {
+        self.model.family.head(self.step())?;
+        let rows = self.running.pass.sampled_rows.len();
+        let bytes = rows * self.model.vocab * size_of::<f32>();
+        self.model.queue.read_back(&self.scratch.logits, 0..bytes)
+    }
+
+    fn read_states(&self) -> Result<ReadBack, BackendError> {
+        self.model.family.states(self.step())?;
+        let rows = self.running.pass.pooled_rows.len();
+        let bytes = rows * self.model.hidden * size_of::<f32>();
+        self.model.queue.read_back(&self.scratch.normed, 0..bytes)
     }
 }
 

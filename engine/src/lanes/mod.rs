@@ -32,6 +32,8 @@ pub struct Model {
     pub catalog: Arc<Catalog>,
     /// V.
     pub vocab: usize,
+    /// H.
+    pub hidden: usize,
     /// P; 0 predicts nothing.
     pub predict_top: usize,
     /// Who counts.
@@ -58,8 +60,17 @@ pub enum Progress {
     AwaitsDevice,
     /// Experts are being read.
     AwaitsExperts,
-    /// The pass is over; the logits [S, V] of its sampled rows, little-endian F32.
-    Finished(Vec<u8>),
+    /// The pass is over.
+    Finished(PassOutput),
+}
+
+/// What a pass was for, in little-endian F32. Empty where no live sequence wants it.
+#[derive(Debug, Default)]
+pub struct PassOutput {
+    /// [S, V] of its sampled rows.
+    pub logits: Vec<u8>,
+    /// [N, H] of its pooled rows, as the head sees them.
+    pub states: Vec<u8>,
 }
 
 /// One lane with its buffers, and the pass that is in it, if any.

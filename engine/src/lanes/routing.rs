@@ -150,7 +150,7 @@ mod tests {
             spans,
             preempted: vec![],
         };
-        Pass::new(&plan, 8)
+        Pass::new(&plan, 8, |_| None)
     }
 
     fn encode(choices: &[(u32, f32)]) -> Vec<u8> {

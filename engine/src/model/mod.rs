@@ -4,7 +4,8 @@
 //! every method enqueues ops and returns.
 //!
 //! Letters: T rows of a pass, H hidden size, V vocabulary, Q query heads, G key/value heads, D head width,
-//! E experts, K experts a token, P predicted experts a token, S rows that are sampled.
+//! E experts, K experts a token, P predicted experts a token, S rows that are sampled,
+//! N rows that are pooled.
 
 pub mod families;
 pub mod layers;
@@ -55,6 +56,8 @@ pub trait Family: Send {
     fn feed_forward(&self, layer: usize) -> FeedForward<'_>;
     /// scratch.logits [S, V] of the pass's sampled rows.
     fn head(&self, step: Step<'_>) -> Result<(), BackendError>;
+    /// scratch.normed [N, H] = what the head would see of the pass's pooled rows.
+    fn states(&self, step: Step<'_>) -> Result<(), BackendError>;
 
     /// The routed experts that follow attention in `layer`, if that layer exists and has any.
     fn routed(&self, layer: usize) -> Option<&RoutedLayer> {

@@ -1,6 +1,6 @@
 //! The rows of one lane pass.
 
-use crate::api::RequestId;
+use crate::api::{Pooling, RequestId};
 use crate::scheduler::{LanePlan, LaneSpan};
 use odmoe_backend::{AttentionSpan, KvPosition};
 use std::ops::Range;
@@ -14,8 +14,20 @@ pub struct PassSpan {
     pub rows: Range<usize>,
     /// Its place among the sampled rows, and the position of the token sampled there.
     pub sample: Option<(usize, usize)>,
+    /// What is wanted of its rows where they are part of a text to embed. Such rows are never sampled.
+    pub pooled: Option<PooledRows>,
     /// False once the sequence has ended: its rows are computed on but ask for no experts and are not sampled.
     pub live: bool,
+}
+
+/// The states of a text's tokens that are wanted.
+pub struct PooledRows {
+    /// Their places among the pass's pooled rows; may be none.
+    pub rows: Range<usize>,
+    /// Absolute position of the span's first token.
+    pub first_position: usize,
+    /// Whether the text ends here.
+    pub ends: bool,
 }
 
 /// The rows of a lane pass: consecutive spans of one sequence each, as ops want them.
@@ -32,27 +44,36 @@ pub struct Pass {
     pub attention: Arc<[AttentionSpan]>,
     /// The rows whose logits are wanted.
     pub sampled_rows: Arc<[u32]>,
+    /// The rows whose states are wanted.
+    pub pooled_rows: Arc<[u32]>,
     /// The sequences.
     pub spans: Vec<PassSpan>,
 }
 
 impl Pass {
-    /// Lays a plan's spans out one after another.
-    pub fn new(plan: &LanePlan, block_tokens: usize) -> Self {
-        let (mut spans, mut sampled_rows, mut first_row) = (Vec::new(), Vec::new(), 0);
+    /// Lays a plan's spans out one after another. `pooling` tells which sequences are texts to embed.
+    pub fn new(
+        plan: &LanePlan,
+        block_tokens: usize,
+        pooling: impl Fn(RequestId) -> Option<Pooling>,
+    ) -> Self {
+        let (mut spans, mut first_row) = (Vec::new(), 0);
+        let (mut sampled_rows, mut pooled_rows) = (Vec::new(), Vec::new());
         for span in &plan.spans {
             let rows = first_row..first_row + span.tokens.len();
             first_row = rows.end;
-            let sample = span
-                .samples
-                .then(|| (sampled_rows.len(), span.sample_position()));
-            if span.samples {
+            let pooling = pooling(span.id);
+            let pooled = pooling.map(|pooling| pool(pooling, span, &rows, &mut pooled_rows));
+            let is_sampled = span.samples && pooled.is_none();
+            let sample = is_sampled.then(|| (sampled_rows.len(), span.sample_position()));
+            if is_sampled {
                 sampled_rows.push((rows.end - 1) as u32);
             }
             spans.push(PassSpan {
                 id: span.id,
                 rows,
                 sample,
+                pooled,
                 live: true,
             });
         }
@@ -80,6 +101,7 @@ impl Pass {
                 .collect(),
             attention,
             sampled_rows: sampled_rows.into(),
+            pooled_rows: pooled_rows.into(),
             spans,
         }
     }
@@ -101,6 +123,27 @@ impl Pass {
     /// The sequences that still want this pass.
     pub fn live_spans(&self) -> impl Iterator<Item = &PassSpan> {
         self.spans.iter().filter(|span| span.live)
+    }
+}
+
+/// Adds the rows of a span whose states are wanted: all, or the text's last.
+fn pool(
+    pooling: Pooling,
+    span: &LaneSpan,
+    rows: &Range<usize>,
+    pooled_rows: &mut Vec<u32>,
+) -> PooledRows {
+    let first_place = pooled_rows.len();
+    let wanted = match pooling {
+        Pooling::Mean => rows.clone(),
+        Pooling::Last if span.samples => rows.end - 1..rows.end,
+        Pooling::Last => rows.end..rows.end,
+    };
+    pooled_rows.extend(wanted.map(|row| row as u32));
+    PooledRows {
+        rows: first_place..pooled_rows.len(),
+        first_position: span.first_position,
+        ends: span.samples,
     }
 }
 
@@ -146,7 +189,7 @@ mod tests {
             spans,
             preempted: vec![],
         };
-        let pass = Pass::new(&plan, 4);
+        let pass = Pass::new(&plan, 4, |_| None);
         assert_eq!(pass.tokens, 6);
         assert_eq!(*pass.ids, [10, 11, 12, 20, 30, 31]);
         assert_eq!(*pass.positions, [3, 4, 5, 0, 8, 9]);
@@ -168,6 +211,45 @@ mod tests {
     }
 
     #[test]
+    fn texts_to_embed_are_pooled_and_not_sampled() {
+        let spans = vec![
+            span(1, 3, &[10, 11], &[7, 2], true),
+            span(2, 2, &[20, 21], &[5], true),
+            span(3, 0, &[30, 31], &[1], false),
+            span(4, 0, &[40], &[3], false),
+        ];
+        let plan = LanePlan {
+            kind: LaneKind::Prefill,
+            spans,
+            preempted: vec![],
+        };
+        let pooling = |id| match id {
+            RequestId(2 | 3) => Some(Pooling::Last),
+            RequestId(4) => Some(Pooling::Mean),
+            _ => None,
+        };
+        let pass = Pass::new(&plan, 4, pooling);
+        assert_eq!(*pass.sampled_rows, [1]);
+        assert_eq!(*pass.pooled_rows, [3, 6]);
+        let pooled: Vec<_> = pass
+            .spans
+            .iter()
+            .map(|span| span.pooled.as_ref())
+            .map(|pooled| pooled.map(|p| (p.rows.clone(), p.first_position, p.ends)))
+            .collect();
+        assert_eq!(
+            pooled,
+            [
+                None,
+                Some((0..1, 2, true)),
+                Some((1..1, 0, false)),
+                Some((1..2, 0, false))
+            ]
+        );
+        assert!(pass.spans[1].sample.is_none());
+    }
+
+    #[test]
     fn a_pass_lives_as_long_as_one_sequence_wants_it() {
         let spans = vec![span(1, 0, &[1], &[0], true), span(2, 0, &[2], &[1], true)];
         let plan = LanePlan {
@@ -175,7 +257,7 @@ mod tests {
             spans,
             preempted: vec![],
         };
-        let mut pass = Pass::new(&plan, 4);
+        let mut pass = Pass::new(&plan, 4, |_| None);
         assert!(!pass.end(RequestId(9)));
         assert!(pass.end(RequestId(1)) && pass.is_live());
         assert_eq!(

@@ -63,13 +63,15 @@ impl ScratchShape {
         ByteCount(bytes.sum())
     }
 
-    /// Bytes of the host's copies while a pass is on its way: the logits of all sampled rows, the working copies of
-    /// the one row that is sampled (logits, and an order of tokens), choices as read back and as expert rows.
+    /// Bytes of the host's copies while a pass is on its way: the logits of all sampled rows, the states of all rows if
+    /// they are pooled, the working copies of the one row that is sampled (logits, and an order of tokens), choices as
+    /// read back and as expert rows.
     pub fn host_bytes(&self) -> ByteCount {
         let logits = self.sampled_rows * self.vocab * F32_BYTES;
+        let states = self.rows * self.hidden * F32_BYTES;
         let sampling = 4 * self.vocab * F32_BYTES;
         let routing = self.rows * (2 * self.top_k + self.predict_top) * Choice::BYTES;
-        ByteCount((logits + sampling + routing) as u64)
+        ByteCount((logits + states + sampling + routing) as u64)
     }
 
     /// Bytes of each buffer, in the order of [`Scratch`]'s fields.
@@ -102,7 +104,7 @@ impl ScratchShape {
 pub struct Scratch {
     /// The residual stream, [T, H].
     pub hidden: Buffer,
-    /// The normed input of a half layer, [T, H].
+    /// The normed input of a half layer, and after the last one the pooled rows, [T, H].
     pub normed: Buffer,
     /// What a half layer adds to the residual stream, [T, H].
     pub projected: Buffer,

@@ -1,11 +1,13 @@
 //! From logits to a token.
 //!
-//! The order of the steps is that of [`SamplingParams`]: logit bias, repetition penalty, presence and frequency
+//! A mask comes first, if there is one: what it leaves out does not exist. The order of the other steps is that of
+//! [`SamplingParams`]: logit bias, repetition penalty, presence and frequency
 //! penalties; here logprobs are taken; then temperature, top-k, top-p, min-p, and the draw. Equal logits are ordered
 //! by ascending token. A result is a function of logits, parameters, the tokens so far and the position: sums have a
 //! fixed order, and random numbers come from a counter, so that neither batching, nor preemption, nor the order of
 //! calls for other sequences can change a bit.
 
+mod allowed;
 mod draw;
 mod exp;
 mod logprobs;
@@ -15,7 +17,7 @@ mod rank;
 #[cfg(test)]
 mod tests;
 
-use crate::api::{PositionLogprobs, SamplingParams};
+use crate::api::{PositionLogprobs, SamplingParams, TokenMask};
 use penalties::Penalties;
 
 /// What [`SequenceSampler::next`] chose.
@@ -59,6 +61,32 @@ impl SequenceSampler {
     /// equally likely, and the most likely is token 0.
     pub fn next(&mut self, logits: &mut [f32], position: usize, logprobs: Option<u32>) -> Sampled {
         let best = self.prepare(logits);
+        self.choose(best, logits, position, logprobs)
+    }
+
+    /// As [`Self::next`], among the tokens of `mask`, of which there is at least one.
+    pub fn next_of(
+        &mut self,
+        mask: &TokenMask,
+        logits: &mut [f32],
+        position: usize,
+        logprobs: Option<u32>,
+    ) -> Sampled {
+        allowed::exclude(logits, mask);
+        let mut best = self.prepare(logits);
+        if !mask.contains(best) {
+            best = allowed::level(logits, mask);
+        }
+        self.choose(best, logits, position, logprobs)
+    }
+
+    fn choose(
+        &mut self,
+        best: u32,
+        logits: &mut [f32],
+        position: usize,
+        logprobs: Option<u32>,
+    ) -> Sampled {
         let token = if self.params.temperature > 0.0 {
             let uniform = philox::uniform(self.params.seed, self.params.choice, position);
             draw::draw(logits, logits[best as usize], &self.params, uniform)

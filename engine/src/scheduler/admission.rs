@@ -69,7 +69,8 @@ impl SchedulerConfig {
 }
 
 impl Scheduler {
-    /// Admits from the head of the queue, never past it, until the next prefill lane is full.
+    /// Admits from the head of the queue, never past it, until the next prefill lane is full. What was preempted comes
+    /// first, then whose client was served least.
     ///
     /// A request gets the blocks of all its tokens at once, so that prefill never stops for blocks. One more must be
     /// free, or what was admitted last would be preempted next; not where the request never needs it, or one that
@@ -83,15 +84,23 @@ impl Scheduler {
             .sum();
         while pending_tokens < self.config.prefill_chunk_tokens
             && self.running.len() < self.config.max_running
-            && let Some(head) = self.waiting.first_entry()
+            && let Some(age) = self
+                .put_back
+                .first()
+                .copied()
+                .or_else(|| self.shares.next())
         {
-            let sequence = head.get();
+            let sequence = &self.waiting[&age];
             let blocks = sequence.tokens.len().div_ceil(block_tokens);
             let most_blocks = sequence.most_positions().div_ceil(block_tokens);
             if self.pool.free() < most_blocks.min(blocks + 1) {
                 break;
             }
-            let (age, mut sequence) = head.remove_entry();
+            let mut sequence = self.waiting.remove(&age).expect("looked at just now");
+            if !self.put_back.remove(&age) {
+                let prompt_tokens = sequence.tokens.len();
+                self.shares.admit(sequence.client, age, prompt_tokens);
+            }
             let grown = sequence.table.grow_to(blocks, &mut self.pool);
             assert!(grown, "free blocks were counted wrongly");
             pending_tokens += sequence.prefill_tokens();

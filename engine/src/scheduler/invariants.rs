@@ -35,6 +35,17 @@ impl Scheduler {
                 sequence.id
             );
         }
+        assert!(
+            self.put_back
+                .iter()
+                .all(|age| self.waiting.contains_key(age)),
+            "put back and not waiting"
+        );
+        assert_eq!(
+            self.shares.queued() + self.put_back.len(),
+            self.waiting.len(),
+            "a request waits in no queue or in two"
+        );
         for sequence in self.waiting.values() {
             let fresh = sequence.needs == LaneKind::Prefill
                 && sequence.computed == 0

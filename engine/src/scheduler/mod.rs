@@ -3,12 +3,13 @@
 //! The engine asks for a lane ([`Scheduler::plan`]), runs it, and reports what came of it ([`Scheduler::complete`]
 //! or [`Scheduler::abort`]). At most one lane of each kind is out, and a sequence is in at most one of them.
 //!
-//! Order is by age throughout. Requests are admitted first come, first served, and get all blocks of their tokens at
-//! once, with one to spare; later blocks come one by one, and where none is left the youngest sequence outside lanes
-//! gives its up and is computed again when there is room. As a sequence takes blocks only from younger ones, the
-//! oldest always advances and nobody starves.
+//! Clients share what is admitted (`shares`), each client's requests in order of age. A request gets all blocks of its
+//! tokens at once, with one to spare; later blocks come one by one, and where none is left the youngest sequence outside
+//! lanes gives its up and is computed again when there is room, before anything new is admitted. Among what runs, order
+//! is by age throughout: as a sequence takes blocks only from younger ones, the oldest always advances and nobody
+//! starves.
 //!
-//! Work per plan is bounded by sequences that run, tokens planned and blocks that change hands.
+//! Work per plan is bounded by sequences that run, tokens planned, blocks that change hands, and clients that wait.
 
 mod admission;
 mod invariants;
@@ -16,16 +17,18 @@ mod lane;
 mod plan;
 mod preemption;
 mod sequence;
+mod shares;
 #[cfg(test)]
 mod tests;
 
 pub use plan::{LaneKind, LanePlan, LaneSpan, Removal, SchedulerConfig, SequenceTimings};
 
-use crate::api::{RequestId, SubmitError};
+use crate::api::{ClientId, RequestId, SubmitError};
 use crate::kv_cache::BlockPool;
 use lane::OutLanes;
 use sequence::{Age, Sequence};
-use std::collections::BTreeMap;
+use shares::Shares;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// See the module.
@@ -35,8 +38,11 @@ pub struct Scheduler {
     pool: BlockPool,
     next_age: u64,
     ages: BTreeMap<RequestId, Age>,
-    /// Without blocks. Preempted sequences are older than those that never ran, so they come first by themselves.
+    /// Without blocks.
     waiting: BTreeMap<Age, Sequence>,
+    /// Those of them that were preempted: they come before all that never ran.
+    put_back: BTreeSet<Age>,
+    shares: Shares,
     /// With blocks.
     running: BTreeMap<Age, Sequence>,
     lanes: OutLanes,
@@ -54,6 +60,8 @@ impl Scheduler {
             next_age: 0,
             ages: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            put_back: BTreeSet::new(),
+            shares: Shares::default(),
             running: BTreeMap::new(),
             lanes: OutLanes::default(),
             preempted: Vec::new(),
@@ -64,6 +72,7 @@ impl Scheduler {
     pub fn submit(
         &mut self,
         id: RequestId,
+        client: ClientId,
         prompt: Vec<u32>,
         max_new_tokens: u32,
         now: Instant,
@@ -76,8 +85,9 @@ impl Scheduler {
             self.ages.insert(id, age).is_none(),
             "{id:?} was submitted twice"
         );
-        self.waiting
-            .insert(age, Sequence::new(id, prompt, max_new_tokens as usize, now));
+        self.shares.enter(client, age);
+        let sequence = Sequence::new(id, client, prompt, max_new_tokens as usize, now);
+        self.waiting.insert(age, sequence);
         Ok(())
     }
 
@@ -126,6 +136,10 @@ impl Scheduler {
                 .samples
                 .then(|| tokens.remove(&sequence.id).expect("a span was not sampled"));
             sequence.advance(flight.tokens, token, now);
+            let client = sequence.client;
+            if token.is_some() {
+                self.shares.generated(client);
+            }
         }
         tokens.retain(|id, _| self.ages.contains_key(id));
         assert!(
@@ -153,7 +167,9 @@ impl Scheduler {
             sequence.removed = true;
             return Removal::InLane(kind);
         }
-        if self.waiting.remove(&age).is_some() {
+        if let Some(sequence) = self.waiting.remove(&age) {
+            self.put_back.remove(&age);
+            self.shares.leave(sequence.client, age);
             self.ages.remove(&id);
         } else {
             self.free(age);
@@ -224,6 +240,7 @@ impl Scheduler {
             .remove(&age)
             .expect("only what is running holds blocks");
         sequence.table.release(&mut self.pool);
+        self.shares.leave(sequence.client, age);
         self.ages.remove(&sequence.id);
     }
 }

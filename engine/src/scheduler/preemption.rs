@@ -52,6 +52,7 @@ impl Scheduler {
             .expect("only what is running is preempted");
         sequence.preempt(&mut self.pool);
         self.preempted.push(sequence.id);
+        self.put_back.insert(age);
         self.waiting.insert(age, sequence);
     }
 }

@@ -1,7 +1,7 @@
 //! One request as the scheduler sees it.
 
 use super::plan::{LaneKind, LaneSpan, SequenceTimings};
-use crate::api::RequestId;
+use crate::api::{ClientId, RequestId};
 use crate::kv_cache::{BlockPool, BlockTable};
 use std::time::Instant;
 
@@ -13,6 +13,8 @@ pub(super) struct Age(pub u64);
 #[derive(Debug)]
 pub(super) struct Sequence {
     pub id: RequestId,
+    /// Whose.
+    pub client: ClientId,
     /// Prompt and generated.
     pub tokens: Vec<u32>,
     prompt_tokens: usize,
@@ -29,9 +31,16 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    pub fn new(id: RequestId, prompt: Vec<u32>, max_new_tokens: usize, now: Instant) -> Self {
+    pub fn new(
+        id: RequestId,
+        client: ClientId,
+        prompt: Vec<u32>,
+        max_new_tokens: usize,
+        now: Instant,
+    ) -> Self {
         Self {
             id,
+            client,
             prompt_tokens: prompt.len(),
             tokens: prompt,
             max_new_tokens,

@@ -29,9 +29,19 @@ impl Bench {
     }
 
     fn submit(&mut self, id: u64, prompt_tokens: usize, max_new_tokens: u32) {
+        self.submit_of(0, id, prompt_tokens, max_new_tokens);
+    }
+
+    fn submit_of(&mut self, client: u32, id: u64, prompt_tokens: usize, max_new_tokens: u32) {
         let prompt = (0..prompt_tokens as u32).collect();
         self.scheduler
-            .submit(RequestId(id), prompt, max_new_tokens, self.now)
+            .submit(
+                RequestId(id),
+                ClientId(client),
+                prompt,
+                max_new_tokens,
+                self.now,
+            )
             .expect("accepted");
     }
 
@@ -209,7 +219,9 @@ fn what_can_never_fit_is_refused_with_both_numbers() {
         ..ROOMY
     });
     let now = bench.now;
-    let refused = bench.scheduler.submit(RequestId(1), vec![0; 10], 7, now);
+    let refused = bench
+        .scheduler
+        .submit(RequestId(1), ClientId(0), vec![0; 10], 7, now);
     assert_eq!(
         refused,
         Err(SubmitError::TooLong {
@@ -224,7 +236,7 @@ fn what_can_never_fit_is_refused_with_both_numbers() {
     });
     let refused = bench
         .scheduler
-        .submit(RequestId(1), vec![0; 1], u32::MAX, now);
+        .submit(RequestId(1), ClientId(0), vec![0; 1], u32::MAX, now);
     assert_eq!(
         refused,
         Err(SubmitError::TooLong {
@@ -234,11 +246,15 @@ fn what_can_never_fit_is_refused_with_both_numbers() {
         })
     );
     assert!(matches!(
-        bench.scheduler.submit(RequestId(1), vec![], 1, now),
+        bench
+            .scheduler
+            .submit(RequestId(1), ClientId(0), vec![], 1, now),
         Err(SubmitError::BadPrompt(_))
     ));
     assert!(matches!(
-        bench.scheduler.submit(RequestId(1), vec![1], 0, now),
+        bench
+            .scheduler
+            .submit(RequestId(1), ClientId(0), vec![1], 0, now),
         Err(SubmitError::BadPrompt(_))
     ));
     assert!(bench.scheduler.is_idle());
@@ -254,7 +270,9 @@ fn a_full_queue_says_so_with_both_numbers() {
     bench.submit(1, 1, 1);
     bench.submit(2, 1, 1);
     let now = bench.now;
-    let refused = bench.scheduler.submit(RequestId(3), vec![0], 1, now);
+    let refused = bench
+        .scheduler
+        .submit(RequestId(3), ClientId(0), vec![0], 1, now);
     assert_eq!(
         refused,
         Err(SubmitError::QueueFull {
@@ -284,6 +302,69 @@ fn nobody_overtakes_a_request_that_does_not_fit_yet() {
     bench.remove(1);
     bench.pass(Prefill, &[(2, 0, 8, true)]);
     bench.pass(Prefill, &[(3, 0, 1, true)]);
+}
+
+/// Runs one sequence at a time, each of one prompt token and one new one; returns the order.
+fn order_of_turns(bench: &mut Bench) -> Vec<u64> {
+    let mut order = Vec::new();
+    while let [(id, ..)] = bench.plan(Prefill)[..] {
+        bench.complete(Prefill, &[id]);
+        bench.remove(id);
+        order.push(id);
+    }
+    order
+}
+
+#[test]
+fn clients_take_turns_however_much_one_of_them_asks() {
+    let mut bench = Bench::new(SchedulerConfig {
+        max_running: 1,
+        ..ROOMY
+    });
+    for id in 1..=4 {
+        bench.submit_of(7, id, 1, 1);
+    }
+    bench.submit_of(8, 5, 1, 1);
+    bench.submit_of(8, 6, 1, 1);
+    bench.submit_of(9, 7, 1, 1);
+    assert_eq!(order_of_turns(&mut bench), [1, 5, 7, 2, 6, 3, 4]);
+}
+
+#[test]
+fn a_client_that_was_away_has_saved_nothing_up() {
+    let mut bench = Bench::new(SchedulerConfig {
+        max_running: 1,
+        ..ROOMY
+    });
+    for id in 1..=3 {
+        bench.submit_of(7, id, 1, 1);
+    }
+    assert_eq!(order_of_turns(&mut bench), [1, 2, 3]);
+    for id in 4..=6 {
+        bench.submit_of(7, id, 1, 1);
+    }
+    for id in 14..=16 {
+        bench.submit_of(8, id, 1, 1);
+    }
+    assert_eq!(order_of_turns(&mut bench), [14, 4, 15, 5, 16, 6]);
+}
+
+#[test]
+fn long_prompts_and_answers_count_for_what_they_are() {
+    let mut bench = Bench::new(SchedulerConfig {
+        max_running: 1,
+        ..ROOMY
+    });
+    bench.submit_of(7, 1, 8, 1);
+    bench.submit_of(7, 2, 1, 1);
+    for id in 3..=5 {
+        bench.submit_of(8, id, 1, 1);
+    }
+    assert_eq!(
+        order_of_turns(&mut bench),
+        [1, 3, 4, 2, 5],
+        "the first counts 16, each other 9"
+    );
 }
 
 #[test]

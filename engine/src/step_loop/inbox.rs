@@ -1,6 +1,9 @@
 //! What handles and the engine's thread share: the queue of commands, the doorbell, and the published gauges.
 
-use crate::api::{EngineGauges, Request, RequestId, SubmitError, TokenSink};
+use crate::api::{
+    EmbeddingRequest, EmbeddingSink, EngineGauges, Pooling, Request, RequestId, SamplingParams,
+    SubmitError, TokenConstraint, TokenSink,
+};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -24,12 +27,30 @@ pub struct Submission {
     pub id: RequestId,
     /// What is asked for.
     pub request: Request,
-    /// The tokens that the answer is to have, where it is scored and not generated; else empty.
-    pub continuation: Vec<u32>,
-    /// Where events go.
-    pub sink: Box<dyn TokenSink>,
+    /// What its tokens may be.
+    pub constraint: Option<Box<dyn TokenConstraint>>,
+    /// What becomes of it.
+    pub purpose: Purpose,
     /// When it was queued.
     pub at: Instant,
+}
+
+/// What a request is for, and who hears of it.
+pub enum Purpose {
+    /// An answer. The tokens of `continuation`, if any, come first: they are scored and not chosen.
+    Answer {
+        /// What is given of the answer.
+        continuation: Vec<u32>,
+        /// Where events go.
+        sink: Box<dyn TokenSink>,
+    },
+    /// An embedding of the prompt.
+    Embedding {
+        /// How.
+        pooling: Pooling,
+        /// Where it goes.
+        sink: Box<dyn EmbeddingSink>,
+    },
 }
 
 /// What the engine's thread takes from the inbox at once.
@@ -89,7 +110,8 @@ impl Shared {
         request: Request,
         sink: Box<dyn TokenSink>,
     ) -> Result<RequestId, SubmitError> {
-        self.queue(request, Vec::new(), sink)
+        let continuation = Vec::new();
+        self.queue(request, Purpose::Answer { continuation, sink })
     }
 
     /// Checks and queues a request whose answer is given, to be scored.
@@ -100,16 +122,36 @@ impl Shared {
         sink: Box<dyn TokenSink>,
     ) -> Result<RequestId, SubmitError> {
         self.limits.check_tokens(&continuation)?;
-        self.queue(request, continuation, sink)
+        self.queue(request, Purpose::Answer { continuation, sink })
     }
 
-    fn queue(
+    /// Checks and queues a text to embed. To the scheduler it is a prompt with one token after it, which is never made.
+    pub fn embed(
         &self,
-        request: Request,
-        continuation: Vec<u32>,
-        sink: Box<dyn TokenSink>,
+        request: EmbeddingRequest,
+        sink: Box<dyn EmbeddingSink>,
     ) -> Result<RequestId, SubmitError> {
+        let EmbeddingRequest {
+            client,
+            tokens,
+            pooling,
+        } = request;
+        let request = Request {
+            client,
+            prompt: tokens,
+            sampling: SamplingParams::default(),
+            max_new_tokens: 1,
+            stop_token_ids: Vec::new(),
+            logprobs: None,
+            rules: None,
+        };
+        self.queue(request, Purpose::Embedding { pooling, sink })
+    }
+
+    fn queue(&self, request: Request, purpose: Purpose) -> Result<RequestId, SubmitError> {
         self.limits.check(&request)?;
+        // Before the lock, and not on the engine's thread: it may copy much.
+        let constraint = request.rules.as_ref().map(|rules| rules.begin());
         let mut state = self.lock();
         if state.draining || state.stop {
             return Err(SubmitError::ShuttingDown);
@@ -121,8 +163,8 @@ impl Shared {
         state.submissions.push_back(Submission {
             id,
             request,
-            continuation,
-            sink,
+            constraint,
+            purpose,
             at: Instant::now(),
         });
         self.ring_locked(state);
@@ -294,7 +336,7 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{SamplingParams, TokenEvent};
+    use crate::api::{ClientId, SamplingParams, TokenEvent};
     use odmoe_expert_store::{StoreGauges, StoreHealth};
     use std::time::Duration;
 
@@ -326,11 +368,13 @@ mod tests {
 
     fn submit(shared: &Shared) -> Result<RequestId, SubmitError> {
         let request = Request {
+            client: ClientId::default(),
             prompt: vec![1],
             sampling: SamplingParams::default(),
             max_new_tokens: 1,
             stop_token_ids: vec![],
             logprobs: None,
+            rules: None,
         };
         shared.submit(request, Box::new(Deaf))
     }

@@ -3,13 +3,16 @@
 //! Every turn takes commands, lets the store take in finished reads, ends what nobody wants any more, and gives each
 //! lane its share. The thread sleeps only when no lane can move.
 
+mod answering;
 pub mod inbox;
+mod pooled;
 mod sequence;
 mod stall;
 
-use crate::api::{EngineEvent, EngineGauges, FinishReason, RequestError, RequestId, TokenEvent};
-use crate::lanes::{Lane, Model, Progress};
+use crate::api::{EngineEvent, EngineGauges, FinishReason, RequestError, RequestId};
+use crate::lanes::{Lane, Model, PassOutput, Progress};
 use crate::model::pass::Pass;
+use crate::sampler::Sampled;
 use crate::scheduler::{LaneKind, Scheduler};
 use inbox::{Limits, Shared, Submission};
 use odmoe_backend::BackendError;
@@ -106,9 +109,7 @@ impl StepLoop {
                 .insert(submission.id, Sequence::new(submission, self.limits.vocab));
         }
         while let Some((id, sequence)) = self.sequences.pop_first() {
-            sequence.end(TokenEvent::Failed {
-                error: error.clone(),
-            });
+            sequence.fail(error.clone());
             self.shared.ended(id);
         }
     }
@@ -129,7 +130,13 @@ impl StepLoop {
         let prompt = submission.request.prompt.clone();
         let new_tokens = submission.request.max_new_tokens;
         self.scheduler
-            .submit(submission.id, prompt, new_tokens, submission.at)
+            .submit(
+                submission.id,
+                submission.request.client,
+                prompt,
+                new_tokens,
+                submission.at,
+            )
             .expect("checked against the same limits by the handle");
         self.sequences
             .insert(submission.id, Sequence::new(submission, self.limits.vocab));
@@ -170,7 +177,8 @@ impl StepLoop {
         for _ in &plan.preempted {
             self.model.observer.record(&EngineEvent::Preempted);
         }
-        let pass = Pass::new(&plan, self.kv_block_tokens);
+        let pooling = |id| self.sequences.get(&id).and_then(Sequence::pooling);
+        let pass = Pass::new(&plan, self.kv_block_tokens, pooling);
         self.lane(kind).0.begin(pass);
     }
 
@@ -208,19 +216,48 @@ impl StepLoop {
                 Progress::Moved => moved = true,
                 Progress::LayerDone => return Ok(true),
                 Progress::AwaitsDevice | Progress::AwaitsExperts => return Ok(moved),
-                Progress::Finished(logits) => {
-                    self.complete(kind, &logits);
+                Progress::Finished(output) => {
+                    self.complete(kind, &output);
                     return Ok(true);
                 }
             }
         }
     }
 
-    /// Samples what a finished pass computed, and tells the scheduler.
-    fn complete(&mut self, kind: LaneKind, logits: &[u8]) {
+    /// Samples and pools what a finished pass computed, and tells the scheduler.
+    fn complete(&mut self, kind: LaneKind, output: &PassOutput) {
         let pass = self.lane(kind).0.take();
+        let sampled = self.sample(&pass, &output.logits);
+        let embedded = self.pool(&pass, &output.states);
+        let now = Instant::now();
+        let mut tokens: Vec<_> = sampled
+            .iter()
+            .map(|(id, sampled)| (*id, sampled.token))
+            .collect();
+        // The scheduler waits for a token after every prompt; nobody ever sees this one.
+        tokens.extend(embedded.iter().map(|&id| (id, 0)));
+        self.scheduler.complete(kind, &tokens, now);
+        for (id, sampled) in sampled {
+            let sequence = self.sequences.get_mut(&id).expect("sampled just now");
+            let answering = sequence.answering().expect("answers are sampled");
+            if let Some(reason) = answering.emit(sampled) {
+                self.finish(id, reason);
+            }
+        }
+        for id in embedded {
+            self.finish(id, FinishReason::Stop);
+        }
+        let prefill = kind == LaneKind::Prefill;
+        self.model.observer.record(&EngineEvent::Step {
+            tokens: pass.tokens,
+            prefill,
+        });
+    }
+
+    /// The next token of each sequence whose logits are there.
+    fn sample(&mut self, pass: &Pass, logits: &[u8]) -> Vec<(RequestId, Sampled)> {
         let vocab = self.limits.vocab;
-        let mut sampled = Vec::new();
+        let (mut sampled, mut failed) = (Vec::new(), Vec::new());
         for span in pass.live_spans() {
             let Some((row, position)) = span.sample else {
                 continue;
@@ -230,25 +267,36 @@ impl StepLoop {
                 .sequences
                 .get_mut(&span.id)
                 .expect("live spans have sequences");
-            sampled.push((span.id, sequence.sample(&mut row, position)));
-        }
-        let now = Instant::now();
-        let tokens: Vec<_> = sampled
-            .iter()
-            .map(|(id, sampled)| (*id, sampled.token))
-            .collect();
-        self.scheduler.complete(kind, &tokens, now);
-        for (id, sampled) in sampled {
-            let sequence = self.sequences.get_mut(&id).expect("sampled just now");
-            if let Some(reason) = sequence.emit(sampled) {
-                self.finish(id, reason);
+            let answering = sequence.answering().expect("answers are sampled");
+            match answering.sample(&mut row, position) {
+                Ok(token) => sampled.push((span.id, token)),
+                Err(error) => failed.push((span.id, error)),
             }
         }
-        let prefill = kind == LaneKind::Prefill;
-        self.model.observer.record(&EngineEvent::Step {
-            tokens: pass.tokens,
-            prefill,
-        });
+        for (id, error) in failed {
+            self.fail(id, error.into());
+        }
+        sampled
+    }
+
+    /// Hands out states; returns the embeddings that are complete with them.
+    fn pool(&mut self, pass: &Pass, states: &[u8]) -> Vec<RequestId> {
+        let hidden = self.model.hidden;
+        let mut complete = Vec::new();
+        for span in pass.live_spans() {
+            let Some(pooled) = &span.pooled else { continue };
+            let state_bytes = hidden * size_of::<f32>();
+            let bytes = pooled.rows.start * state_bytes..pooled.rows.end * state_bytes;
+            let sequence = self
+                .sequences
+                .get_mut(&span.id)
+                .expect("live spans have sequences");
+            sequence.pool(pooled.first_position, &states[bytes], hidden);
+            if pooled.ends {
+                complete.push(span.id);
+            }
+        }
+        complete
     }
 
     fn finish(&mut self, id: RequestId, reason: FinishReason) {
@@ -257,7 +305,7 @@ impl StepLoop {
         };
         let timings = sequence.timings(&self.scheduler.timings(id), Instant::now());
         self.forget(id);
-        sequence.end(TokenEvent::Finished { reason, timings });
+        sequence.finish(reason, timings);
         self.shared.ended(id);
     }
 
@@ -266,7 +314,7 @@ impl StepLoop {
             return;
         };
         self.forget(id);
-        sequence.end(TokenEvent::Failed { error });
+        sequence.fail(error);
         self.shared.ended(id);
     }
 

@@ -2,8 +2,8 @@
 
 use crate::events::Simulation;
 use crate::random::mix;
-use odmoe_engine::RequestId;
 use odmoe_engine::scheduler::{LaneKind, LaneSpan};
+use odmoe_engine::{ClientId, RequestId};
 
 /// The one token that belongs at a position of a request, prompt and answer alike.
 pub fn token_at(id: RequestId, position: usize) -> u32 {
@@ -12,6 +12,7 @@ pub fn token_at(id: RequestId, position: usize) -> u32 {
 
 /// What the simulation knows of a request that lives.
 pub struct Live {
+    pub client: ClientId,
     pub prompt_tokens: usize,
     pub max_new_tokens: usize,
     pub tokens: usize,
@@ -75,8 +76,8 @@ impl Simulation<'_> {
         }
         live.lane = Some(kind);
         if !std::mem::replace(&mut live.planned, true) {
-            assert!(self.last_first_planned < Some(id), "{id:?} was overtaken");
-            self.last_first_planned = Some(id);
+            let before = self.last_first_planned.insert(live.client, id);
+            assert!(before < Some(id), "{id:?} was overtaken by its own client");
         }
     }
 

@@ -4,7 +4,7 @@ use crate::checks::{Live, token_at};
 use crate::random::{Random, mix};
 use crate::reached::Reached;
 use odmoe_engine::scheduler::{LaneKind, LanePlan, Removal, Scheduler, SchedulerConfig};
-use odmoe_engine::{RequestId, SubmitError};
+use odmoe_engine::{ClientId, RequestId, SubmitError};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,8 @@ pub struct Simulation<'a> {
     pub out: BTreeMap<LaneKind, LanePlan>,
     /// By slot (block * block_tokens + offset): which position of which request was written last, and its token.
     pub cache: Vec<Option<(RequestId, usize, u32)>>,
-    pub last_first_planned: Option<RequestId>,
+    /// Of each client.
+    pub last_first_planned: BTreeMap<ClientId, RequestId>,
     pub reached: &'a mut Reached,
 }
 
@@ -46,7 +47,7 @@ impl<'a> Simulation<'a> {
             live: BTreeMap::new(),
             out: BTreeMap::new(),
             cache: vec![None; config.kv_blocks * config.kv_block_tokens],
-            last_first_planned: None,
+            last_first_planned: BTreeMap::new(),
             reached,
         }
     }
@@ -114,15 +115,17 @@ impl<'a> Simulation<'a> {
             .map(|position| token_at(id, position))
             .collect();
         let waiting = self.scheduler.waiting();
+        let client = ClientId(self.random.below(3) as u32);
         match self
             .scheduler
-            .submit(id, prompt, max_new_tokens as u32, self.now)
+            .submit(id, client, prompt, max_new_tokens as u32, self.now)
         {
             Ok(()) => {
                 assert!(
                     prompt_tokens + max_new_tokens <= limit && waiting < self.config.max_waiting
                 );
                 let live = Live {
+                    client,
                     prompt_tokens,
                     max_new_tokens,
                     tokens: prompt_tokens,

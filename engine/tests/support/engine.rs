@@ -3,11 +3,14 @@
 use super::model::TestModel;
 use super::reader::TestReader;
 use super::recorder::{Entry, HookedBackend, Log};
-use super::sink::{Answer, Listener};
+use super::sink::{Answer, EmbeddingListener, Listener};
 use odmoe_backend::{Backend, KvFormat};
 use odmoe_backend_checking::{CheckingBackend, CheckingConfig, Completion};
 use odmoe_backend_cpu::{CpuBackend, CpuConfig, KernelSet};
-use odmoe_engine::{EngineConfig, EngineHandle, EngineParts, Request, RequestId, SamplingParams};
+use odmoe_engine::{
+    ClientId, EmbeddingEnd, EmbeddingRequest, EngineConfig, EngineHandle, EngineParts, Pooling,
+    Request, RequestId, SamplingParams,
+};
 use odmoe_expert_store::StoreConfig;
 use odmoe_formats::ByteCount;
 use std::sync::Arc;
@@ -148,6 +151,25 @@ impl TestEngine {
         self.submit(request).1.wait()
     }
 
+    pub fn submit_text(&self, tokens: &[u32], pooling: Pooling) -> (RequestId, EmbeddingListener) {
+        let request = EmbeddingRequest {
+            client: ClientId::default(),
+            tokens: tokens.to_vec(),
+            pooling,
+        };
+        let listener = EmbeddingListener::default();
+        let submitted = self.handle.embed(request, listener.sink());
+        (submitted.expect("room in the queue"), listener)
+    }
+
+    /// The embedding of one text.
+    pub fn embedding(&self, tokens: &[u32], pooling: Pooling) -> Vec<f32> {
+        match self.submit_text(tokens, pooling).1.wait() {
+            EmbeddingEnd::Done { values, .. } => values,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// All requests at once, each to its end.
     pub fn answers(&self, requests: &[Request]) -> Vec<Answer> {
         let listeners: Vec<_> = requests
@@ -188,11 +210,13 @@ pub fn greedy(prompt: Vec<u32>, max_new_tokens: u32) -> Request {
         ..Default::default()
     };
     Request {
+        client: ClientId::default(),
         prompt,
         sampling,
         max_new_tokens,
         stop_token_ids: vec![],
         logprobs: Some(3),
+        rules: None,
     }
 }
 

@@ -93,7 +93,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn of(events: &[EngineEvent]) -> Self {
+    pub fn of(events: &[EngineEvent]) -> Self {
         let mut counts = Self::default();
         for event in events {
             match event {

@@ -1,7 +1,8 @@
 //! A sink that a test can wait on.
 
 use odmoe_engine::{
-    FinishReason, PositionLogprobs, RequestError, RequestTimings, TokenEvent, TokenSink,
+    EmbeddingEnd, EmbeddingSink, FinishReason, PositionLogprobs, RequestError, RequestTimings,
+    TokenEvent, TokenSink,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -112,6 +113,52 @@ impl TokenSink for Sink {
         self.0.changed.notify_all();
         // Seen by the engine as a panic of its own thread, and so by every later check.
         assert!(!late, "an event after the end");
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::SeqCst)
+    }
+}
+
+/// The test's side of an embedding's sink.
+#[derive(Clone, Default)]
+pub struct EmbeddingListener(Arc<EmbeddingInner>);
+
+#[derive(Default)]
+struct EmbeddingInner {
+    end: Mutex<Option<EmbeddingEnd>>,
+    changed: Condvar,
+    closed: AtomicBool,
+}
+
+impl EmbeddingListener {
+    pub fn sink(&self) -> Box<dyn EmbeddingSink> {
+        Box::new(OneEnd(self.0.clone()))
+    }
+
+    /// The client goes away.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+    }
+
+    pub fn wait(&self) -> EmbeddingEnd {
+        let end = self.0.end.lock().unwrap();
+        let waited = self
+            .0
+            .changed
+            .wait_timeout_while(end, NEVER, |end| end.is_none());
+        let (end, _) = waited.unwrap();
+        end.clone().expect("an end within the time")
+    }
+}
+
+struct OneEnd(Arc<EmbeddingInner>);
+
+impl EmbeddingSink for OneEnd {
+    fn end(self: Box<Self>, end: EmbeddingEnd) {
+        let earlier = self.0.end.lock().unwrap().replace(end);
+        self.0.changed.notify_all();
+        assert!(earlier.is_none(), "a second end");
     }
 
     fn is_closed(&self) -> bool {

@@ -1,5 +1,9 @@
 //! Every option of the command line, which is also every option of the environment and of the configuration file.
 
+mod serve;
+
+pub use serve::{AccessArgs, ListenArgs, LogFormat, ServeArgs, TimeArgs};
+
 use crate::cli::bench::Work;
 use crate::config::{
     ByteSize, ExpertCacheSize, KvCacheSize, Seconds, parse_kernels, parse_kv_format,
@@ -10,7 +14,6 @@ use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::KernelSet;
 use odmoe_convert::random_model::{Preset, Quantisation};
 use odmoe_formats::BlockFormat;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Serves mixture-of-experts language models that do not fit in memory: the experts are paged in and out.
@@ -137,100 +140,6 @@ pub struct ModelArgs {
     /// folder, if there is one]
     #[arg(long, env = "ODMOE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-}
-
-/// `odmoe serve`.
-#[derive(Args, Clone, Debug)]
-pub struct ServeArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub model: ModelArgs,
-
-    /// The address to listen on. Beyond loopback an API key is required.
-    #[arg(
-        long,
-        env = "ODMOE_HOST",
-        value_name = "ADDRESS",
-        default_value = "127.0.0.1",
-        help_heading = "Server"
-    )]
-    pub host: IpAddr,
-
-    /// The port to listen on; 0 takes any that is free.
-    #[arg(
-        long,
-        env = "ODMOE_PORT",
-        value_name = "PORT",
-        default_value_t = 8000,
-        help_heading = "Server"
-    )]
-    pub port: u16,
-
-    /// Ask for this key on every route but /health and /ready.
-    #[arg(
-        long,
-        env = "ODMOE_API_KEY",
-        value_name = "KEY",
-        hide_env_values = true,
-        help_heading = "Server"
-    )]
-    pub api_key: Option<String>,
-
-    /// Listen beyond loopback without a key: everybody who reaches the port can use the model.
-    #[arg(long, env = "ODMOE_ALLOW_UNAUTHENTICATED", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new(), help_heading = "Server")]
-    pub allow_unauthenticated: bool,
-
-    /// A web origin that may call from a browser, such as https://chat.example.org; several are separated by commas.
-    #[arg(
-        long,
-        env = "ODMOE_ALLOWED_ORIGINS",
-        value_name = "ORIGIN",
-        value_delimiter = ',',
-        help_heading = "Server"
-    )]
-    pub allowed_origins: Vec<String>,
-
-    /// A host name that a loopback address answers to besides localhost; several are separated by commas.
-    #[arg(
-        long,
-        env = "ODMOE_ALLOWED_HOSTS",
-        value_name = "NAME",
-        value_delimiter = ',',
-        help_heading = "Server"
-    )]
-    pub allowed_hosts: Vec<String>,
-
-    /// The name that clients use for the model. [default: the store's]
-    #[arg(
-        long,
-        env = "ODMOE_SERVED_MODEL_NAME",
-        value_name = "NAME",
-        help_heading = "Server"
-    )]
-    pub served_model_name: Option<String>,
-
-    /// How long accepted requests may go on after the first signal to stop, in seconds.
-    #[arg(
-        long,
-        env = "ODMOE_DRAIN_TIMEOUT",
-        value_name = "SECONDS",
-        default_value = "45",
-        help_heading = "Server"
-    )]
-    pub drain_timeout: Seconds,
-
-    /// How log lines are written, on standard error.
-    #[arg(long, env = "ODMOE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text, help_heading = "Server")]
-    pub log_format: LogFormat,
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// `odmoe generate`.

@@ -12,7 +12,7 @@ use crate::cli::{Failure, settings, terminal};
 use crate::model::open::{OpenModel, prepare};
 use count::{Counter, Counts};
 use figures::{Figure, Measured};
-use odmoe_engine::{Request, SamplingParams, TokenEvent};
+use odmoe_engine::{ClientId, Request, SamplingParams, TokenEvent};
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
@@ -162,6 +162,7 @@ impl Bench<'_> {
             }
         };
         Request {
+            client: ClientId::default(),
             prompt,
             sampling: SamplingParams {
                 seed: SEED ^ repeat,
@@ -171,6 +172,7 @@ impl Bench<'_> {
             max_new_tokens: work.generate_tokens,
             stop_token_ids: Vec::new(),
             logprobs: None,
+            rules: None,
         }
     }
 

@@ -6,7 +6,7 @@ use crate::cli::progress::OpeningReporter;
 use crate::cli::{Failure, quiet, settings, terminal};
 use crate::model::open::{OpenModel, prepare};
 use crate::state::SamplingDefaults;
-use odmoe_engine::{FinishReason, Request, RequestTimings, SamplingParams, TokenEvent};
+use odmoe_engine::{ClientId, FinishReason, Request, RequestTimings, SamplingParams, TokenEvent};
 use odmoe_text::{IncrementalDetokenizer, RenderOptions, StopMatcher};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -125,6 +125,7 @@ impl Generator<'_> {
             .saturating_sub(prompt_tokens)
             .max(1);
         let request = Request {
+            client: ClientId::default(),
             prompt: ids,
             sampling: sampling(&self.args.sampling, text.sampling_defaults),
             max_new_tokens: self
@@ -139,6 +140,7 @@ impl Generator<'_> {
                 .end_of_sequence_ids
                 .clone(),
             logprobs: None,
+            rules: None,
         };
         let answer = Answer::of(&self.model.engine, request).map_err(Failure::failed)?;
         Ok((prompt, prompt_tokens, answer))

@@ -2,13 +2,14 @@
 
 use crate::cli::args::{LogFormat, ServeArgs};
 use crate::cli::progress::ConversionReporter;
-use crate::cli::{Failure, settings, terminal};
-use crate::http::{self, HttpConfig, check_listen};
+use crate::cli::{Failure, access, settings, terminal};
+use crate::http::{self, HttpConfig, Listeners, Timeouts, Tls, check_listen};
 use crate::metrics::MetricsHandle;
 use crate::model::open::{OpenModel, OpenModelError, prepare};
 use crate::model::report;
 use crate::model::settings::Settings;
 use crate::state::{LoadingProgress, ModelSlot};
+use crate::traces::Traces;
 use odmoe_engine::EngineHandle;
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -27,35 +28,79 @@ const FAILURE_GRACE: Duration = Duration::from_millis(200);
 /// Serves until it is told to stop.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     start_logging(args.log_format);
-    let config = http_config(args);
-    let wanted = SocketAddr::new(args.host, args.port);
-    check_listen(wanted, &config, args.allow_unauthenticated)
+    let config = http_config(args)?;
+    let wanted = SocketAddr::new(args.listen.host, args.listen.port);
+    check_listen(wanted, &config, args.access.allow_unauthenticated)
         .map_err(|error| Failure::Usage(error.to_string()))?;
+    let traces = config.traces.clone();
     let settings = settings::settings(&args.model, args.served_model_name.clone())?;
-    let listener = bind(wanted)?;
+    let bound = Bound {
+        tls: match (&args.listen.tls_cert, &args.listen.tls_key) {
+            (Some(certificate), Some(key)) => Some(
+                Tls::from_files(certificate, key)
+                    .map_err(|error| Failure::Usage(error.to_string()))?,
+            ),
+            _ => None,
+        },
+        clients: bind(wanted, "--port")?,
+        metrics: match args.listen.metrics_listen {
+            Some(address) => Some(bind(address, "--metrics-listen")?),
+            None => None,
+        },
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start the server's threads: {error}")))?;
-    let served = runtime.block_on(serve(listener, config, settings));
+    let served = runtime.block_on(serve(bound, config, settings));
     // A conversion under way is left where it is: nothing of it opens as a store.
     runtime.shutdown_background();
+    if let Some(traces) = traces {
+        traces.shutdown();
+    }
     served
 }
 
-async fn serve(
-    listener: TcpListener,
-    config: HttpConfig,
-    settings: Settings,
-) -> Result<(), Failure> {
-    let address = listener.local_addr().map_err(network_failed)?;
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(network_failed)?;
-    let base_url = base_url(address);
+/// Sockets that are listened on already.
+struct Bound {
+    clients: TcpListener,
+    tls: Option<Tls>,
+    metrics: Option<TcpListener>,
+}
+
+impl Bound {
+    /// For the runtime that this is called in.
+    fn listeners(self) -> io::Result<Listeners> {
+        let metrics = self.metrics.map(tokio::net::TcpListener::from_std);
+        Ok(Listeners {
+            clients: tokio::net::TcpListener::from_std(self.clients)?,
+            tls: self.tls,
+            metrics: metrics.transpose()?,
+        })
+    }
+}
+
+async fn serve(bound: Bound, config: HttpConfig, settings: Settings) -> Result<(), Failure> {
+    let listeners = bound.listeners().map_err(network_failed)?;
+    let address = listeners.clients.local_addr().map_err(network_failed)?;
+    let scheme = if listeners.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let base_url = base_url(scheme, address);
     say(&format!(
         "odmoe {} listens on {base_url}",
         env!("CARGO_PKG_VERSION")
     ));
+    if let Some(metrics) = &listeners.metrics {
+        let address = metrics.local_addr().map_err(network_failed)?;
+        say(&format!(
+            "  metrics   on {}/metrics",
+            self::base_url("http", address)
+        ));
+    }
     let (slot, metrics) = (ModelSlot::new(), MetricsHandle::new());
     let needs_key = !config.api_keys.is_empty();
     let opening = Opening {
@@ -71,7 +116,7 @@ async fn serve(
         .map_err(|error| Failure::Failed(format!("cannot start a thread: {error}")))?;
     let mut model = None;
     tokio::select! {
-        served = http::serve(listener, config, slot, metrics) => served.map_err(network_failed)?,
+        served = http::serve(listeners, config, slot, metrics) => served.map_err(network_failed)?,
         failure = look_after(opened, &mut model) => return Err(failure),
     }
     if let Some(model) = model {
@@ -156,22 +201,28 @@ impl Opening {
     }
 }
 
-fn http_config(args: &ServeArgs) -> HttpConfig {
-    HttpConfig {
-        api_keys: args
-            .api_key
-            .iter()
-            .filter(|key| !key.is_empty())
-            .cloned()
-            .collect(),
-        allowed_origins: args.allowed_origins.clone(),
-        allowed_hosts: args.allowed_hosts.clone(),
-        drain_timeout: args.drain_timeout.0,
+fn http_config(args: &ServeArgs) -> Result<HttpConfig, Failure> {
+    let mut config = HttpConfig {
+        log_text: args.log_text,
+        traces: match args.otlp_endpoint.as_deref().filter(|url| !url.is_empty()) {
+            Some(url) => Some(Traces::to(url).map_err(|error| Failure::Usage(error.to_string()))?),
+            None => None,
+        },
+        keep_alive: args.time.keep_alive.0,
+        drain_timeout: args.time.drain_timeout.0,
+        timeouts: Timeouts {
+            request: args.time.request_timeout.0,
+            stream: args.time.stream_timeout.0,
+            stall: args.time.stall_timeout.0,
+        },
         ..HttpConfig::default()
-    }
+    };
+    access::apply(&args.access, &mut config)?;
+    Ok(config)
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+/// `flag` names the port.
+fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
     let listener = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
@@ -180,12 +231,12 @@ fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
         let (ip, port) = (address.ip(), address.port());
         Failure::Failed(match error.kind() {
             ErrorKind::AddrInUse => {
-                format!("port {port} on {ip} is taken; choose another with --port, 0 takes any that is free")
+                format!("port {port} on {ip} is taken; choose another with {flag}, 0 takes any that is free")
             }
             ErrorKind::PermissionDenied => {
-                format!("port {port} may not be listened on ({error}); choose one from 1024 on with --port")
+                format!("port {port} may not be listened on ({error}); choose one from 1024 on with {flag}")
             }
-            _ => format!("cannot listen on {address} ({error}); choose another address with --host or --port"),
+            _ => format!("cannot listen on {address} ({error}); choose another address with --host or {flag}"),
         })
     })
 }
@@ -195,13 +246,13 @@ fn network_failed(error: io::Error) -> Failure {
 }
 
 /// Where this machine's clients reach the server.
-fn base_url(address: SocketAddr) -> String {
+fn base_url(scheme: &str, address: SocketAddr) -> String {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    format!("http://{}", SocketAddr::new(ip, address.port()))
+    format!("{scheme}://{}", SocketAddr::new(ip, address.port()))
 }
 
 /// A closed standard output does not stop a server.
@@ -230,7 +281,7 @@ mod tests {
     #[test]
     fn a_taken_port_is_an_error_that_names_the_flag() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let Err(Failure::Failed(message)) = bind(taken.local_addr().unwrap()) else {
+        let Err(Failure::Failed(message)) = bind(taken.local_addr().unwrap(), "--port") else {
             panic!("bound a taken port");
         };
         assert!(
@@ -246,7 +297,7 @@ mod tests {
             ("[::]:1", "http://[::1]:1"),
             ("10.1.2.3:80", "http://10.1.2.3:80"),
         ] {
-            assert_eq!(base_url(address.parse().unwrap()), url);
+            assert_eq!(base_url("http", address.parse().unwrap()), url);
         }
     }
 }

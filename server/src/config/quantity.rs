@@ -34,6 +34,9 @@ pub enum QuantityError {
     /// No duration.
     #[error("{0:?} is no duration; write seconds, such as 30 or 0.5")]
     Seconds(String),
+    /// Neither a duration nor none.
+    #[error("{0:?} is no time-out; write seconds, such as 600, or none")]
+    Patience(String),
 }
 
 /// A number of bytes with a unit: `128MiB`, `6GB`, `4096`.
@@ -170,6 +173,24 @@ impl FromStr for Seconds {
         seconds
             .map(|s| Self(Duration::from_secs_f64(s)))
             .ok_or_else(|| QuantityError::Seconds(text.to_owned()))
+    }
+}
+
+/// A duration in seconds, or `none` where nothing is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience(pub Option<Duration>);
+
+impl FromStr for Patience {
+    type Err = QuantityError;
+
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        if text.trim().eq_ignore_ascii_case("none") {
+            return Ok(Self(None));
+        }
+        match text.parse() {
+            Ok(Seconds(duration)) => Ok(Self(Some(duration))),
+            Err(_) => Err(QuantityError::Patience(text.to_owned())),
+        }
     }
 }
 

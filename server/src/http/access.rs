@@ -1,73 +1,28 @@
-//! Who may call: `Host` and `Origin` against browsers that are led astray, keys against everybody else.
+//! Who may call: `Origin` against pages of other sites, keys against everybody else.
 //!
 //! Every route is closed unless named here as open, unknown ones too.
 
+use super::account::Account;
 use super::app::App;
 use super::error::ApiError;
+use super::keys::SecretDigest;
+use super::record::Record;
+use super::router;
 use axum::extract::{Request, State};
-use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Routes that need no key: probes have none.
 const OPEN_PATHS: [&str; 2] = ["/health", "/ready"];
-const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET, POST, OPTIONS");
+const ADMIN_PATH: &str = "/admin";
+const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE, OPTIONS");
 const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static("x-request-id, retry-after");
 const PREFLIGHT_AGE_S: HeaderValue = HeaderValue::from_static("600");
 
-/// A page of a foreign site that resolves its own name to 127.0.0.1 would reach a server on a loopback address; its
-/// `Host` gives it away.
-pub(crate) async fn check_host(
-    State(app): State<Arc<App>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if !app.on_loopback || hosts_are_ours(&app, &request) {
-        next.run(request).await
-    } else {
-        ApiError::bad_host().into_response()
-    }
-}
-
-/// A request without any `Host` is no browser's.
-fn hosts_are_ours(app: &App, request: &Request) -> bool {
-    let in_uri = request.uri().authority().map(Authority::as_str);
-    let in_headers = request
-        .headers()
-        .get_all(header::HOST)
-        .iter()
-        .map(|value| value.to_str().unwrap_or(""));
-    in_uri
-        .into_iter()
-        .chain(in_headers)
-        .all(|host| is_our_host(app, host))
-}
-
-fn is_our_host(app: &App, host: &str) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else {
-        return false;
-    };
-    let name = authority
-        .host()
-        .trim_start_matches('[')
-        .trim_end_matches(']');
-    if authority.as_str().contains('@') {
-        return false;
-    }
-    let is_loopback = name
-        .parse::<IpAddr>()
-        .is_ok_and(|ip| ip.to_canonical().is_loopback());
-    let is_named = app.config.allowed_hosts.iter().any(|allowed| {
-        allowed.eq_ignore_ascii_case(name) || allowed.eq_ignore_ascii_case(authority.as_str())
-    });
-    is_loopback || is_named || name.eq_ignore_ascii_case("localhost")
-}
-
-/// Lets browsers call from the server's own pages and from listed origins; from others, nothing that changes anything
-/// is done, and no answer can be read.
+/// Lets browsers call from the server's own pages and from listed origins; pages of others get nothing.
 pub(crate) async fn check_origin(
     State(app): State<Arc<App>>,
     request: Request,
@@ -76,12 +31,8 @@ pub(crate) async fn check_origin(
     let Some(origin) = request.headers().get(header::ORIGIN).cloned() else {
         return next.run(request).await;
     };
-    let is_listed = app
-        .config
-        .allowed_origins
-        .iter()
-        .any(|o| o.as_bytes() == origin.as_bytes());
-    if is_listed {
+    let mut listed = app.config.allowed_origins.iter();
+    if listed.any(|listed| listed.as_bytes() == origin.as_bytes()) {
         let mut response = if is_preflight(&request) {
             preflight(request.headers())
         } else {
@@ -93,8 +44,7 @@ pub(crate) async fn check_origin(
         headers.append(header::VARY, HeaderValue::from_static("origin"));
         return response;
     }
-    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
-    if is_safe || is_own_origin(&request, &origin) {
+    if is_own_origin(&request, &origin) {
         next.run(request).await
     } else {
         ApiError::bad_origin().into_response()
@@ -130,17 +80,77 @@ fn is_own_origin(request: &Request, origin: &HeaderValue) -> bool {
     host.is_some_and(|host| of("http://").or(of("https://")) == Some(host))
 }
 
-/// Asks for a key on every path but the open ones, if there are keys.
+/// Asks for a key on every path but the open ones, if there are keys, and notes whose it was.
 pub(crate) async fn check_key(
     State(app): State<Arc<App>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let is_open = app.key_digests.is_empty() || OPEN_PATHS.contains(&request.uri().path());
-    if is_open || given_key(request.headers()).is_some_and(|key| app.is_key(key)) {
-        next.run(request).await
+    let path = request.uri().path();
+    if OPEN_PATHS.contains(&path) {
+        return next.run(request).await;
+    }
+    if is_admin(path) {
+        return match check_admin(&app, &request) {
+            Ok(()) => next.run(request).await,
+            Err(error) => error.into_response(),
+        };
+    }
+    let given = given_key(request.headers()).map(SecretDigest::of);
+    let opens_metrics =
+        path == router::METRICS && given.as_ref().is_some_and(|key| app.is_admin_key(key));
+    match caller(&app, given.as_ref()) {
+        _ if opens_metrics => next.run(request).await,
+        None => ApiError::bad_key().into_response(),
+        Some(account) => match enter(&app, account, &request) {
+            Ok(()) => next.run(request).await,
+            Err(error) => error.into_response(),
+        },
+    }
+}
+
+/// Notes who calls, and counts the request against the caller's limits. Whatever makes the model work is a POST; the
+/// rest is not limited.
+fn enter(app: &App, account: Arc<Account>, request: &Request) -> Result<(), ApiError> {
+    let Some(record) = request.extensions().get::<Arc<Record>>() else {
+        return Err(ApiError::internal("the request has no record"));
+    };
+    record.set_account(Arc::clone(&account));
+    if request.method() != Method::POST {
+        return Ok(());
+    }
+    let entry = account.enter(Instant::now()).map_err(|(reached, after)| {
+        app.metrics.count_limited(reached.label());
+        ApiError::limited(reached, after.unwrap_or(app.config.retry_after))
+    })?;
+    record.set_entry(entry);
+    Ok(())
+}
+
+/// Without keys, whoever calls.
+fn caller(app: &App, given: Option<&SecretDigest>) -> Option<Arc<Account>> {
+    if app.accounts.needs_key() {
+        app.accounts.find(given?)
     } else {
-        ApiError::bad_key().into_response()
+        Some(app.accounts.anybody())
+    }
+}
+
+fn is_admin(path: &str) -> bool {
+    path.strip_prefix(ADMIN_PATH)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Where no admin key is set, its routes do not exist.
+fn check_admin(app: &App, request: &Request) -> Result<(), ApiError> {
+    if !app.has_admin_key() {
+        let (method, path) = (request.method().as_str(), request.uri().path());
+        return Err(ApiError::unknown_route(method, path));
+    }
+    let given = given_key(request.headers()).map(SecretDigest::of);
+    match given.is_some_and(|key| app.is_admin_key(&key)) {
+        true => Ok(()),
+        false => Err(ApiError::bad_admin_key()),
     }
 }
 

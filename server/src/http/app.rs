@@ -1,13 +1,16 @@
 //! What every route shares, and who may pass to the engine.
 
+use super::account::Accounts;
+use super::backlog::OutputBudget;
 use super::error::ApiError;
+use super::keys::SecretDigest;
 use super::lifecycle::{InFlight, LifePhase, Lifecycle};
+use super::responses::ResponseStore;
 use super::{HttpConfig, body::BodyBudget};
 use crate::metrics::MetricsHandle;
 use crate::state::{ModelSlot, ServedModel, Stage};
-use sha2::{Digest, Sha256};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Requests whose bodies are read at once. Each may take some 20 MiB besides its body.
 const PREPARING_MAX: usize = 4;
@@ -19,10 +22,11 @@ pub(crate) struct App {
     pub(crate) metrics: MetricsHandle,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) bodies: BodyBudget,
-    /// SHA-256 of each API key: comparing digests takes the same time wherever two keys differ.
-    pub(crate) key_digests: Vec<[u8; 32]>,
-    /// Whether only this machine can reach the listener.
-    pub(crate) on_loopback: bool,
+    pub(crate) output: Arc<OutputBudget>,
+    pub(crate) accounts: Accounts,
+    pub(crate) responses: ResponseStore,
+    /// One permit a KiB of embeddings that are held.
+    vectors: Arc<Semaphore>,
     /// One permit a processor, but few: parsing, templates and tokenizers never take more, nor their memory.
     blocking: Arc<Semaphore>,
 }
@@ -34,26 +38,23 @@ pub(crate) struct Admitted {
 }
 
 impl App {
-    pub(crate) fn new(
-        config: HttpConfig,
-        slot: ModelSlot,
-        metrics: MetricsHandle,
-        on_loopback: bool,
-    ) -> Self {
+    pub(crate) fn new(config: HttpConfig, slot: ModelSlot, metrics: MetricsHandle) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
         let preparing = processors.min(PREPARING_MAX);
+        let vectors_kib = config.limits.embeddings_total_bytes.div_ceil(1024).max(1);
         Self {
             bodies: BodyBudget::new(&config.limits),
-            key_digests: config
-                .api_keys
-                .iter()
-                .map(|key| digest(key.as_bytes()))
-                .collect(),
+            output: OutputBudget::new(config.limits.output_total_bytes),
+            accounts: Accounts::new(&config),
+            responses: ResponseStore::new(
+                config.limits.stored_responses,
+                config.limits.stored_responses_bytes,
+            ),
             config,
             slot,
             metrics,
             lifecycle: Lifecycle::new(),
-            on_loopback,
+            vectors: Arc::new(Semaphore::new(vectors_kib)),
             blocking: Arc::new(Semaphore::new(preparing)),
         }
     }
@@ -108,18 +109,25 @@ impl App {
             .unwrap_or_else(|_| Err(ApiError::internal("preparing the request failed")))
     }
 
-    /// Whether `key` opens the server.
-    pub(crate) fn is_key(&self, key: &[u8]) -> bool {
-        let given = digest(key);
-        let mut found = false;
-        for known in &self.key_digests {
-            let difference = known.iter().zip(given).fold(0, |sum, (a, b)| sum | (a ^ b));
-            found |= difference == 0;
-        }
-        found
+    /// Takes a share of what embeddings may hold; None if there is not so much now. One that is larger than all is given
+    /// all.
+    pub(crate) fn take_for_vectors(&self, kibibytes: usize) -> Option<OwnedSemaphorePermit> {
+        let all = self
+            .config
+            .limits
+            .embeddings_total_bytes
+            .div_ceil(1024)
+            .max(1);
+        let share = u32::try_from(kibibytes.min(all)).unwrap_or(u32::MAX);
+        Arc::clone(&self.vectors).try_acquire_many_owned(share).ok()
     }
-}
 
-fn digest(bytes: &[u8]) -> [u8; 32] {
-    Sha256::digest(bytes).into()
+    pub(crate) fn has_admin_key(&self) -> bool {
+        self.config.admin_key.is_some()
+    }
+
+    pub(crate) fn is_admin_key(&self, given: &SecretDigest) -> bool {
+        let admin = self.config.admin_key.as_ref();
+        admin.is_some_and(|admin| admin.equals(given))
+    }
 }

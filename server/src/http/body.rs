@@ -94,9 +94,10 @@ impl Body {
         Ok(())
     }
 
-    /// Refuses a body that would take far more memory than its bytes once it is read.
-    pub(crate) fn check_values(&self, limits: &Limits) -> Result<(), ApiError> {
-        let (count, most) = (values::count(&self.bytes), limits.json_values);
+    /// Refuses a body that would take far more memory than its bytes once it is read. The member `beside` is not
+    /// counted: what it is read into is compact.
+    pub(crate) fn check_values(&self, limits: &Limits, beside: &str) -> Result<(), ApiError> {
+        let (count, most) = (values::count(&self.bytes, beside), limits.json_values);
         // What is no object is refused without keeping any of it.
         if count <= most || !is_object(&self.bytes) {
             return Ok(());

@@ -1,16 +1,17 @@
 //! `POST /v1/chat/completions`.
 
 mod messages;
+pub(crate) mod prepare;
+mod tools;
 
-use super::Limits;
 use super::answer::{Piece, TokenScore};
 use super::app::App;
 use super::body::{self, Body};
 use super::error::ApiError;
 use super::generation::Generation;
-use super::job::{self, Delivery, Job, Sampling};
+use super::job::{self, Job};
 use super::record::Record;
-use super::respond::{Dialect, ResponseHead, WholeAnswer, respond};
+use super::respond::{Dialect, End, ResponseHead, WholeAnswer, respond};
 use crate::state::ServedModel;
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -19,10 +20,10 @@ use odmoe_engine::TokenLogprob;
 use odmoe_openapi::{
     AssistantMessage, ChatChoice, ChatChunkChoice, ChatCompletion, ChatCompletionChunk,
     ChatCompletionRequest, ChatDelta, ChatLogprobs, ChatTokenLogprob, ChatTopLogprob,
-    ErrorResponse, FinishReason, Usage,
+    ErrorResponse, FinishReason, FunctionCall, FunctionCallDelta, ToolCall, ToolCallDelta, Usage,
 };
-use odmoe_text::{RenderOptions, Tokenizer};
-use serde_json::Value;
+use odmoe_text::Tokenizer;
+use odmoe_text::output::{OutputCall, OutputMessage, OutputPart};
 use std::sync::Arc;
 
 /// Continues a conversation.
@@ -51,122 +52,26 @@ pub(crate) async fn chat_completions(
     let admitted = app.admit()?;
     let body = body::receive(&app, request).await?;
     let (model, shared) = (Arc::clone(&admitted.model), Arc::clone(&app));
-    let (job, dialect) = app.blocking(move || prepare(&shared, model, &body)).await?;
+    let (job, dialect) = app
+        .blocking(move || prepare(&shared, &model, &body))
+        .await?;
     let generation = Generation::start(&app, admitted, &job, record)?;
     respond(generation, dialect, job.delivery, app.config.keep_alive).await
 }
 
-fn prepare(
-    app: &App,
-    model: Arc<ServedModel>,
-    body: &Body,
-) -> Result<(Job, ChatDialect), ApiError> {
-    let limits = &app.config.limits;
-    body.check_values(limits)?;
-    let request: ChatCompletionRequest = body.parse()?;
-    job::check_model(request.model.as_deref(), &model, &app.config.model_aliases)?;
-    let sampling = Sampling::new(body.parse()?, &model, limits)?;
-    let delivery = Delivery::new(request.stream, request.stream_options.as_ref())?;
-    let logprobs = logprobs(&request, limits)?;
-    let max_new_tokens = match request.max_completion_tokens {
-        Some(max) => job::max_new_tokens("max_completion_tokens", Some(max))?,
-        None => job::max_new_tokens("max_tokens", request.max_tokens)?,
+fn prepare(app: &App, model: &ServedModel, body: &Body) -> Result<(Job, ChatDialect), ApiError> {
+    body.check_values(&app.config.limits, "")?;
+    let request = ChatCompletionRequest {
+        structured: body.parse()?,
+        ..body.parse()?
     };
-    check_supported(&request)?;
-    job::check_capacity(1, sampling.n, &model)?;
-    let prompt = render(request, &model, limits)?;
-    let tokens = job::encode(&model, &prompt, false, "messages", max_new_tokens)?;
-    let job = Job {
-        prompts: vec![tokens],
-        prompt_param: "messages",
-        sampling,
-        max_new_tokens,
-        logprobs,
-        delivery,
-    };
+    let job = prepare::job(app, model, request, body.parse()?)?;
     let dialect = ChatDialect {
         head: ResponseHead::new("chatcmpl", &model.name),
         tokenizer: model.tokenizer.clone(),
-        with_logprobs: logprobs.is_some(),
+        with_logprobs: job.logprobs.is_some(),
     };
     Ok((job, dialect))
-}
-
-fn logprobs(request: &ChatCompletionRequest, limits: &Limits) -> Result<Option<u32>, ApiError> {
-    let wanted = request.logprobs.unwrap_or(false);
-    match request.top_logprobs {
-        Some(top) if top > 0 && !wanted => Err(ApiError::invalid(
-            "top_logprobs",
-            "top_logprobs is allowed only together with \"logprobs\": true",
-        )),
-        top => {
-            let top = job::top_logprobs("top_logprobs", top.unwrap_or(0), limits)?;
-            Ok(wanted.then_some(top))
-        }
-    }
-}
-
-fn check_supported(request: &ChatCompletionRequest) -> Result<(), ApiError> {
-    job::check_response_format(request.response_format.as_ref())?;
-    match &request.tool_choice {
-        None => {}
-        Some(Value::String(choice)) if choice == "auto" || choice == "none" => {}
-        Some(_) => {
-            return Err(ApiError::unsupported(
-                "tool_choice",
-                "forcing a tool call is not supported so far; use \"auto\" or \"none\"",
-            ));
-        }
-    }
-    let mut modalities = request.modalities.iter().flatten();
-    if modalities.any(|modality| modality != "text") {
-        return Err(ApiError::unsupported(
-            "modalities",
-            "only \"text\" is supported",
-        ));
-    }
-    Ok(())
-}
-
-/// The prompt as the model's template words it.
-fn render(
-    request: ChatCompletionRequest,
-    model: &ServedModel,
-    limits: &Limits,
-) -> Result<String, ApiError> {
-    let Some(template) = &model.template else {
-        let message = "this model has no chat template; use /v1/completions";
-        return Err(ApiError::unsupported("messages", message));
-    };
-    let extra = request.chat_template_kwargs.unwrap_or_default();
-    if extra.len() > limits.template_variables {
-        let most = limits.template_variables;
-        let message = format!(
-            "chat_template_kwargs has {} entries; at most {most} fit",
-            extra.len()
-        );
-        return Err(ApiError::invalid("chat_template_kwargs", message));
-    }
-    let tools = request.tools.unwrap_or_default();
-    if tools.len() > limits.tools {
-        let message = format!(
-            "tools has {} entries; at most {} fit",
-            tools.len(),
-            limits.tools
-        );
-        return Err(ApiError::invalid("tools", message));
-    }
-    let hides_tools = request.tool_choice.is_some_and(|choice| choice == "none");
-    let options = RenderOptions {
-        tools: (!tools.is_empty() && !hides_tools).then_some(Value::Array(tools)),
-        add_generation_prompt: true,
-        extra,
-        ..RenderOptions::default()
-    };
-    let messages = messages::for_template(request.messages, limits)?;
-    template
-        .render(&messages, &options)
-        .map_err(|error| ApiError::invalid("messages", error.to_string()))
 }
 
 struct ChatDialect {
@@ -208,36 +113,84 @@ impl ChatDialect {
     }
 
     fn logprobs(&self, scores: &[TokenScore]) -> ChatLogprobs {
-        let one = |score: &TokenScore| {
-            let (token, logprob, bytes) = self.token(&score.logprobs.chosen);
-            let top = |scored: &TokenLogprob| {
-                let (token, logprob, bytes) = self.token(scored);
-                ChatTopLogprob {
-                    token,
-                    logprob,
-                    bytes,
-                }
-            };
-            let top_logprobs = score.logprobs.top.iter().map(top).collect();
-            ChatTokenLogprob {
-                token,
-                logprob,
-                bytes,
-                top_logprobs,
-            }
-        };
         ChatLogprobs {
-            content: scores.iter().map(one).collect(),
+            content: token_logprobs(&self.tokenizer, scores),
         }
     }
+}
 
-    fn token(&self, scored: &TokenLogprob) -> (String, f32, Vec<u8>) {
-        let bytes = self.tokenizer.token_bytes(scored.token);
-        (
-            String::from_utf8_lossy(&bytes).into_owned(),
-            job::finite(scored.logprob),
+/// Scores with the text of their tokens.
+pub(crate) fn token_logprobs(
+    tokenizer: &Tokenizer,
+    scores: &[TokenScore],
+) -> Vec<ChatTokenLogprob> {
+    let token = |scored: &TokenLogprob| {
+        let bytes = tokenizer.token_bytes(scored.token);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        (text, job::finite(scored.logprob), bytes)
+    };
+    let top = |scored: &TokenLogprob| {
+        let (token, logprob, bytes) = token(scored);
+        ChatTopLogprob {
+            token,
+            logprob,
             bytes,
-        )
+        }
+    };
+    let one = |score: &TokenScore| {
+        let (token, logprob, bytes) = token(&score.logprobs.chosen);
+        ChatTokenLogprob {
+            token,
+            logprob,
+            bytes,
+            top_logprobs: score.logprobs.top.iter().map(top).collect(),
+        }
+    };
+    scores.iter().map(one).collect()
+}
+
+fn delta(part: OutputPart) -> ChatDelta {
+    let mut delta = ChatDelta::default();
+    match part {
+        OutputPart::Content(text) => delta.content = Some(text),
+        OutputPart::Reasoning(text) => delta.reasoning_content = Some(text),
+        OutputPart::ToolCall { index, id, name } => delta.tool_calls.push(ToolCallDelta {
+            index,
+            id: Some(id),
+            kind: Some("function".into()),
+            function: FunctionCallDelta {
+                name: Some(name),
+                arguments: String::new(),
+            },
+        }),
+        OutputPart::Arguments { index, text } => delta.tool_calls.push(ToolCallDelta {
+            index,
+            function: FunctionCallDelta {
+                name: None,
+                arguments: text,
+            },
+            ..ToolCallDelta::default()
+        }),
+    }
+    delta
+}
+
+fn message(message: OutputMessage) -> AssistantMessage {
+    let call = |call: OutputCall| ToolCall {
+        id: call.id,
+        kind: "function".into(),
+        function: FunctionCall {
+            name: call.name,
+            arguments: call.arguments,
+        },
+    };
+    let is_silent = message.content.is_empty() && !message.tool_calls.is_empty();
+    AssistantMessage {
+        role: "assistant".into(),
+        content: (!is_silent).then_some(message.content),
+        reasoning_content: (!message.reasoning.is_empty()).then_some(message.reasoning),
+        tool_calls: message.tool_calls.into_iter().map(call).collect(),
+        refusal: None,
     }
 }
 
@@ -245,42 +198,44 @@ impl Dialect for ChatDialect {
     type Chunk = ChatCompletionChunk;
     type Whole = ChatCompletion;
 
-    fn opening(&self, index: u32) -> Option<ChatCompletionChunk> {
+    fn opening(&mut self, index: u32) -> Vec<ChatCompletionChunk> {
         let delta = ChatDelta {
             role: Some("assistant".into()),
             content: Some(String::new()),
+            ..ChatDelta::default()
         };
-        Some(self.choice(index, delta, &[], None))
+        vec![self.choice(index, delta, &[], None)]
     }
 
-    fn piece(&self, index: u32, piece: Piece) -> ChatCompletionChunk {
-        let delta = ChatDelta {
-            role: None,
-            content: Some(piece.text),
+    /// One chunk a part; scores come with the first.
+    fn piece(&mut self, index: u32, piece: Piece) -> Vec<ChatCompletionChunk> {
+        let mut scores = piece.scores;
+        let chunk = |part| {
+            let scores = std::mem::take(&mut scores);
+            self.choice(index, delta(part), &scores, None)
         };
-        self.choice(index, delta, &piece.scores, None)
+        piece.parts.into_iter().map(chunk).collect()
     }
 
-    fn ending(&self, index: u32, rest: Piece, reason: FinishReason) -> ChatCompletionChunk {
-        self.choice(index, ChatDelta::default(), &rest.scores, Some(reason))
+    fn ending(
+        &mut self,
+        index: u32,
+        scores: Vec<TokenScore>,
+        end: End,
+    ) -> Vec<ChatCompletionChunk> {
+        vec![self.choice(index, ChatDelta::default(), &scores, Some(end.reason))]
     }
 
-    fn usage(&self, usage: Usage) -> ChatCompletionChunk {
-        self.chunk(Vec::new(), Some(usage))
+    fn usage(&mut self, usage: Usage) -> Vec<ChatCompletionChunk> {
+        vec![self.chunk(Vec::new(), Some(usage))]
     }
 
-    fn whole(&self, answers: Vec<WholeAnswer>, usage: Usage) -> ChatCompletion {
+    fn whole(self, answers: Vec<WholeAnswer>, usage: Usage) -> ChatCompletion {
         let choice = |(index, answer): (usize, WholeAnswer)| ChatChoice {
             index: index as u32,
-            logprobs: self
-                .with_logprobs
-                .then(|| self.logprobs(&answer.piece.scores)),
-            message: AssistantMessage {
-                role: "assistant".into(),
-                content: answer.piece.text,
-                refusal: None,
-            },
-            finish_reason: answer.reason,
+            logprobs: self.with_logprobs.then(|| self.logprobs(&answer.scores)),
+            message: message(answer.message),
+            finish_reason: answer.end.reason,
         };
         ChatCompletion {
             id: self.head.id.clone(),

@@ -1,23 +1,30 @@
 //! `POST /v1/completions`.
 
+mod echo;
+
 use super::Limits;
 use super::answer::{Piece, TokenScore};
 use super::app::App;
 use super::body::{self, Body};
+use super::constraint;
 use super::error::ApiError;
 use super::generation::Generation;
 use super::job::{self, Delivery, Job, Sampling};
 use super::record::Record;
-use super::respond::{Dialect, ResponseHead, WholeAnswer, respond};
+use super::respond::{self, Dialect, End, ResponseHead, WholeAnswer, respond};
 use crate::state::ServedModel;
-use axum::Extension;
 use axum::extract::{Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use echo::EchoedPrompt;
+use odmoe_engine::PositionLogprobs;
 use odmoe_openapi::{
     Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, ErrorResponse,
     FinishReason, Prompt, Usage,
 };
 use odmoe_text::Tokenizer;
+use odmoe_text::grammar::AnswerGrammar;
+use odmoe_text::output::{OutputFormat, OutputMessage};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -50,7 +57,13 @@ pub(crate) async fn completions(
     let admitted = app.admit()?;
     let body = body::receive(&app, request).await?;
     let (model, shared) = (Arc::clone(&admitted.model), Arc::clone(&app));
-    let (job, dialect) = app.blocking(move || prepare(&shared, model, &body)).await?;
+    let (job, mut dialect) = app.blocking(move || prepare(&shared, model, &body)).await?;
+    if let Some(top) = job.logprobs {
+        echo::score(&app, &admitted.model, &job, top, &mut dialect.echoed).await?;
+    }
+    if job.max_new_tokens == Some(0) {
+        return Ok(without_answers(&job, dialect, &record));
+    }
     let generation = Generation::start(&app, admitted, &job, record)?;
     respond(generation, dialect, job.delivery, app.config.keep_alive).await
 }
@@ -61,7 +74,7 @@ fn prepare(
     body: &Body,
 ) -> Result<(Job, CompletionDialect), ApiError> {
     let limits = &app.config.limits;
-    body.check_values(limits)?;
+    body.check_values(limits, "prompt")?;
     let request: CompletionRequest = body.parse()?;
     job::check_model(request.model.as_deref(), &model, &app.config.model_aliases)?;
     let sampling = Sampling::new(body.parse()?, &model, limits)?;
@@ -70,12 +83,19 @@ fn prepare(
         .logprobs
         .map(|top| job::top_logprobs("logprobs", top, limits))
         .transpose()?;
-    let max_new_tokens = job::max_new_tokens(
-        "max_tokens",
-        request.max_tokens.or(Some(DEFAULT_MAX_TOKENS)),
-    )?;
+    let echoes = request.echo == Some(true);
+    let max_new_tokens = match request.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS) {
+        0 if echoes => Some(0),
+        max => job::max_new_tokens("max_tokens", Some(max))?,
+    };
     check_supported(&request, sampling.n)?;
+    let given = request.prompt.clone();
     let prompts = prompts(request.prompt, &model, max_new_tokens, limits)?;
+    let echoed = match given.filter(|_| echoes) {
+        Some(given) => echo::echoed(&given, &prompts, &model.tokenizer),
+        None => Vec::new(),
+    };
+    let bound = constraint::bound(request.response_format.as_ref(), &body.parse()?)?;
     let answers = prompts.len() * sampling.n as usize;
     if answers > limits.answers {
         let most = limits.answers;
@@ -83,33 +103,39 @@ fn prepare(
         return Err(ApiError::invalid("n", message));
     }
     job::check_capacity(prompts.len(), sampling.n, &model)?;
+    let rules = bound.map(|bound| {
+        let grammar = AnswerGrammar::new(bound.body, OutputFormat::default(), &model.tokenizer);
+        constraint::rules(grammar, bound.param, &model, app.config.retry_after)
+    });
     let job = Job {
         prompts,
         prompt_param: "prompt",
         sampling,
         max_new_tokens,
         logprobs,
+        rules: rules.transpose()?,
+        output: OutputFormat::default(),
         delivery,
     };
     let dialect = CompletionDialect {
         head: ResponseHead::new("cmpl", &model.name),
         tokenizer: model.tokenizer.clone(),
         with_logprobs: logprobs.is_some(),
+        answers_a_prompt: job.sampling.n,
+        echoed,
     };
     Ok((job, dialect))
 }
 
 fn check_supported(request: &CompletionRequest, n: u32) -> Result<(), ApiError> {
-    job::check_response_format(request.response_format.as_ref())?;
-    if request.echo == Some(true) {
-        return Err(ApiError::unsupported("echo", "echo is not supported"));
-    }
     if request
         .suffix
         .as_ref()
         .is_some_and(|suffix| !suffix.is_empty())
     {
-        return Err(ApiError::unsupported("suffix", "suffix is not supported"));
+        let message = "suffix is not supported: answers are written from left to right; put what must follow into the \
+                       prompt";
+        return Err(ApiError::unsupported("suffix", message));
     }
     match request.best_of {
         Some(best_of) if best_of < n => {
@@ -133,12 +159,10 @@ fn prompts(
 ) -> Result<Vec<Vec<u32>>, ApiError> {
     let refuse = |message: String| ApiError::invalid("prompt", message);
     let encode = |text: &String| job::encode(model, text, true, "prompt", max_new_tokens);
-    let count = match &given {
-        Some(Prompt::Texts(texts)) => texts.len(),
-        Some(Prompt::TokenLists(lists)) => lists.len(),
-        _ => 1,
-    };
-    if count > limits.prompts {
+    if given
+        .as_ref()
+        .is_some_and(|given| given.prompts() > limits.prompts)
+    {
         let most = limits.prompts;
         return Err(refuse(format!(
             "prompt has more than {most} entries; at most {most} fit"
@@ -156,23 +180,44 @@ fn prompts(
             "a prompt is empty; it must have at least one token".into(),
         ));
     }
-    let unknown = prompts
-        .iter()
-        .flatten()
-        .find(|id| **id as usize >= model.vocabulary);
-    if let Some(unknown) = unknown {
-        let most = model.vocabulary - 1;
-        return Err(refuse(format!(
-            "prompt has token {unknown}; token ids go from 0 to {most}"
-        )));
-    }
+    job::check_token_ids("prompt", prompts.iter().flatten(), model)?;
     Ok(prompts)
+}
+
+/// The prompts alone, where no token is to be made.
+fn without_answers(job: &Job, mut dialect: CompletionDialect, record: &Record) -> Response {
+    let prompt_tokens: usize = job.prompts.iter().map(Vec::len).sum();
+    let usage = Usage::new(prompt_tokens as u64, 0);
+    record.set_tokens(usage.prompt_tokens, 0);
+    record.set_outcome("length");
+    let answers = job.prompts.len() as u32 * job.sampling.n;
+    let end = || End {
+        reason: FinishReason::Length,
+        stop: None,
+    };
+    let Delivery::Streamed { with_usage } = job.delivery else {
+        let answer = |_| WholeAnswer {
+            message: OutputMessage::default(),
+            scores: Vec::new(),
+            end: end(),
+        };
+        return Json(dialect.whole((0..answers).map(answer).collect(), usage)).into_response();
+    };
+    let mut chunks: Vec<Completion> = (0..answers).flat_map(|i| dialect.opening(i)).collect();
+    chunks.extend((0..answers).flat_map(|i| dialect.ending(i, Vec::new(), end())));
+    if with_usage {
+        chunks.extend(dialect.usage(usage));
+    }
+    respond::all_at_once(&dialect, chunks)
 }
 
 struct CompletionDialect {
     head: ResponseHead,
     tokenizer: Tokenizer,
     with_logprobs: bool,
+    answers_a_prompt: u32,
+    /// What each answer begins with; empty without `echo`.
+    echoed: Vec<EchoedPrompt>,
 }
 
 impl CompletionDialect {
@@ -191,32 +236,68 @@ impl CompletionDialect {
     fn choice(
         &self,
         index: u32,
-        piece: Piece,
+        text: String,
+        scores: &[TokenScore],
         finish_reason: Option<FinishReason>,
     ) -> CompletionChoice {
-        let logprobs = self.with_logprobs.then(|| self.logprobs(&piece.scores));
+        let logprobs = self.with_logprobs.then(|| self.logprobs(index, scores));
         CompletionChoice {
             index,
-            text: piece.text,
+            text,
             logprobs,
             finish_reason,
         }
     }
 
-    fn logprobs(&self, scores: &[TokenScore]) -> CompletionLogprobs {
+    fn logprobs(&self, index: u32, scores: &[TokenScore]) -> CompletionLogprobs {
+        let before = self.echo(index).map_or(0, |echo| echo.text.chars().count());
         let mut lists = CompletionLogprobs::default();
         for score in scores {
-            let chosen = score.logprobs.chosen;
-            lists.tokens.push(self.token(chosen.token));
-            lists.token_logprobs.push(job::finite(chosen.logprob));
-            let top = score.logprobs.top.iter().chain([&chosen]);
-            lists.top_logprobs.push(
-                top.map(|scored| (self.token(scored.token), job::finite(scored.logprob)))
-                    .collect(),
+            let token = score.logprobs.chosen.token;
+            self.list(
+                &mut lists,
+                token,
+                Some(&score.logprobs),
+                before + score.start_chars,
             );
-            lists.text_offset.push(score.start_chars as u64);
         }
         lists
+    }
+
+    fn list(
+        &self,
+        lists: &mut CompletionLogprobs,
+        token: u32,
+        scored: Option<&PositionLogprobs>,
+        offset: usize,
+    ) {
+        lists.tokens.push(self.token(token));
+        let chosen = scored.map(|scored| job::finite(scored.chosen.logprob));
+        lists.token_logprobs.push(chosen);
+        lists.top_logprobs.push(scored.map(|scored| {
+            let all = scored.top.iter().chain([&scored.chosen]);
+            all.map(|one| (self.token(one.token), job::finite(one.logprob)))
+                .collect()
+        }));
+        lists.text_offset.push(offset as u64);
+    }
+
+    /// The prompt that an answer begins with.
+    fn echo(&self, index: u32) -> Option<&EchoedPrompt> {
+        self.echoed.get((index / self.answers_a_prompt) as usize)
+    }
+
+    /// A choice that is the prompt alone.
+    fn echoed_choice(&self, index: u32, echo: &EchoedPrompt) -> CompletionChoice {
+        let mut choice = self.choice(index, echo.text.clone(), &[], None);
+        if let Some(lists) = &mut choice.logprobs {
+            let scores = std::iter::once(None).chain(echo.scores.iter().map(Some));
+            let tokens = echo.tokens().iter().zip(echo.offsets(&self.tokenizer));
+            for ((token, offset), scored) in tokens.zip(scores) {
+                self.list(lists, *token, scored, offset);
+            }
+        }
+        choice
     }
 
     /// A token's text; bytes in hexadecimal where it is a part of a character, so that no two look the same.
@@ -235,33 +316,66 @@ impl Dialect for CompletionDialect {
     type Chunk = Completion;
     type Whole = Completion;
 
-    fn opening(&self, _index: u32) -> Option<Completion> {
-        None
+    fn opening(&mut self, index: u32) -> Vec<Completion> {
+        let echo = self.echo(index);
+        let choice = echo.map(|echo| self.echoed_choice(index, echo));
+        choice
+            .map(|choice| self.completion(vec![choice], None))
+            .into_iter()
+            .collect()
     }
 
-    fn piece(&self, index: u32, piece: Piece) -> Completion {
-        self.completion(vec![self.choice(index, piece, None)], None)
+    fn piece(&mut self, index: u32, mut piece: Piece) -> Vec<Completion> {
+        let scores = std::mem::take(&mut piece.scores);
+        let choice = self.choice(index, piece.into_content(), &scores, None);
+        vec![self.completion(vec![choice], None)]
     }
 
-    fn ending(&self, index: u32, rest: Piece, reason: FinishReason) -> Completion {
-        let mut choice = self.choice(index, rest, Some(reason));
+    fn ending(&mut self, index: u32, scores: Vec<TokenScore>, end: End) -> Vec<Completion> {
+        let mut choice = self.choice(index, String::new(), &scores, Some(end.reason));
         choice.logprobs = choice
             .logprobs
             .filter(|logprobs| !logprobs.tokens.is_empty());
-        self.completion(vec![choice], None)
+        vec![self.completion(vec![choice], None)]
     }
 
-    fn usage(&self, usage: Usage) -> Completion {
-        self.completion(Vec::new(), Some(usage))
+    fn usage(&mut self, usage: Usage) -> Vec<Completion> {
+        vec![self.completion(Vec::new(), Some(usage))]
     }
 
-    fn whole(&self, answers: Vec<WholeAnswer>, usage: Usage) -> Completion {
+    fn whole(self, answers: Vec<WholeAnswer>, usage: Usage) -> Completion {
         let choice = |(index, answer): (usize, WholeAnswer)| {
-            self.choice(index as u32, answer.piece, Some(answer.reason))
+            let WholeAnswer {
+                message,
+                scores,
+                end,
+            } = answer;
+            let index = index as u32;
+            let choice = self.choice(index, message.content, &scores, Some(end.reason));
+            match self.echo(index) {
+                Some(echo) => join(self.echoed_choice(index, echo), choice),
+                None => choice,
+            }
         };
         self.completion(
             answers.into_iter().enumerate().map(choice).collect(),
             Some(usage),
         )
+    }
+}
+
+/// An answer after its prompt.
+fn join(echo: CompletionChoice, answer: CompletionChoice) -> CompletionChoice {
+    let logprobs = echo.logprobs.zip(answer.logprobs);
+    CompletionChoice {
+        text: echo.text + &answer.text,
+        logprobs: logprobs.map(|(mut lists, more)| {
+            lists.tokens.extend(more.tokens);
+            lists.token_logprobs.extend(more.token_logprobs);
+            lists.top_logprobs.extend(more.top_logprobs);
+            lists.text_offset.extend(more.text_offset);
+            lists
+        }),
+        ..answer
     }
 }

@@ -1,6 +1,10 @@
 //! What the HTTP surface is told at start, and its limits.
 
-use odmoe_openapi::PROMPTS_MAX;
+use super::keys::{ApiKey, KeyLimits, SecretDigest};
+use crate::grammars;
+use crate::traces::Traces;
+use odmoe_openapi::{EMBEDDING_INPUTS_MAX, PROMPTS_MAX};
+use odmoe_text::grammar;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,18 +13,28 @@ use std::time::Duration;
 pub struct HttpConfig {
     /// Other names that the model answers to.
     pub model_aliases: Vec<String>,
-    /// Any of these opens every route; with none, no route asks for a key.
-    pub api_keys: Vec<String>,
+    /// Any of these opens every route but `/admin/`; with none, no route asks for a key.
+    pub api_keys: Vec<ApiKey>,
+    /// Limits of keys that have none of their own, and of everybody where there are no keys.
+    pub key_limits: KeyLimits,
+    /// Opens `/admin/` and `/metrics`; without one there is no `/admin/`.
+    pub admin_key: Option<SecretDigest>,
     /// Web origins (`https://host:port`) that may call from a browser, besides the server's own pages.
     pub allowed_origins: Vec<String>,
-    /// `Host` names answered on a loopback address, besides `localhost` and loopback addresses.
+    /// `Host` names answered where no key is needed, besides `localhost` and addresses; `*` is every name.
     pub allowed_hosts: Vec<String>,
     /// Silence in a stream after which a comment is sent.
     pub keep_alive: Duration,
     /// How long accepted requests may go on after the first signal to stop.
     pub drain_timeout: Duration,
+    /// When a request that is accepted ends without its client's doing.
+    pub timeouts: Timeouts,
     /// What `Retry-After` says when the queue is full, the model loads or the server stops.
     pub retry_after: Duration,
+    /// Where spans of requests go, if anywhere.
+    pub traces: Option<Traces>,
+    /// Whether prompts and answers are logged, in full.
+    pub log_text: bool,
     /// What a request may hold.
     pub limits: Limits,
 }
@@ -30,13 +44,46 @@ impl Default for HttpConfig {
         Self {
             model_aliases: Vec::new(),
             api_keys: Vec::new(),
+            key_limits: KeyLimits::default(),
+            admin_key: None,
             allowed_origins: Vec::new(),
             allowed_hosts: Vec::new(),
             keep_alive: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(45),
+            timeouts: Timeouts::default(),
             retry_after: Duration::from_secs(1),
+            traces: None,
+            log_text: false,
             limits: Limits::default(),
         }
+    }
+}
+
+/// When a request that is accepted ends without its client's doing; None is never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the arrival of a request to its whole answer.
+    pub request: Option<Duration>,
+    /// From the arrival of a request to the end of its stream.
+    pub stream: Option<Duration>,
+    /// From one token to the next; to the first one from acceptance, in the queue and in prefill.
+    pub stall: Option<Duration>,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            request: Some(Duration::from_secs(3600)),
+            stream: Some(Duration::from_secs(3600)),
+            stall: Some(Duration::from_secs(600)),
+        }
+    }
+}
+
+impl Timeouts {
+    /// The longest that any answer may take; None if one may take for ever.
+    pub(crate) fn longest(&self) -> Option<Duration> {
+        Some(self.request?.max(self.stream?))
     }
 }
 
@@ -48,6 +95,8 @@ pub struct Limits {
     /// Bytes of all request bodies held at once; more are answered 503. At least one whole body always fits. The
     /// memory plan's overhead must bear this sum and what the bodies become when they are read.
     pub bodies_total_bytes: usize,
+    /// Bytes that all answers hold at once which clients have not taken yet, beside a little for each.
+    pub output_total_bytes: usize,
     /// JSON values of one body: commas and brackets outside of strings and of the member `prompt`. A value of one byte
     /// may take hundreds in memory, so bytes alone are no bound.
     pub json_values: usize,
@@ -85,6 +134,14 @@ pub struct Limits {
     pub prompts: usize,
     /// Answers of one request: prompts times `n`.
     pub answers: usize,
+    /// Texts of one embeddings request, not above [`EMBEDDING_INPUTS_MAX`].
+    pub embedding_inputs: usize,
+    /// Bytes of all embeddings held at once, four a number; more are answered 503.
+    pub embeddings_total_bytes: usize,
+    /// Responses kept for retrieval; the oldest go first.
+    pub stored_responses: usize,
+    /// Bytes that they and their conversations may take.
+    pub stored_responses_bytes: usize,
 }
 
 impl Default for Limits {
@@ -92,6 +149,7 @@ impl Default for Limits {
         Self {
             body_bytes: 8 << 20,
             bodies_total_bytes: 16 << 20,
+            output_total_bytes: 64 << 20,
             json_values: 32 << 10,
             receive_timeout: Duration::from_secs(30),
             peer_timeout: Duration::from_secs(60),
@@ -110,6 +168,10 @@ impl Default for Limits {
             top_logprobs: 20,
             prompts: PROMPTS_MAX,
             answers: 128,
+            embedding_inputs: EMBEDDING_INPUTS_MAX,
+            embeddings_total_bytes: 16 << 20,
+            stored_responses: 1024,
+            stored_responses_bytes: 8 << 20,
         }
     }
 }
@@ -124,6 +186,13 @@ impl Limits {
                 format!(
                     "{} bytes; more are answered 503",
                     self.bodies_total_bytes.max(self.body_bytes)
+                ),
+            ),
+            (
+                "all answers that clients have not taken yet",
+                format!(
+                    "{} bytes; what is beyond ends with an error",
+                    self.output_total_bytes
                 ),
             ),
             (
@@ -148,6 +217,15 @@ impl Limits {
             ),
             ("`tools`, `tool_calls` of a message", self.tools.to_string()),
             (
+                "schemas and grammars",
+                format!(
+                    "{} bytes, {} levels, {:?} to compile",
+                    grammar::SOURCE_BYTES,
+                    grammar::DEPTH,
+                    grammars::TIME_LIMIT
+                ),
+            ),
+            (
                 "`chat_template_kwargs`",
                 self.template_variables.to_string(),
             ),
@@ -161,6 +239,24 @@ impl Limits {
             ("`top_logprobs`, `logprobs`", self.top_logprobs.to_string()),
             ("`prompt`", format!("{} in a list", self.prompts)),
             ("prompts times `n`", self.answers.to_string()),
+            (
+                "`input` of embeddings",
+                format!("{} in a list", self.embedding_inputs),
+            ),
+            (
+                "responses that are stored",
+                format!(
+                    "{} in {} bytes; the oldest go first",
+                    self.stored_responses, self.stored_responses_bytes
+                ),
+            ),
+            (
+                "all embeddings held at once",
+                format!(
+                    "{} bytes, four a number; more are answered 503",
+                    self.embeddings_total_bytes
+                ),
+            ),
         ];
         let rows = rows
             .map(|(what, limit)| format!("| {what} | {limit} |\n"))
@@ -199,7 +295,7 @@ mod tests {
     fn beyond_loopback_takes_a_key_or_a_flag() {
         let keyless = HttpConfig::default();
         let keyed = HttpConfig {
-            api_keys: vec!["k".into()],
+            api_keys: vec![ApiKey::new("k", "k")],
             ..HttpConfig::default()
         };
         for loopback in [

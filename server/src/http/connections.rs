@@ -1,15 +1,19 @@
 //! Accepting: a bounded number of connections, of which idle ones make room for new ones.
 
-use super::app::App;
+use super::tls::Tls;
 use super::{Limits, peer};
+use axum::body::Body;
 use axum::{Extension, Router};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::HttpService;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, getrlimit};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tower::Layer;
@@ -27,6 +31,9 @@ const IDLE_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Connections {
     protocol: http1::Builder,
     peer_timeout: Duration,
+    handshake_timeout: Duration,
+    /// How long a connection may be busy with one request.
+    longest_request: Option<Duration>,
     places: Arc<Semaphore>,
     open: Mutex<Vec<Weak<Usage>>>,
     graceful: Mutex<Option<GracefulShutdown>>,
@@ -40,6 +47,7 @@ pub(super) struct Usage {
 
 struct UsageState {
     requests: usize,
+    /// When the last request began or ended.
     last_used: Instant,
 }
 
@@ -66,8 +74,33 @@ impl Usage {
 
     /// Keeps the connection from being idle as long as the guard lives.
     pub(super) fn begin_request(self: &Arc<Self>) -> InUse {
-        self.state().requests += 1;
+        let mut state = self.state();
+        state.requests += 1;
+        state.last_used = Instant::now();
+        drop(state);
         InUse(Arc::clone(self))
+    }
+
+    /// Ends once one request has taken longer than `longest`: its answer is over, and the peer takes it in drops.
+    async fn is_overdue(&self, longest: Option<Duration>) {
+        let Some(longest) = longest else {
+            return std::future::pending().await;
+        };
+        loop {
+            let left = {
+                let state = self.state();
+                let busy = if state.requests == 0 {
+                    Duration::ZERO
+                } else {
+                    state.last_used.elapsed()
+                };
+                longest.saturating_sub(busy)
+            };
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
     }
 }
 
@@ -83,8 +116,8 @@ impl Drop for InUse {
 }
 
 impl Connections {
-    pub(super) fn new(app: &App) -> Self {
-        let limits = &app.config.limits;
+    /// `longest_request` is how long an answer may take to be made, if that is bounded.
+    pub(super) fn new(limits: &Limits, longest_request: Option<Duration>) -> Self {
         let mut protocol = http1::Builder::new();
         protocol
             .timer(TokioTimer::new())
@@ -94,6 +127,9 @@ impl Connections {
         Self {
             protocol,
             peer_timeout: limits.peer_timeout,
+            handshake_timeout: limits.receive_timeout,
+            longest_request: longest_request
+                .map(|longest| longest + limits.receive_timeout + limits.peer_timeout),
             places: Arc::new(Semaphore::new(connection_limit(limits, open_file_limit()))),
             open: Mutex::default(),
             graceful: Mutex::new(Some(GracefulShutdown::new())),
@@ -101,11 +137,11 @@ impl Connections {
     }
 
     /// Accepts for ever; an error of one connection is no error of the listener.
-    pub(super) async fn accept(&self, listener: &TcpListener, router: Router) {
+    pub(super) async fn accept(&self, listener: &TcpListener, router: Router, tls: Option<&Tls>) {
         loop {
             let place = self.place().await;
             match listener.accept().await {
-                Ok((stream, _)) => self.spawn(stream, router.clone(), place),
+                Ok((stream, _)) => self.spawn(stream, router.clone(), place, tls),
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
                     tokio::time::sleep(ACCEPT_RETRY).await;
@@ -147,7 +183,13 @@ impl Connections {
         open.push(Arc::downgrade(usage));
     }
 
-    fn spawn(&self, stream: TcpStream, router: Router, place: OwnedSemaphorePermit) {
+    fn spawn(
+        &self,
+        stream: TcpStream,
+        router: Router,
+        place: OwnedSemaphorePermit,
+        tls: Option<&Tls>,
+    ) {
         // Tokens are small and must not wait for each other.
         let _ = stream.set_nodelay(true);
         if let Err(error) = peer::give_up_after(&stream, self.peer_timeout) {
@@ -156,14 +198,23 @@ impl Connections {
         let usage = Arc::new(Usage::new());
         self.remember(&usage);
         let service = TowerToHyperService::new(Extension(Arc::clone(&usage)).layer(router));
-        let connection = self
-            .protocol
-            .serve_connection(TokioIo::new(stream), service);
         let graceful = self.graceful.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(graceful) = graceful.as_ref() else {
+        let Some(watcher) = graceful.as_ref().map(GracefulShutdown::watcher) else {
             return;
         };
-        let connection = graceful.watch(connection);
+        drop(graceful);
+        let protocol = self.protocol.clone();
+        let handshake = tls.map(|tls| (tls.clone(), self.handshake_timeout));
+        let connection = async move {
+            match handshake {
+                None => serve_stream(stream, protocol, service, watcher).await,
+                Some((tls, patience)) => {
+                    let shaken = tokio::time::timeout(patience, tls.acceptor.accept(stream)).await;
+                    serve_stream(shaken??, protocol, service, watcher).await
+                }
+            }
+        };
+        let longest_request = self.longest_request;
         tokio::spawn(async move {
             let _place = place;
             tokio::select! {
@@ -172,6 +223,9 @@ impl Connections {
                 },
                 () = usage.make_room.notified() => {
                     tracing::debug!("an idle connection was closed to make room");
+                }
+                () = usage.is_overdue(longest_request) => {
+                    tracing::debug!("a connection was cut: its peer did not read its answer in time");
                 }
             }
         });
@@ -188,6 +242,25 @@ impl Connections {
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, graceful.shutdown()).await;
         }
     }
+}
+
+/// Anything that ends a connection, for the log.
+type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+async fn serve_stream<S, R>(
+    stream: S,
+    protocol: http1::Builder,
+    service: R,
+    watcher: Watcher,
+) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    R: HttpService<Incoming, ResBody = Body> + Send,
+    R::Future: Send,
+    R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let connection = protocol.serve_connection(TokioIo::new(stream), service);
+    Ok(watcher.watch(connection).await?)
 }
 
 /// The soft limit of open files.

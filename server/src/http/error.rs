@@ -3,6 +3,7 @@
 //! SDKs retry 408, 409, 429 and every 5xx, so nothing that fails again when repeated may be one of those, or it says
 //! `x-should-retry: false`.
 
+use super::account::Reached;
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -84,6 +85,11 @@ impl ApiError {
     }
 
     /// A field whose value is allowed elsewhere but not here.
+    /// What takes work is being done for others.
+    pub(crate) fn busy(message: impl Into<String>, after: Duration) -> Self {
+        Self::unavailable("busy", message, after)
+    }
+
     pub(crate) fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::refused(StatusCode::BAD_REQUEST, "unsupported_value", message).param(param)
     }
@@ -117,6 +123,12 @@ impl ApiError {
         Self::unavailable("overloaded", message, after)
     }
 
+    pub(crate) fn vectors_exhausted(after: Duration) -> Self {
+        let message =
+            "too many embeddings are being made; try again later, or send fewer texts at once";
+        Self::unavailable("overloaded", message, after)
+    }
+
     pub(crate) fn not_json() -> Self {
         let message = "the body must be JSON: send the header `Content-Type: application/json`";
         Self::refused(
@@ -147,19 +159,44 @@ impl ApiError {
         Self::refused(StatusCode::NOT_FOUND, "model_not_found", message).param("model")
     }
 
+    pub(crate) fn unknown_response(id: &str) -> Self {
+        let id: String = id.chars().take(128).collect();
+        let message = format!(
+            "no response {id:?} is stored for this key: it was deleted, not stored, or made way for newer ones"
+        );
+        Self::refused(StatusCode::NOT_FOUND, "response_not_found", message)
+    }
+
+    pub(crate) fn unknown_previous_response(id: &str) -> Self {
+        let mut error = Self::unknown_response(id);
+        error.status = StatusCode::BAD_REQUEST;
+        error.body.code = Some("previous_response_not_found".into());
+        error
+            .body
+            .message
+            .push_str("; send the conversation itself");
+        error.param("previous_response_id")
+    }
+
     pub(crate) fn bad_key() -> Self {
         let message = "a valid API key is needed: send it as `Authorization: Bearer KEY`";
         Self::refused(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
     }
 
+    pub(crate) fn bad_admin_key() -> Self {
+        let message = "the admin key is needed: send it as `Authorization: Bearer KEY`";
+        Self::refused(StatusCode::UNAUTHORIZED, "invalid_admin_key", message)
+    }
+
     pub(crate) fn bad_host() -> Self {
-        let message = "this server listens on a loopback address and answers only to its names; \
-                       allow another `Host` with --allow-host";
+        let message = "this server needs no key and so answers only to names that no web page can take: addresses, \
+                       localhost, and those of --allowed-hosts";
         Self::refused(StatusCode::FORBIDDEN, "host_not_allowed", message)
     }
 
     pub(crate) fn bad_origin() -> Self {
-        let message = "pages of this origin may not call this server; allow it with --allow-origin";
+        let message =
+            "pages of this origin may not call this server; allow them with --cors-origin";
         Self::refused(StatusCode::FORBIDDEN, "origin_not_allowed", message)
     }
 
@@ -199,17 +236,47 @@ impl ApiError {
         )
     }
 
+    /// A caller that has reached a limit of its own.
+    pub(crate) fn limited(reached: Reached, after: Duration) -> Self {
+        let (what, code) = match reached {
+            Reached::Requests(limit) => (
+                format!("{limit} requests a minute"),
+                "requests_per_minute_exceeded",
+            ),
+            Reached::Tokens(limit) => (
+                format!("{limit} tokens a minute"),
+                "tokens_per_minute_exceeded",
+            ),
+            Reached::Concurrent(limit) => (
+                format!("{limit} requests at once"),
+                "concurrent_requests_exceeded",
+            ),
+        };
+        let message = format!("this key may make {what} and has; try again later");
+        Self::too_many(code, message, after)
+    }
+
+    /// A caller that would leave no room in the queue for others.
+    pub(crate) fn share_full(held: usize, capacity: usize, after: Duration) -> Self {
+        let message = format!(
+            "this key already has {held} answers of the {capacity} that the server holds at once, and leaves the rest to \
+             others; try again later"
+        );
+        Self::too_many("queue_share_full", message, after)
+    }
+
+    fn too_many(code: &'static str, message: String, after: Duration) -> Self {
+        let kind = ErrorType::RateLimitError;
+        Self::new(StatusCode::TOO_MANY_REQUESTS, kind, code, message).retry_after(after)
+    }
+
     /// A request that the engine did not take. `prompt` names the field that holds the prompt.
     pub(crate) fn submit(error: SubmitError, prompt: &'static str, after: Duration) -> Self {
         let message = error.to_string();
         match error {
-            SubmitError::QueueFull { .. } => Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                ErrorType::RateLimitError,
-                "queue_full",
-                format!("{message}; try again later"),
-            )
-            .retry_after(after),
+            SubmitError::QueueFull { .. } => {
+                Self::too_many("queue_full", format!("{message}; try again later"), after)
+            }
             SubmitError::TooLong {
                 prompt: tokens,
                 new,
@@ -234,6 +301,15 @@ impl ApiError {
         Self::refused(StatusCode::BAD_REQUEST, "context_length_exceeded", message).param(param)
     }
 
+    /// A text to embed that does not fit: one token less than `limit_tokens` does.
+    pub(crate) fn text_too_long(tokens: usize, limit_tokens: usize) -> Self {
+        let most = limit_tokens - 1;
+        let message = format!(
+            "a text of the input has {tokens} tokens or more, but at most {most} fit; cut it into shorter ones"
+        );
+        Self::refused(StatusCode::BAD_REQUEST, "context_length_exceeded", message).param("input")
+    }
+
     /// A request that failed after it was accepted.
     pub(crate) fn failed(error: &RequestError, after: Duration) -> Self {
         match error {
@@ -244,9 +320,61 @@ impl ApiError {
                 format!("a part of the model that this answer needs could not be read: {cause}"),
             )
             .never_retry(),
+            RequestError::Constraint(_) => Self::refused(
+                StatusCode::BAD_REQUEST,
+                "grammar_failed",
+                format!("{error}; simplify the schema or grammar"),
+            ),
             RequestError::Backend(_) => Self::internal(error.to_string()),
             RequestError::ShuttingDown => Self::draining(after),
         }
+    }
+
+    /// An accepted request whose time is up. It would be up again, so it is not worth a retry.
+    pub(crate) fn timed_out(what: &'static str, code: &'static str, limit: Duration) -> Self {
+        let message = format!("{what} within {limit:?}; ask for less, or raise the server's limit");
+        let kind = ErrorType::ServerError;
+        Self::new(StatusCode::GATEWAY_TIMEOUT, kind, code, message).never_retry()
+    }
+
+    /// A whole answer that took too long.
+    pub(crate) fn request_timed_out(limit: Duration) -> Self {
+        Self::timed_out("there was no answer", "request_timeout", limit)
+    }
+
+    /// An answer that its client does not take, while others do the same.
+    pub(crate) fn slow_reader() -> Self {
+        let message = "the answer was not read as fast as it was made, and the server has no room for more of it";
+        let kind = ErrorType::ServerError;
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            kind,
+            "slow_reader",
+            message,
+        )
+        .never_retry()
+    }
+
+    /// Whole answers that take more memory than is left.
+    pub(crate) fn answers_exhausted(after: Duration) -> Self {
+        let message = "too many answers are being sent; try again later, ask for fewer logprobs, or stream the answer";
+        Self::unavailable("overloaded", message, after)
+    }
+
+    /// The same for an endpoint that calls some fields otherwise: (here, there).
+    pub(crate) fn renamed(mut self, fields: &[(&str, &str)]) -> Self {
+        let Some(param) = &mut self.body.param else {
+            return self;
+        };
+        for (here, there) in fields {
+            let rest = param.strip_prefix(here);
+            // Whatever is inside of a field has other places there.
+            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['[', '.'])) {
+                *param = (*there).to_owned();
+                break;
+            }
+        }
+        self
     }
 
     /// The case, for logs.
@@ -265,6 +393,8 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.to_body())).into_response();
+        // For who words errors otherwise.
+        response.extensions_mut().insert(*self.body);
         let headers = response.headers_mut();
         match self.retry {
             Retry::AsTheStatusSays => {}

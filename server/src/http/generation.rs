@@ -1,11 +1,15 @@
 //! The answers to one HTTP request while they are made.
 
+use super::account::{Account, PlacesTaken};
 use super::answer::{Answer, Piece, Progress};
 use super::app::{Admitted, App};
+use super::backlog::{BacklogReceiver, BacklogSender, Share, backlog};
+use super::deadlines::Deadlines;
 use super::error::ApiError;
 use super::job::Job;
 use super::lifecycle::{InFlight, LifePhase};
 use super::record::Record;
+use super::said::Said;
 use crate::metrics::{SequenceEnd, SequenceMeter, Siblings};
 use crate::state::ServedModel;
 use odmoe_engine::{
@@ -16,7 +20,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 
 /// How often a silent engine is asked whether it lives.
 const LIVENESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,14 +45,19 @@ pub(crate) struct Generation {
     model: Arc<ServedModel>,
     choices: Vec<Choice>,
     running: usize,
-    events: mpsc::UnboundedReceiver<(u32, TokenEvent)>,
+    events: BacklogReceiver,
+    deadlines: Deadlines,
     prompt_tokens: u64,
     completion_tokens: u64,
     retry_after: Duration,
     /// Ends when the server stops waiting for requests.
     stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
     record: Arc<Record>,
+    account: Arc<Account>,
+    submitted: Instant,
+    said: Option<Said>,
     _in_flight: InFlight,
+    _places: PlacesTaken,
 }
 
 struct Choice {
@@ -70,18 +78,31 @@ impl Generation {
     ) -> Result<Self, ApiError> {
         let Admitted { model, in_flight } = admitted;
         let lifecycle = app.lifecycle.clone();
-        let (sender, events) = mpsc::unbounded_channel();
+        let account = record.account().unwrap_or_else(|| app.accounts.anybody());
+        let answers = job.prompts.len() * job.sampling.n as usize;
+        let capacity = model.capacity_answers;
+        let places = account.take_places(answers, capacity).map_err(|held| {
+            app.metrics.count_limited("share");
+            ApiError::share_full(held, capacity, app.config.retry_after)
+        })?;
+        let (sender, events) = backlog(&app.output);
+        let deadlines = Deadlines::new(&app.config.timeouts, job.delivery, record.arrived);
         let mut generation = Self {
             model,
             choices: Vec::new(),
             running: 0,
             events,
+            deadlines,
             prompt_tokens: 0,
             completion_tokens: 0,
             retry_after: app.config.retry_after,
             stopping: Box::pin(async move { lifecycle.reached(LifePhase::Stopping).await }),
             record,
+            account,
+            submitted: Instant::now(),
+            said: app.config.log_text.then(|| Said::new(job)),
             _in_flight: in_flight,
+            _places: places,
         };
         for prompt in &job.prompts {
             generation.prompt_tokens += prompt.len() as u64;
@@ -91,6 +112,7 @@ impl Generation {
             }
         }
         generation.count_accepted(app, job);
+        generation.count_tokens();
         Ok(generation)
     }
 
@@ -100,7 +122,7 @@ impl Generation {
         job: &Job,
         prompt: &[u32],
         (choice, siblings): (u32, &Arc<Siblings>),
-        sender: &mpsc::UnboundedSender<(u32, TokenEvent)>,
+        sender: &BacklogSender,
     ) -> Result<(), ApiError> {
         let index = self.choices.len() as u32;
         let stopped_by_text = Arc::new(AtomicBool::new(false));
@@ -108,16 +130,19 @@ impl Generation {
             let mut sampling = job.sampling.params.clone();
             sampling.choice = choice;
             let request = Request {
+                client: self.account.client,
                 prompt: prompt.to_vec(),
                 sampling,
                 max_new_tokens,
                 stop_token_ids: job.sampling.stop_token_ids.clone(),
                 logprobs: job.logprobs,
+                rules: job.rules.clone(),
             };
             let metrics = app.metrics.model(&self.model.name);
             let sink = ChannelSink {
                 index,
                 events: sender.clone(),
+                ends_at: self.deadlines.ends_at(),
                 meter: SequenceMeter::new(metrics, siblings, self.record.arrived),
                 stopped_by_text: Arc::clone(&stopped_by_text),
             };
@@ -133,6 +158,7 @@ impl Generation {
             &self.model.tokenizer,
             &job.sampling.stops,
             &job.sampling.stop_token_ids,
+            &job.output,
         );
         self.choices.push(Choice {
             id,
@@ -159,6 +185,21 @@ impl Generation {
         self.choices.len() as u32
     }
 
+    /// A part of what all answers may hold, for what is put together before it is sent.
+    pub(crate) fn share(&self) -> Share {
+        self.events.share()
+    }
+
+    pub(crate) fn retry_after(&self) -> Duration {
+        self.retry_after
+    }
+
+    /// The stop string that ended an answer.
+    pub(crate) fn matched_stop(&self, index: u32) -> Option<String> {
+        let answer = &self.choices[index as usize].answer;
+        answer.matched_stop().map(str::to_owned)
+    }
+
     pub(crate) fn usage(&self) -> Usage {
         Usage::new(self.prompt_tokens, self.completion_tokens)
     }
@@ -172,7 +213,10 @@ impl Generation {
                 () = &mut self.stopping => {
                     return Some(self.fail(ApiError::draining(self.retry_after)));
                 }
-                () = tokio::time::sleep(LIVENESS_INTERVAL) => {
+                () = tokio::time::sleep(self.deadlines.next_within(LIVENESS_INTERVAL)) => {
+                    if let Some(error) = self.deadlines.missed(Instant::now()) {
+                        return Some(self.fail(error));
+                    }
                     if self.model.engine.is_alive() {
                         continue;
                     }
@@ -180,15 +224,23 @@ impl Generation {
                 }
             };
             let Some((index, event)) = event else {
-                return Some(
-                    self.fail(ApiError::internal("the engine stopped during the request")),
-                );
+                let error = self.why_nothing_comes();
+                return Some(self.fail(error));
             };
+            self.deadlines.heard(Instant::now());
             if let Some(update) = self.take(index, event) {
                 return Some(update);
             }
         }
         None
+    }
+
+    fn why_nothing_comes(&self) -> ApiError {
+        if self.events.has_lost() {
+            return ApiError::slow_reader();
+        }
+        let missed = self.deadlines.missed(Instant::now());
+        missed.unwrap_or_else(|| ApiError::internal("the engine stopped during the request"))
     }
 
     fn take(&mut self, index: u32, event: TokenEvent) -> Option<Update> {
@@ -199,8 +251,13 @@ impl Generation {
         match event {
             TokenEvent::Token { token, logprobs } => {
                 self.completion_tokens += 1;
+                self.record
+                    .set_tokens(self.prompt_tokens, self.completion_tokens);
+                if let Some(said) = &mut self.said {
+                    said.push(index, token);
+                }
                 match choice.answer.push(token, logprobs) {
-                    Progress::Piece(piece) if piece.text.is_empty() => {
+                    Progress::Piece(piece) if piece.parts.is_empty() => {
                         debug_assert!(piece.scores.is_empty(), "scores wait for their text");
                         None
                     }
@@ -212,7 +269,8 @@ impl Generation {
                     }
                 }
             }
-            TokenEvent::Finished { reason, .. } => {
+            TokenEvent::Finished { reason, timings } => {
+                self.record.set_timings(self.submitted, timings);
                 let (piece, is_stopped) = match choice.answer.finish() {
                     Progress::Piece(piece) => (piece, false),
                     Progress::Stopped(piece) => (piece, true),
@@ -221,9 +279,10 @@ impl Generation {
                     _ if is_stopped => self.end(index, piece, FinishReason::Stop),
                     EngineReason::Stop => self.end(index, piece, FinishReason::Stop),
                     EngineReason::Length => self.end(index, piece, FinishReason::Length),
-                    EngineReason::Cancelled => self.fail(ApiError::internal(
-                        "the request was cancelled in the engine",
-                    )),
+                    EngineReason::Cancelled => {
+                        let error = self.why_nothing_comes();
+                        self.fail(error)
+                    }
                 })
             }
             TokenEvent::Failed { error } => {
@@ -234,12 +293,18 @@ impl Generation {
     }
 
     fn end(&mut self, index: u32, piece: Piece, reason: FinishReason) -> Update {
-        self.choices[index as usize].is_over = true;
+        let choice = &mut self.choices[index as usize];
+        choice.is_over = true;
+        let reason = match reason {
+            FinishReason::Stop if choice.answer.calls_tools() => FinishReason::ToolCalls,
+            reason => reason,
+        };
         self.running -= 1;
         if self.running == 0 {
             let outcome = match reason {
                 FinishReason::Stop => "stop",
                 FinishReason::Length => "length",
+                FinishReason::ToolCalls => "tool_calls",
             };
             self.close(outcome);
         }
@@ -265,9 +330,16 @@ impl Generation {
     }
 
     fn close(&self, outcome: &str) {
+        self.count_tokens();
+        if let Some(said) = &self.said {
+            said.log(&self.record, &self.model.tokenizer);
+        }
+        self.record.set_outcome(outcome);
+    }
+
+    fn count_tokens(&self) {
         self.record
             .set_tokens(self.prompt_tokens, self.completion_tokens);
-        self.record.set_outcome(outcome);
     }
 }
 
@@ -294,11 +366,12 @@ fn submit_for_the_rest(
     }
 }
 
-/// Carries events from the engine's thread. The channel has no bound of its own because it needs none: a request makes
-/// at most `max_new_tokens` events and one, so a slow client holds no more than a whole answer would.
+/// Carries events from the engine's thread.
 struct ChannelSink {
     index: u32,
-    events: mpsc::UnboundedSender<(u32, TokenEvent)>,
+    events: BacklogSender,
+    /// When the answer's time is up. The client's end looks only when the client reads.
+    ends_at: Option<Instant>,
     meter: SequenceMeter,
     stopped_by_text: Arc<AtomicBool>,
 }
@@ -321,11 +394,11 @@ impl TokenSink for ChannelSink {
             }
             TokenEvent::Failed { .. } => self.meter.end(SequenceEnd::Error, None, now),
         }
-        // Nobody listens once the client is gone; the engine is told through `is_closed`.
-        let _ = self.events.send((self.index, event));
+        self.events.send(self.index, event);
     }
 
     fn is_closed(&self) -> bool {
-        self.events.is_closed()
+        let is_late = self.ends_at.is_some_and(|end| Instant::now() >= end);
+        is_late || self.events.is_closed()
     }
 }

@@ -3,11 +3,13 @@
 use super::Limits;
 use super::error::ApiError;
 use crate::state::ServedModel;
-use odmoe_engine::SamplingParams;
+use odmoe_engine::{SamplingParams, TokenRules};
 use odmoe_openapi::{SamplingFields, StreamOptions};
 use odmoe_text::TokenizerError;
+use odmoe_text::output::OutputFormat;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 /// What the engine and the answers' text need to know of a request.
 pub(crate) struct Job {
@@ -20,6 +22,10 @@ pub(crate) struct Job {
     pub(crate) max_new_tokens: Option<u32>,
     /// As [`odmoe_engine::Request::logprobs`].
     pub(crate) logprobs: Option<u32>,
+    /// What tokens the answers may have.
+    pub(crate) rules: Option<Arc<dyn TokenRules>>,
+    /// How the answers are read.
+    pub(crate) output: OutputFormat,
     pub(crate) delivery: Delivery,
 }
 
@@ -286,6 +292,23 @@ pub(crate) fn encode(
     })
 }
 
+/// Refuses token ids that the model does not know.
+pub(crate) fn check_token_ids<'a>(
+    param: &'static str,
+    ids: impl IntoIterator<Item = &'a u32>,
+    model: &ServedModel,
+) -> Result<(), ApiError> {
+    let mut ids = ids.into_iter();
+    match ids.find(|id| **id as usize >= model.vocabulary) {
+        Some(unknown) => {
+            let most = model.vocabulary - 1;
+            let message = format!("{param} has token {unknown}; token ids go from 0 to {most}");
+            Err(ApiError::invalid(param, message))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Refuses what would be told to come back for ever: more answers than the engine ever takes at once.
 pub(crate) fn check_capacity(prompts: usize, n: u32, model: &ServedModel) -> Result<(), ApiError> {
     let (answers, most) = (prompts * n as usize, model.capacity_answers);
@@ -327,22 +350,6 @@ pub(crate) fn check_model(
             Err(ApiError::unknown_model(asked, &model.name))
         }
         _ => Ok(()),
-    }
-}
-
-/// Free text is the only format so far.
-pub(crate) fn check_response_format(format: Option<&serde_json::Value>) -> Result<(), ApiError> {
-    let Some(format) = format else { return Ok(()) };
-    match format.get("type").and_then(|kind| kind.as_str()) {
-        Some("text") => Ok(()),
-        Some(_) => Err(ApiError::unsupported(
-            "response_format",
-            "only {\"type\": \"text\"} is supported so far; ask for the format in the prompt and check the answer",
-        )),
-        None => Err(ApiError::invalid(
-            "response_format",
-            "response_format must have a type",
-        )),
     }
 }
 

@@ -58,6 +58,11 @@ impl Lifecycle {
         (self.phase() == LifePhase::Serving).then_some(guard)
     }
 
+    /// Requests that draining would wait for.
+    pub(crate) fn in_flight(&self) -> usize {
+        *self.in_flight.borrow()
+    }
+
     /// Ends once no request is in flight.
     pub(crate) async fn is_idle(&self) {
         let mut watch = self.in_flight.subscribe();

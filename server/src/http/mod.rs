@@ -5,30 +5,48 @@
 //! template and tokenizer in a bounded blocking task → [`Generator::submit`] → only now the 200.
 
 mod access;
+mod account;
+mod admin;
 mod answer;
+mod anthropic;
 mod app;
+mod backlog;
+mod batch;
 mod body;
+mod bucket;
 mod chat;
 mod completions;
 mod config;
 mod connections;
+mod constraint;
+mod deadlines;
 mod docs;
+mod embeddings;
 mod error;
 mod generation;
 mod generator;
 mod held;
+mod hosts;
 mod job;
+mod keys;
 mod lifecycle;
+mod parts;
 mod peer;
 mod record;
 mod respond;
+mod responses;
 mod router;
+mod said;
 mod serve;
 mod service;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod tokens;
 
-pub use config::{HttpConfig, Limits, OpenListenError, check_listen};
+pub use config::{HttpConfig, Limits, OpenListenError, Timeouts, check_listen};
 pub use docs::openapi_document;
 pub use generator::Generator;
-pub use serve::{serve, serve_until};
+pub use keys::{ApiKey, KeyLimits, SecretDigest};
+pub use serve::{Listeners, serve, serve_until};
+pub use tls::{Tls, TlsError};

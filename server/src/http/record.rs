@@ -1,14 +1,18 @@
 //! One record a request: its id, its log line, its counts. Never what it says.
 
+use super::account::{Account, Entry};
 use super::app::App;
 use super::connections::{InUse, Usage};
 use super::error::ApiError;
 use super::held;
+use crate::traces::EndedRequest;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
+use odmoe_engine::RequestTimings;
+use opentelemetry::{Context, KeyValue};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,6 +32,8 @@ pub(crate) struct Record {
     handler: String,
     pub(crate) arrived: Instant,
     facts: Mutex<Facts>,
+    /// The trace that it belongs to, where traces are sent.
+    trace: Option<Context>,
     _in_use: Option<InUse>,
 }
 
@@ -39,6 +45,12 @@ struct Facts {
     completion_tokens: u64,
     /// A finish reason or an error's code.
     outcome: Option<String>,
+    /// Who called, once that is known.
+    account: Option<Arc<Account>>,
+    /// Its place among its caller's requests at once.
+    entry: Option<Entry>,
+    /// What its first answer waited for, and how long after its arrival that began.
+    timings: Option<(Duration, RequestTimings)>,
 }
 
 impl Record {
@@ -46,10 +58,45 @@ impl Record {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What names the request in logs and headers.
+    pub(crate) fn id(&self) -> &HeaderValue {
+        &self.id
+    }
+
+    /// Tokens so far, which never become fewer; the caller's limit counts what is new.
     pub(crate) fn set_tokens(&self, prompt: u64, completion: u64) {
         let mut facts = self.facts();
+        let before = facts.prompt_tokens + facts.completion_tokens;
         facts.prompt_tokens = prompt;
         facts.completion_tokens = completion;
+        let new = (prompt + completion).saturating_sub(before);
+        if let Some(account) = &facts.account {
+            account.take_tokens(new);
+        }
+    }
+
+    /// Who called, once that is known.
+    pub(crate) fn account(&self) -> Option<Arc<Account>> {
+        self.facts().account.clone()
+    }
+
+    pub(crate) fn set_entry(&self, entry: Entry) {
+        self.facts().entry = Some(entry);
+    }
+
+    /// How long what took, of the request's first answer to end, which was submitted at `submitted`.
+    pub(crate) fn set_timings(&self, submitted: Instant, timings: RequestTimings) {
+        let after = submitted.saturating_duration_since(self.arrived);
+        self.facts().timings.get_or_insert((after, timings));
+    }
+
+    /// The same, as text.
+    pub(crate) fn id_text(&self) -> &str {
+        self.id.to_str().unwrap_or("")
+    }
+
+    pub(crate) fn set_account(&self, account: Arc<Account>) {
+        self.facts().account = Some(account);
     }
 
     pub(crate) fn set_outcome(&self, outcome: &str) {
@@ -65,8 +112,9 @@ impl Drop for Record {
         self.app
             .metrics
             .count_http(&self.handler, method_label(&self.method), status, duration);
+        self.trace(&facts, status, duration);
         tracing::info!(
-            request_id = self.id.to_str().unwrap_or(""),
+            request_id = self.id_text(),
             method = method_label(&self.method),
             path = ?self.path,
             status,
@@ -75,8 +123,55 @@ impl Drop for Record {
             prompt_tokens = facts.prompt_tokens,
             completion_tokens = facts.completion_tokens,
             outcome = facts.outcome.as_deref(),
+            key = facts.account.as_ref().map(|account| account.name.as_str()),
             "request"
         );
+    }
+}
+
+impl Record {
+    fn trace(&self, facts: &Facts, status: u16, duration: Duration) {
+        let (Some(traces), Some(parent)) = (&self.app.config.traces, &self.trace) else {
+            return;
+        };
+        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let mut attributes = vec![
+            KeyValue::new("odmoe.request_id", self.id_text().to_owned()),
+            KeyValue::new("gen_ai.usage.input_tokens", count(facts.prompt_tokens)),
+            KeyValue::new("gen_ai.usage.output_tokens", count(facts.completion_tokens)),
+        ];
+        let account = facts.account.as_ref().map(|account| account.name.clone());
+        let named = [
+            ("odmoe.key", account),
+            ("odmoe.outcome", facts.outcome.clone()),
+        ];
+        let named = named
+            .into_iter()
+            .filter_map(|(name, value)| Some(KeyValue::new(name, value?)));
+        attributes.extend(named);
+        let mut phases = Vec::new();
+        if let Some((submitted, timings)) = &facts.timings {
+            let mut from = *submitted;
+            for (name, took) in [
+                ("queue", timings.queue),
+                ("prefill", timings.prefill),
+                ("decode", timings.decode),
+            ] {
+                phases.push((name, from, from + took));
+                from += took;
+            }
+            let stall = timings.expert_stall.as_secs_f64();
+            attributes.push(KeyValue::new("odmoe.expert_stall_s", stall));
+        }
+        traces.record(EndedRequest {
+            parent: parent.clone(),
+            method: method_label(&self.method),
+            route: &self.handler,
+            status,
+            duration,
+            attributes,
+            phases,
+        });
     }
 }
 
@@ -88,7 +183,9 @@ pub(crate) async fn keep_record(
 ) -> Response {
     let id = given_id(&request).unwrap_or_else(new_id);
     let matched = request.extensions().get::<MatchedPath>();
+    let traces = app.config.traces.as_ref();
     let record = Arc::new(Record {
+        trace: traces.map(|traces| traces.parent(request.headers())),
         app,
         id: id.clone(),
         method: request.method().clone(),

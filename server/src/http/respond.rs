@@ -1,16 +1,17 @@
 //! Answers to HTTP: whole as one JSON body, or streamed as server-sent events.
 
-use super::answer::Piece;
+use super::answer::{Piece, TokenScore};
 use super::error::ApiError;
 use super::generation::{Generation, Update};
 use super::held;
 use super::job::Delivery;
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use odmoe_openapi::{FinishReason, Usage};
+use odmoe_text::output::OutputMessage;
 use serde::Serialize;
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,21 +25,41 @@ pub(crate) trait Dialect: Send + Sync + 'static {
     type Chunk: Serialize;
     type Whole: Serialize;
     /// What an answer's stream begins with.
-    fn opening(&self, index: u32) -> Option<Self::Chunk>;
-    /// More text.
-    fn piece(&self, index: u32, piece: Piece) -> Self::Chunk;
-    /// The end, without text; `rest` may hold scores of tokens that have none.
-    fn ending(&self, index: u32, rest: Piece, reason: FinishReason) -> Self::Chunk;
-    /// The counts, without choices.
-    fn usage(&self, usage: Usage) -> Self::Chunk;
+    fn opening(&mut self, index: u32) -> Vec<Self::Chunk>;
+    /// More of an answer: at least one part.
+    fn piece(&mut self, index: u32, piece: Piece) -> Vec<Self::Chunk>;
+    /// The end, without parts; `scores` are of tokens that have no text.
+    fn ending(&mut self, index: u32, scores: Vec<TokenScore>, end: End) -> Vec<Self::Chunk>;
+    /// The counts, without choices, where a stream asked for them.
+    fn usage(&mut self, usage: Usage) -> Vec<Self::Chunk>;
     /// Everything at once.
-    fn whole(&self, answers: Vec<WholeAnswer>, usage: Usage) -> Self::Whole;
+    fn whole(self, answers: Vec<WholeAnswer>, usage: Usage) -> Self::Whole;
+    /// The name of a chunk's event, where events have names.
+    fn name(_chunk: &Self::Chunk) -> Option<&'static str> {
+        None
+    }
+    /// How a stream ends that fails in the middle.
+    fn failure(&mut self, error: &ApiError) -> String {
+        event(&error.to_body())
+    }
+    /// What follows the last event.
+    fn farewell(&self) -> &'static str {
+        DONE
+    }
+}
+
+/// How an answer ended.
+pub(crate) struct End {
+    pub(crate) reason: FinishReason,
+    /// The stop string that ended it.
+    pub(crate) stop: Option<String>,
 }
 
 /// An answer that has ended.
 pub(crate) struct WholeAnswer {
-    pub(crate) piece: Piece,
-    pub(crate) reason: FinishReason,
+    pub(crate) message: OutputMessage,
+    pub(crate) scores: Vec<TokenScore>,
+    pub(crate) end: End,
 }
 
 /// What is the same on every chunk of a response.
@@ -78,10 +99,16 @@ pub(crate) async fn respond(
 
 async fn whole(mut generation: Generation, dialect: impl Dialect) -> Result<Response, ApiError> {
     let new = || WholeAnswer {
-        piece: Piece::default(),
-        reason: FinishReason::Stop,
+        message: OutputMessage::default(),
+        scores: Vec::new(),
+        end: End {
+            reason: FinishReason::Stop,
+            stop: None,
+        },
     };
     let mut answers: Vec<_> = (0..generation.answers()).map(|_| new()).collect();
+    let mut share = generation.share();
+    let exhausted = ApiError::answers_exhausted(generation.retry_after());
     while let Some(update) = generation.next().await {
         let (index, piece, reason) = match update {
             Update::Piece { index, piece } => (index, piece, None),
@@ -92,13 +119,23 @@ async fn whole(mut generation: Generation, dialect: impl Dialect) -> Result<Resp
             } => (index, piece, Some(reason)),
             Update::Failed(error) => return Err(error),
         };
+        if !share.grow(piece.size_bytes()) {
+            return Err(exhausted);
+        }
         let answer = &mut answers[index as usize];
-        answer.piece.text.push_str(&piece.text);
-        answer.piece.scores.extend(piece.scores);
-        answer.reason = reason.unwrap_or(answer.reason);
+        answer.message.extend(piece.parts);
+        answer.scores.extend(piece.scores);
+        if let Some(reason) = reason {
+            let stop = generation.matched_stop(index);
+            answer.end = End { reason, stop };
+        }
     }
     let response = Json(dialect.whole(answers, generation.usage())).into_response();
-    Ok(held::until_sent(response, generation))
+    let length = response.body().size_hint().exact().unwrap_or(0);
+    if !share.set(usize::try_from(length).unwrap_or(usize::MAX)) {
+        return Err(exhausted);
+    }
+    Ok(held::until_sent(response, (generation, share)))
 }
 
 fn streamed<D: Dialect>(
@@ -169,9 +206,11 @@ impl<D: Dialect> EventStream<D> {
         }
     }
 
-    fn opening(&self) -> String {
-        let chunks = (0..self.generation.answers()).filter_map(|i| self.dialect.opening(i));
-        chunks.map(|chunk| event(&chunk)).collect()
+    fn opening(&mut self) -> String {
+        let answers = 0..self.generation.answers();
+        answers
+            .map(|index| events::<D>(self.dialect.opening(index)))
+            .collect()
     }
 
     async fn run(&mut self) -> Option<Bytes> {
@@ -180,7 +219,7 @@ impl<D: Dialect> EventStream<D> {
             return Some(Bytes::from_static(KEEP_ALIVE.as_bytes()));
         };
         Some(Bytes::from(match update {
-            Some(Update::Piece { index, piece }) => event(&self.dialect.piece(index, piece)),
+            Some(Update::Piece { index, piece }) => events::<D>(self.dialect.piece(index, piece)),
             Some(Update::Ended {
                 index,
                 piece,
@@ -188,25 +227,60 @@ impl<D: Dialect> EventStream<D> {
             }) => self.ending(index, piece, reason),
             Some(Update::Failed(error)) => {
                 self.stage = StreamStage::Over;
-                event(&error.to_body()) + DONE
+                self.dialect.failure(&error) + self.dialect.farewell()
             }
             None => {
                 self.stage = StreamStage::Over;
                 let usage = self
                     .with_usage
                     .then(|| self.dialect.usage(self.generation.usage()));
-                usage.map(|chunk| event(&chunk)).unwrap_or_default() + DONE
+                usage.map(events::<D>).unwrap_or_default() + self.dialect.farewell()
             }
         }))
     }
 
-    fn ending(&self, index: u32, piece: Piece, reason: FinishReason) -> String {
-        if piece.text.is_empty() {
-            return event(&self.dialect.ending(index, piece, reason));
+    fn ending(&mut self, index: u32, piece: Piece, reason: FinishReason) -> String {
+        let stop = self.generation.matched_stop(index);
+        let end = End { reason, stop };
+        if piece.parts.is_empty() {
+            return events::<D>(self.dialect.ending(index, piece.scores, end));
         }
-        let text = event(&self.dialect.piece(index, piece));
-        text + &event(&self.dialect.ending(index, Piece::default(), reason))
+        let last = events::<D>(self.dialect.piece(index, piece));
+        last + &events::<D>(self.dialect.ending(index, Vec::new(), end))
     }
+}
+
+/// A stream that is whole before it begins.
+pub(crate) fn all_at_once<D: Dialect>(dialect: &D, chunks: Vec<D::Chunk>) -> Response {
+    event_stream_response(Body::from(events::<D>(chunks) + dialect.farewell()))
+}
+
+fn events<D: Dialect>(chunks: Vec<D::Chunk>) -> String {
+    let one = |chunk: &D::Chunk| match D::name(chunk) {
+        Some(name) => format!("event: {name}\n{}", event(chunk)),
+        None => event(chunk),
+    };
+    chunks.iter().map(one).collect()
+}
+
+/// JSON of an object whose last member is an empty list, with that list's items written only as they are sent.
+pub(crate) fn json_in_pieces<T: Serialize>(
+    object: &impl Serialize,
+    items: impl Iterator<Item = T> + Send + 'static,
+) -> Response {
+    let json = serde_json::to_string(object).expect("our own types become JSON");
+    let head = json.strip_suffix("]}").expect("a list comes last");
+    let items = items.enumerate().map(|(place, item)| {
+        let json = serde_json::to_string(&item).expect("our own types become JSON");
+        if place == 0 { json } else { format!(",{json}") }
+    });
+    let head = std::iter::once(head.to_owned());
+    let pieces = head.chain(items).chain(std::iter::once("]}".to_owned()));
+    let pieces = pieces.map(|piece| Ok::<_, Infallible>(Bytes::from(piece)));
+    let mut response = Response::new(Body::from_stream(stream::iter(pieces)));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
 }
 
 /// One server-sent event.

@@ -30,7 +30,8 @@ use std::sync::Arc;
 pub(crate) async fn list_models(State(app): State<Arc<App>>) -> Result<Json<ModelList>, ApiError> {
     let model = app.model()?;
     let ids = std::iter::once(&model.name).chain(&app.config.model_aliases);
-    let data = ids.map(|id| describe(id, &model)).collect();
+    let status = status(&app);
+    let data = ids.map(|id| describe(id, &model, status)).collect();
     Ok(Json(ModelList {
         object: "list".into(),
         data,
@@ -56,16 +57,22 @@ pub(crate) async fn get_model(
     let Path(id) = id.map_err(|_| ApiError::invalid("id", "the model's name is not UTF-8"))?;
     let model = app.model()?;
     super::job::check_model(Some(&id), &model, &app.config.model_aliases)?;
-    Ok(Json(describe(&id, &model)))
+    Ok(Json(describe(&id, &model, status(&app))))
 }
 
-fn describe(id: &str, model: &ServedModel) -> Model {
+fn status(app: &App) -> &'static str {
+    why_not_ready(app).map_or("ready", |(status, _)| status)
+}
+
+fn describe(id: &str, model: &ServedModel, status: &str) -> Model {
     Model {
         id: id.to_owned(),
         object: "model".into(),
         created: model.created_unix_s,
         owned_by: "odmoe".into(),
         max_model_len: model.context_tokens as u64,
+        context_length: model.context_tokens as u64,
+        status: status.into(),
     }
 }
 
@@ -182,6 +189,12 @@ fn wire(progress: Progress) -> LoadingProgress {
     responses((status = 200, description = "Prometheus text", content_type = "text/plain", body = String))
 )]
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let tasks = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    let (in_flight, unsent_bytes) = (app.lifecycle.in_flight(), app.output.used_bytes());
+    app.metrics
+        .set_service_gauges(in_flight, unsent_bytes, tasks);
     app.metrics.set_load_progress(app.slot.progress().fraction);
     if let Some(model) = app.slot.get() {
         app.metrics

@@ -63,6 +63,7 @@ pub(crate) const LOOKUP_RESULTS: &[&str] = &["hit", "prefetch_hit", "coalesced",
 pub(crate) const EVICTION_REASONS: &[&str] = &["demand", "prefetch"];
 pub(crate) const LOAD_FAILURES: &[&str] = &["checksum", "io", "short_read", "timeout"];
 pub(crate) const LOAD_SOURCES: &[&str] = &["direct", "buffered", "memory"];
+pub(crate) const CALLER_LIMITS: &[&str] = &["requests", "tokens", "concurrent", "share"];
 pub(crate) const PREDICTIONS: &[&str] = &["predicted", "missed"];
 
 const fn model(name: &'static str, kind: Kind, help: &'static str) -> Metric {
@@ -138,6 +139,11 @@ pub(crate) const CATALOGUE: &[Metric] = &[
     paging("odmoe_expert_prefetch_wasted_total", Counter, &[], "Experts read ahead of demand and not used."),
     paging("odmoe_predictor_experts_total", Counter, &[("outcome", PREDICTIONS)],
         "Experts that a router chose, by whether they had been predicted; recall = predicted / all."),
+    paging("odmoe_requests_limited_total", Counter, &[("limit", CALLER_LIMITS)],
+        "Requests refused because their key had reached a limit, by which."),
+    paging("odmoe_requests_in_flight", Gauge, &[], "HTTP requests that use the model, from acceptance to the last byte."),
+    paging("odmoe_unsent_answer_bytes", Gauge, &[], "Answers that slow readers have not taken, beside a little for each."),
+    paging("odmoe_runtime_tasks", Gauge, &[], "Asynchronous tasks: one a connection, and a few."),
     paging("odmoe_model_load_progress_ratio", Gauge, &[], "How much of loading is done, 0 to 1."),
 ];
 

@@ -84,6 +84,12 @@ impl ModelMetrics {
         self.request_max_tokens.record(f64::from(max_tokens));
     }
 
+    /// A text to embed was accepted.
+    pub(crate) fn record_text(&self, tokens: usize) {
+        self.prompt_tokens.increment(tokens as u64);
+        self.request_prompt_tokens.record(tokens as f64);
+    }
+
     /// The gauges after a step, or at a scrape.
     pub fn set_gauges(&self, gauges: &EngineGauges) {
         self.running.set(gauges.running as f64);

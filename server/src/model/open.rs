@@ -2,6 +2,7 @@
 
 use crate::config::ExpertCacheSize;
 use crate::embedded::{self, UnpackError, Unpacked};
+use crate::grammars::Grammars;
 use crate::model::budget::{BudgetError, ExpertBudget, ExpertBytes, expert_budget};
 use crate::model::kv_budget::{KV_BLOCK_TOKENS, KvRoom, kv_blocks};
 use crate::model::locate::ModelLocation;
@@ -221,16 +222,21 @@ impl OpenModel {
     /// What the routes serve.
     pub fn served(&self) -> ServedModel {
         let prepared = &self.prepared;
+        let vocabulary = prepared.manifest.config.vocab_size as usize;
+        let end_ids = prepared.manifest.text.end_of_sequence_ids.clone();
+        let tokenizer = prepared.text.tokenizer.clone();
         ServedModel {
             name: prepared.name().to_owned(),
             engine: Arc::new(self.engine.clone()),
-            tokenizer: prepared.text.tokenizer.clone(),
+            grammars: Grammars::new(tokenizer.clone(), vocabulary, end_ids.clone()),
+            tokenizer,
             template: prepared.text.template.clone(),
             sampling_defaults: prepared.text.sampling_defaults,
-            end_ids: prepared.manifest.text.end_of_sequence_ids.clone(),
+            end_ids,
             context_tokens: prepared.context_tokens(),
             capacity_answers: prepared.settings.max_running + prepared.settings.max_queue,
-            vocabulary: prepared.manifest.config.vocab_size as usize,
+            embedding_width: prepared.manifest.config.hidden_size as usize,
+            vocabulary,
             created_unix_s: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),

@@ -108,4 +108,8 @@ impl Family for Decoder {
     fn head(&self, step: Step<'_>) -> Result<(), BackendError> {
         self.head.enqueue(step)
     }
+
+    fn states(&self, step: Step<'_>) -> Result<(), BackendError> {
+        self.head.enqueue_states(step)
+    }
 }

@@ -2,12 +2,12 @@
 
 /// Counts commas and opening brackets outside of strings: no parser makes more values of these bytes, but one.
 ///
-/// The top-level member `prompt` is left out: a prompt is read into integers and texts, of which a bounded number is
+/// The top-level member `beside` is left out: the caller reads it into integers and texts, of which a bounded number is
 /// kept, so it takes little more memory than its bytes. Bytes that are no JSON give some number; the parser then
 /// refuses them where they stop being JSON, and up to there the number is right.
-pub(super) fn count(bytes: &[u8]) -> usize {
+pub(super) fn count(bytes: &[u8], beside: &str) -> usize {
     let (mut depth, mut values) = (0_usize, 0);
-    let (mut is_in_prompt, mut last_string) = (false, &bytes[..0]);
+    let (mut is_beside, mut last_string) = (false, &bytes[..0]);
     let mut at = 0;
     while let Some(byte) = bytes.get(at) {
         match byte {
@@ -16,14 +16,14 @@ pub(super) fn count(bytes: &[u8]) -> usize {
                 last_string = &bytes[at + 1..][..length];
                 at += length + 1;
             }
-            b':' if depth == 1 => is_in_prompt = last_string == b"prompt",
+            b':' if depth == 1 => is_beside = last_string == beside.as_bytes(),
             b',' => {
-                is_in_prompt &= depth > 1;
-                values += usize::from(!is_in_prompt);
+                is_beside &= depth > 1;
+                values += usize::from(!is_beside);
             }
             b'{' | b'[' => {
                 depth += 1;
-                values += usize::from(!is_in_prompt);
+                values += usize::from(!is_beside);
             }
             b'}' | b']' => depth = depth.saturating_sub(1),
             _ => {}
@@ -51,7 +51,7 @@ mod tests {
     use super::count;
 
     #[test]
-    fn values_are_counted_but_not_what_strings_and_the_prompt_hold() {
+    fn values_are_counted_but_not_what_strings_and_one_member_hold() {
         let cases = [
             ("", 0),
             ("{}", 1),
@@ -69,7 +69,7 @@ mod tests {
             ("]]]}[", 1),
         ];
         for (json, expected) in cases {
-            assert_eq!(count(json.as_bytes()), expected, "{json}");
+            assert_eq!(count(json.as_bytes(), "prompt"), expected, "{json}");
         }
     }
 }

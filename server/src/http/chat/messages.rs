@@ -4,6 +4,9 @@ use super::super::Limits;
 use super::super::error::ApiError;
 use odmoe_openapi::{ChatMessage, Content, ContentPart};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
 /// The conversation as the template's `messages`.
 pub(super) fn for_template(messages: Vec<ChatMessage>, limits: &Limits) -> Result<Value, ApiError> {
@@ -69,6 +72,34 @@ fn convert(at: &str, message: ChatMessage, limits: &Limits) -> Result<Value, Api
         converted.insert("tool_calls".into(), Value::Array(calls));
     }
     Ok(Value::Object(converted))
+}
+
+/// Mistral's templates take ids of calls only if they have 9 letters and digits: others become such, the same for the same.
+pub(super) fn shorten_ids(messages: &mut Value) {
+    for message in messages.as_array_mut().into_iter().flatten() {
+        if let Some(id) = message.get_mut("tool_call_id") {
+            shorten(id);
+        }
+        let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
+        for call in calls.into_iter().flatten() {
+            if let Some(id) = call.get_mut("id") {
+                shorten(id);
+            }
+        }
+    }
+}
+
+fn shorten(id: &mut Value) {
+    let Some(text) = id.as_str() else { return };
+    if text.len() == 9 && text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return;
+    }
+    let digest = Sha256::digest(text.as_bytes());
+    let digits = digest
+        .iter()
+        .take(9)
+        .map(|byte| DIGITS[usize::from(*byte) % DIGITS.len()]);
+    *id = digits.map(char::from).collect::<String>().into();
 }
 
 fn join(at: &str, parts: Vec<ContentPart>, limits: &Limits) -> Result<String, ApiError> {
@@ -149,6 +180,21 @@ mod tests {
         let expected = |arguments| json!([{"role": "assistant", "content": "", "tool_calls": [call(arguments)]}]);
         check(message(json!("{\"x\": 1}")), Ok(expected(json!({"x": 1}))));
         check(message(json!("{broken")), Ok(expected(json!("{broken"))));
+    }
+
+    #[test]
+    fn ids_that_mistral_refuses_are_shortened_alike() {
+        let call = |id: &str| json!({"role": "assistant", "tool_calls": [{"id": id, "function": {"name": "f"}}]});
+        let mut messages = json!([
+            call("call_0123456789"),
+            {"role": "tool", "tool_call_id": "call_0123456789", "content": "x"},
+            call("abcDEF123"),
+        ]);
+        shorten_ids(&mut messages);
+        let short = messages[0]["tool_calls"][0]["id"].as_str().unwrap();
+        assert!(short.len() == 9 && short.bytes().all(|b| b.is_ascii_alphanumeric()));
+        assert_eq!(messages[1]["tool_call_id"], short);
+        assert_eq!(messages[2]["tool_calls"][0]["id"], "abcDEF123");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::fake::{self, FakeEngine};
 use super::*;
+use crate::http::{ApiKey, Listeners, SecretDigest};
 
 async fn with_config(config: HttpConfig) -> Server {
     Server::with(config, FakeEngine::new(|_| fake::says("x"))).await
@@ -9,7 +10,7 @@ async fn with_config(config: HttpConfig) -> Server {
 
 #[tokio::test]
 async fn with_a_key_every_route_but_the_probes_is_closed() {
-    let keys = vec!["first".to_owned(), "second".to_owned()];
+    let keys = vec![ApiKey::new("a", "first"), ApiKey::new("b", "second")];
     let server = with_config(HttpConfig {
         api_keys: keys,
         ..HttpConfig::default()
@@ -79,7 +80,7 @@ async fn with_a_key_every_route_but_the_probes_is_closed() {
 }
 
 #[tokio::test]
-async fn on_loopback_a_foreign_host_is_refused() {
+async fn without_a_key_a_foreign_host_is_refused() {
     let hosts = vec!["my.name".to_owned()];
     let server = with_config(HttpConfig {
         allowed_hosts: hosts,
@@ -123,6 +124,108 @@ async fn on_loopback_a_foreign_host_is_refused() {
 }
 
 #[tokio::test]
+async fn with_a_key_any_host_is_answered() {
+    let server = with_config(HttpConfig {
+        api_keys: vec![ApiKey::new("k", "k")],
+        ..HttpConfig::default()
+    })
+    .await;
+    let call = Call::new("GET", "/v1/models").header("host", "api.example.org");
+    assert_eq!(call.send(server.address).await.status, 401);
+    let call = Call::new("GET", "/v1/models").header("host", "api.example.org");
+    let call = call.header("authorization", "Bearer k");
+    assert_eq!(call.send(server.address).await.status, 200);
+}
+
+#[tokio::test]
+async fn without_an_admin_key_there_is_nothing_to_administer() {
+    for api_keys in [vec![], vec![ApiKey::new("k", "k")]] {
+        let server = with_config(HttpConfig {
+            api_keys,
+            ..HttpConfig::default()
+        })
+        .await;
+        for key in ["", "Bearer k"] {
+            let call = Call::new("GET", "/admin/cache").header("authorization", key);
+            let reply = call.send(server.address).await;
+            assert_eq!(reply.error(), (404, "not_found".into(), None), "{key:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_admin_key_opens_what_is_for_operators_and_nothing_else() {
+    let server = with_config(HttpConfig {
+        api_keys: vec![ApiKey::new("k", "k")],
+        admin_key: Some(SecretDigest::of(b"root")),
+        ..HttpConfig::default()
+    })
+    .await;
+    let get = |path: &str, key: &str| {
+        let call = Call::new("GET", path).header("authorization", &format!("Bearer {key}"));
+        call.send(server.address)
+    };
+    let cache = get("/admin/cache", "root").await;
+    assert_eq!(cache.status, 200, "{}", cache.body);
+    assert_eq!(cache.json()["kv"], json!({"blocks": 12, "blocks_used": 3}));
+    for key in ["k", "", "roo"] {
+        let reply = get("/admin/cache", key).await;
+        assert_eq!(reply.error(), (401, "invalid_admin_key".into(), None));
+    }
+    assert_eq!(get("/admin/other", "root").await.error().0, 404);
+    assert_eq!(get("/admin/other", "k").await.error().0, 401);
+    for (path, key, status) in [
+        ("/metrics", "root", 200),
+        ("/metrics", "k", 200),
+        ("/metrics", "x", 401),
+        ("/v1/models", "root", 401),
+        ("/administer", "root", 401),
+    ] {
+        assert_eq!(get(path, key).await.status, status, "{path} with {key}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_move_to_an_address_of_their_own() {
+    let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let metrics = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addresses = (clients.local_addr().unwrap(), metrics.local_addr().unwrap());
+    let config = HttpConfig {
+        api_keys: vec![ApiKey::new("k", "k")],
+        ..HttpConfig::default()
+    };
+    let listeners = Listeners {
+        clients,
+        tls: None,
+        metrics: Some(metrics),
+    };
+    let (_stop, stops) = mpsc::channel(2);
+    tokio::spawn(serve_until(
+        listeners,
+        config,
+        ModelSlot::new(),
+        MetricsHandle::new(),
+        stops,
+    ));
+    let get = |path: &str| Call::new("GET", path);
+    let status = async |call: Call, to| call.send(to).await.status;
+    for (path, expected) in [
+        ("/metrics", 200),
+        ("/health", 200),
+        ("/ready", 503),
+        ("/v1/models", 404),
+    ] {
+        assert_eq!(status(get(path), addresses.1).await, expected, "{path}");
+    }
+    let keyed = get("/metrics").header("authorization", "Bearer k");
+    assert_eq!(status(keyed, addresses.0).await, 404);
+    let page = get("/metrics").header("origin", "http://evil.example");
+    assert_eq!(status(page, addresses.1).await, 403);
+    let rebound = get("/metrics").header("host", "evil.example");
+    assert_eq!(status(rebound, addresses.1).await, 403);
+}
+
+#[tokio::test]
 async fn a_foreign_page_cannot_post_and_cannot_read() {
     let origins = vec!["https://app.example".to_owned()];
     let server = with_config(HttpConfig {
@@ -153,7 +256,7 @@ async fn a_foreign_page_cannot_post_and_cannot_read() {
             .await;
         assert_eq!(
             (reply.status, reply.header("access-control-allow-origin")),
-            (200, None)
+            (403, None)
         );
     }
     assert!(server.engine.requests().is_empty());
@@ -173,7 +276,7 @@ async fn a_foreign_page_cannot_post_and_cannot_read() {
 async fn preflights_are_answered_without_a_key_for_listed_origins_only() {
     let config = HttpConfig {
         allowed_origins: vec!["https://app.example".into()],
-        api_keys: vec!["k".into()],
+        api_keys: vec![ApiKey::new("k", "k")],
         ..HttpConfig::default()
     };
     let server = with_config(config).await;

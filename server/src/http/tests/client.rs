@@ -145,7 +145,8 @@ impl Connection {
         self.socket.write_all(bytes).await.unwrap();
     }
 
-    async fn read(&mut self) -> usize {
+    /// Reads a little; 0 at the end.
+    pub async fn read(&mut self) -> usize {
         let mut buffer = [0; 4096];
         let count = soon(self.socket.read(&mut buffer)).await.unwrap_or(0);
         self.received.extend_from_slice(&buffer[..count]);

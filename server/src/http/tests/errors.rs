@@ -76,6 +76,27 @@ async fn values_out_of_range_name_their_field() {
             "messages",
         ),
         bad(json!({"tools": vec![json!({}); 257]}), "tools"),
+        bad(
+            json!({"tools": [{"type": "function"}]}),
+            "tools[0].function.name",
+        ),
+        bad(
+            json!({"tools": [{"function": {"name": "a b"}}]}),
+            "tools[0].function.name",
+        ),
+        bad(
+            json!({"tools": [{"function": {"name": "f", "parameters": []}}]}),
+            "tools[0].function.parameters",
+        ),
+        bad(json!({"tool_choice": "required"}), "tool_choice"),
+        bad(json!({"tool_choice": "perhaps"}), "tool_choice"),
+        bad(json!({"tool_choice": {"type": "function"}}), "tool_choice"),
+        bad(
+            json!({"tools": [{"function": {"name": "f"}}],
+                   "tool_choice": {"type": "function", "function": {"name": "g"}}}),
+            "tool_choice",
+        ),
+        bad(json!({"reasoning_effort": "much"}), "reasoning_effort"),
         bad(json!({"response_format": {}}), "response_format"),
     ];
     check(&server, CHAT, &cases).await;
@@ -87,19 +108,6 @@ async fn what_is_not_supported_says_so() {
     let bad = |body: Value, param| (body, 400, "unsupported_value", Some(param));
     let image = json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]);
     let cases = [
-        bad(
-            chat(json!({"response_format": {"type": "json_object"}})),
-            "response_format",
-        ),
-        bad(
-            chat(json!({"response_format": {"type": "json_schema", "json_schema": {}}})),
-            "response_format",
-        ),
-        bad(chat(json!({"tool_choice": "required"})), "tool_choice"),
-        bad(
-            chat(json!({"tool_choice": {"type": "function"}})),
-            "tool_choice",
-        ),
         bad(chat(json!({"modalities": ["text", "audio"]})), "modalities"),
         bad(
             chat(json!({"messages": image})),
@@ -108,7 +116,6 @@ async fn what_is_not_supported_says_so() {
     ];
     check(&server, CHAT, &cases).await;
     let cases = [
-        bad(completion(json!({"echo": true})), "echo"),
         bad(completion(json!({"suffix": "x"})), "suffix"),
         bad(completion(json!({"best_of": 2})), "best_of"),
     ];
@@ -275,7 +282,7 @@ async fn unknown_routes_and_methods() {
     for path in [
         "/",
         "/v1",
-        "/v1/embeddings",
+        "/v1/audio/speech",
         "/v1/chat/completions/",
         "//health",
         "/%00",
@@ -559,6 +566,7 @@ async fn a_model_without_a_template_still_completes() {
         template: None,
         sampling_defaults: SamplingDefaults::default(),
         end_ids: vec![],
+        grammars: Grammars::new(fake::tokenizer(), fake::VOCABULARY, vec![]),
         ..*model
     };
     server.slot.set_ready(Arc::new(bare));

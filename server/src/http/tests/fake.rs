@@ -3,7 +3,8 @@
 use super::client::soon;
 use crate::http::Generator;
 use odmoe_engine::{
-    EngineGauges, FinishReason, PositionLogprobs, Request, RequestError, RequestId, RequestTimings,
+    ClientId, EmbeddingEnd, EmbeddingRequest, EmbeddingSink, EngineGauges, FinishReason, Pooling,
+    PositionLogprobs, Request, RequestError, RequestId, RequestTimings, SamplingParams,
     SubmitError, TokenEvent, TokenLogprob, TokenSink,
 };
 use odmoe_expert_store::{StoreGauges, StoreHealth};
@@ -20,6 +21,8 @@ pub const END: u32 = 256;
 pub const PAD: u32 = 257;
 pub const VOCABULARY: usize = 258;
 pub const CONTEXT: usize = 512;
+/// Numbers of an embedding.
+pub const WIDTH: usize = 3;
 
 /// One act of a script.
 #[derive(Clone, Debug)]
@@ -124,8 +127,13 @@ impl FakeEngine {
     }
 }
 
-impl Generator for Arc<FakeEngine> {
-    fn submit(&self, request: Request, sink: Box<dyn TokenSink>) -> Result<RequestId, SubmitError> {
+impl FakeEngine {
+    /// Queues a request, whose script `play` plays.
+    fn accept<F: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        request: Request,
+        play: impl FnOnce(Vec<Act>, Gate) -> F,
+    ) -> Result<RequestId, SubmitError> {
         let mut state = self.state.lock().unwrap();
         let waiting = state.cancels.len();
         if waiting >= self.queue_limit {
@@ -150,21 +158,119 @@ impl Generator for Arc<FakeEngine> {
         let (cancel, cancelled) = watch::channel(false);
         state.cancels.insert(id, cancel);
         let acts = (self.script)(&request);
-        state.requests.push(request.clone());
+        state.requests.push(request);
         self.running.send_modify(|running| *running += 1);
-        let player = Player {
-            request,
-            sink,
-            gate: Arc::clone(&self.gate),
-            cancelled,
-        };
+        let opened = Arc::clone(&self.gate);
+        let playing = play(acts, Gate { opened, cancelled });
         let engine = Arc::clone(self);
         tokio::spawn(async move {
-            player.play(acts).await;
+            playing.await;
             engine.state.lock().unwrap().cancels.remove(&id);
             engine.running.send_modify(|running| *running -= 1);
         });
         Ok(id)
+    }
+}
+
+/// What holds a request up.
+struct Gate {
+    opened: Arc<Semaphore>,
+    cancelled: watch::Receiver<bool>,
+}
+
+impl Gate {
+    /// Waits to be let through. False once the request is cancelled.
+    async fn passes(&mut self) -> bool {
+        tokio::select! {
+            permit = self.opened.acquire() => {
+                permit.unwrap().forget();
+                true
+            }
+            _ = self.cancelled.wait_for(|cancelled| *cancelled) => false,
+        }
+    }
+}
+
+/// How many tokens, the first, and the last: negative where its state alone is asked for.
+fn embedding(request: &EmbeddingRequest) -> Vec<f32> {
+    let tokens = &request.tokens;
+    let sign = match request.pooling {
+        Pooling::Mean => 1.0,
+        Pooling::Last => -1.0,
+    };
+    let [first, last] = [tokens[0], tokens[tokens.len() - 1]].map(|token| token as f32);
+    vec![tokens.len() as f32, first, last * sign]
+}
+
+async fn embed(acts: Vec<Act>, mut gate: Gate, sink: Box<dyn EmbeddingSink>, values: Vec<f32>) {
+    for act in acts {
+        match act {
+            Act::Gate if !gate.passes().await => return sink.end(EmbeddingEnd::Cancelled),
+            Act::Fail(error) => return sink.end(EmbeddingEnd::Failed(error)),
+            Act::Gate | Act::Token(_) | Act::Text(_) | Act::Finish(_) => {}
+        }
+    }
+    let timings = RequestTimings::default();
+    sink.end(EmbeddingEnd::Done { values, timings });
+}
+
+impl Generator for Arc<FakeEngine> {
+    fn submit(&self, request: Request, sink: Box<dyn TokenSink>) -> Result<RequestId, SubmitError> {
+        self.accept(request.clone(), |acts, gate| {
+            let player = Player {
+                request,
+                sink,
+                gate,
+            };
+            player.play(acts)
+        })
+    }
+
+    /// Scores as its own tokens are scored.
+    fn score(
+        &self,
+        prompt: Vec<u32>,
+        continuation: Vec<u32>,
+        top: u32,
+        sink: Box<dyn TokenSink>,
+    ) -> Result<RequestId, SubmitError> {
+        let request = Request {
+            client: ClientId::default(),
+            prompt,
+            sampling: SamplingParams::default(),
+            max_new_tokens: continuation.len() as u32,
+            stop_token_ids: Vec::new(),
+            logprobs: Some(top),
+            rules: None,
+        };
+        self.accept(request.clone(), |_, gate| {
+            let player = Player {
+                request,
+                sink,
+                gate,
+            };
+            let given = continuation.into_iter().map(Act::Token);
+            player.play(given.chain([Act::Finish(FinishReason::Length)]).collect())
+        })
+    }
+
+    /// Plays the script of a prompt of these tokens, without the text that it says.
+    fn embed(
+        &self,
+        request: EmbeddingRequest,
+        sink: Box<dyn EmbeddingSink>,
+    ) -> Result<RequestId, SubmitError> {
+        let values = embedding(&request);
+        let prompt = Request {
+            client: request.client,
+            prompt: request.tokens,
+            sampling: SamplingParams::default(),
+            max_new_tokens: 1,
+            stop_token_ids: Vec::new(),
+            logprobs: None,
+            rules: None,
+        };
+        self.accept(prompt, |acts, gate| embed(acts, gate, sink, values))
     }
 
     fn cancel(&self, id: RequestId) {
@@ -194,8 +300,7 @@ impl Generator for Arc<FakeEngine> {
 struct Player {
     request: Request,
     sink: Box<dyn TokenSink>,
-    gate: Arc<Semaphore>,
-    cancelled: watch::Receiver<bool>,
+    gate: Gate,
 }
 
 impl Player {
@@ -219,7 +324,7 @@ impl Player {
     }
 
     fn token(&mut self, token: u32) -> bool {
-        if *self.cancelled.borrow() || self.sink.is_closed() {
+        if *self.gate.cancelled.borrow() || self.sink.is_closed() {
             return self.finish(FinishReason::Cancelled);
         }
         let scored = |token, logprob| TokenLogprob { token, logprob };
@@ -234,14 +339,7 @@ impl Player {
     }
 
     async fn wait(&mut self) -> bool {
-        let is_open = tokio::select! {
-            permit = self.gate.acquire() => {
-                permit.unwrap().forget();
-                true
-            }
-            _ = self.cancelled.wait_for(|cancelled| *cancelled) => false,
-        };
-        if is_open {
+        if self.gate.passes().await {
             false
         } else {
             self.finish(FinishReason::Cancelled)
@@ -293,6 +391,7 @@ fn byte_character(byte: u8) -> char {
 pub fn template() -> ChatTemplate {
     let source = "{% for m in messages %}{% if m.content == 'refuse me' %}{{ raise_exception('no such talk') }}{% endif %}\
                   {{ m.role }}: {{ m.content }}\n{% endfor %}{% if tools %}{{ tools | length }} tools\n{% endif %}\
-                  {% if shout %}LOUD\n{% endif %}assistant:";
+                  {% if shout %}LOUD\n{% endif %}{% if reasoning_effort %}effort {{ reasoning_effort }}\n{% endif %}assistant:\
+                  {% if enable_thinking is false %}<think></think>{% endif %}{# calls: <tool_call> #}";
     ChatTemplate::compile(source, &BTreeMap::new()).unwrap()
 }

@@ -1,7 +1,7 @@
 //! The log: one line a request, and nothing of what is said.
 
 use super::client::soon;
-use super::fake;
+use super::fake::{self, FakeEngine};
 use super::*;
 use std::io::Write;
 use std::sync::{Mutex, OnceLock};
@@ -42,10 +42,12 @@ impl Lines {
             let text = self.text();
             let lines = text.lines().filter(|line| line.contains(id));
             let lines = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
-            let mut of_this = lines.filter(|line| line["fields"]["request_id"] == id);
+            let lines = lines.map(|line| line["fields"].clone());
+            let mut of_this =
+                lines.filter(|line| line["request_id"] == id && line["message"] == "request");
             if let Some(line) = of_this.next() {
                 assert!(of_this.next().is_none(), "one line a request");
-                return line["fields"].clone();
+                return line;
             }
             tokio::task::yield_now().await;
         }
@@ -140,4 +142,21 @@ async fn a_vanished_client_is_told_apart() {
             (&json!(status), &json!("cancelled"))
         );
     }
+}
+
+#[tokio::test]
+async fn text_is_logged_where_it_was_asked_for() {
+    let lines = Lines::collect();
+    let config = HttpConfig {
+        log_text: true,
+        ..HttpConfig::default()
+    };
+    let server = Server::with(config, FakeEngine::new(|_| fake::says("REPLIED"))).await;
+    let body = chat(json!({"messages": [{"role": "user", "content": "ASKED"}]}));
+    let call = Call::new("POST", CHAT).header("x-request-id", "told");
+    call.json(body).send(server.address).await;
+    lines.request("told").await;
+    let text = lines.text();
+    let line = text.lines().find(|line| line.contains("ASKED")).unwrap();
+    assert!(line.contains("told") && line.contains("REPLIED"), "{line}");
 }

@@ -1,18 +1,32 @@
 //! The routes over real sockets, against a scripted engine.
 
 mod access;
+mod advisories;
+mod anthropic;
 mod cancellation;
 mod client;
+mod echo;
+mod embeddings;
 mod errors;
 pub(super) mod fake;
 mod hostile;
 mod lifecycle;
+mod limits;
 mod log;
+mod responses;
 mod service;
+mod stored_responses;
 mod streaming;
+mod structured;
+mod time;
+mod tls;
+mod tokens;
+mod tools;
+mod traces;
 mod whole;
 
 use super::{HttpConfig, serve_until};
+use crate::grammars::Grammars;
 use crate::metrics::MetricsHandle;
 use crate::state::{ModelSlot, SamplingDefaults, ServedModel};
 use client::{Call, Connection, Reply};
@@ -94,6 +108,8 @@ impl Server {
             context_tokens: fake::CONTEXT,
             capacity_answers: self.engine.queue_limit(),
             vocabulary: fake::VOCABULARY,
+            grammars: Grammars::new(fake::tokenizer(), fake::VOCABULARY, vec![fake::END]),
+            embedding_width: fake::WIDTH,
             created_unix_s: 1_700_000_000,
         }));
     }

@@ -13,7 +13,10 @@ async fn models_are_listed_and_found_by_name() {
         ..HttpConfig::default()
     };
     let server = Server::with(config, FakeEngine::new(|_| fake::says("x"))).await;
-    let model = |id: &str| json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": "odmoe", "max_model_len": 512});
+    let model = |id: &str| {
+        json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": "odmoe", "max_model_len": 512,
+        "context_length": 512, "status": "ready"})
+    };
     let list = server.get("/v1/models").await.json();
     assert_eq!(
         list,
@@ -33,6 +36,29 @@ async fn models_are_listed_and_found_by_name() {
         (404, "model_not_found".into(), Some("model".into()))
     );
     assert_eq!(server.get("/v1/models/%ff").await.error().0, 400);
+}
+
+#[tokio::test]
+async fn clients_routes_answer_with_and_without_their_prefix() {
+    let server = Server::saying("x").await;
+    let bodies = [
+        (CHAT, chat(json!({}))),
+        (COMPLETIONS, completion(json!({}))),
+        ("/v1/tokenize", json!({"prompt": "a"})),
+        ("/v1/detokenize", json!({"tokens": [97]})),
+        ("/v1/apply-template", chat(json!({}))),
+    ];
+    for (path, body) in bodies {
+        let long = server.post(path, body.clone()).await;
+        let bare = path.strip_prefix("/v1").unwrap();
+        let short = server.post(bare, body).await;
+        assert_eq!(short.status, 200, "{bare}");
+        assert_eq!(settled(&short.body), settled(&long.body));
+    }
+    for path in ["/models", "/models/tiny/moe"] {
+        let long = server.get(&format!("/v1{path}")).await;
+        assert_eq!(server.get(path).await.body, long.body);
+    }
 }
 
 #[tokio::test]
@@ -63,6 +89,17 @@ async fn readiness_follows_storage_and_engine() {
         "engine_stopped"
     );
     assert_eq!(server.get("/health").await.json(), json!({"status": "ok"}));
+}
+
+#[tokio::test]
+async fn a_models_status_is_that_of_the_server() {
+    let server = Server::saying("x").await;
+    let status = async || server.get("/v1/models/tiny/moe").await.json()["status"].clone();
+    assert_eq!(status().await, "ready");
+    *server.engine.health.lock().unwrap() = StoreHealth::Failing {
+        last_error: "disk gone".into(),
+    };
+    assert_eq!(status().await, "storage_failing");
 }
 
 #[tokio::test]
@@ -120,15 +157,10 @@ async fn the_document_lists_every_route_and_the_page_needs_no_network() {
         .keys()
         .map(String::as_str)
         .collect();
-    let reading = crate::http::router::READING
-        .iter()
-        .map(|path| path.trim_matches('*'));
-    let reading: Vec<String> = reading.map(|path| path.replace("{*", "{")).collect();
-    let routes: BTreeSet<&str> = reading
-        .iter()
-        .map(String::as_str)
-        .chain([CHAT, COMPLETIONS])
+    let routes: Vec<String> = crate::http::router::paths()
+        .map(|(path, _)| path.replace("{*", "{"))
         .collect();
+    let routes: BTreeSet<&str> = routes.iter().map(String::as_str).collect();
     assert_eq!(paths, routes);
     check_references(&document, &document);
     let description = document["info"]["description"].as_str().unwrap();

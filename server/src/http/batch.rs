@@ -1,0 +1,143 @@
+//! Many small pieces of work of one request on their way through the engine, a few at a time.
+
+use super::app::App;
+use super::error::ApiError;
+use super::lifecycle::LifePhase;
+use crate::state::ServedModel;
+use odmoe_engine::{RequestError, RequestId, SubmitError};
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// In the engine at once: enough to fill a prompt chunk, few enough to leave the queue to others.
+const AT_ONCE: usize = 16;
+/// How often a silent engine is asked whether it lives.
+const LIVENESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What came of a piece.
+pub(crate) enum Outcome<T> {
+    Done(T),
+    Cancelled,
+    Failed(RequestError),
+}
+
+/// Where the outcome of one piece goes; for the engine's thread.
+pub(crate) struct Reply<T> {
+    place: usize,
+    sender: mpsc::UnboundedSender<(usize, Outcome<T>)>,
+}
+
+impl<T> Reply<T> {
+    pub(crate) fn send(&self, outcome: Outcome<T>) {
+        // Nobody listens once the client is gone.
+        let _ = self.sender.send((self.place, outcome));
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+}
+
+/// Dropping it cancels what still runs.
+pub(crate) struct Batch<T> {
+    model: Arc<ServedModel>,
+    /// By place, what still runs.
+    running: BTreeMap<usize, RequestId>,
+    outcomes: Vec<Option<T>>,
+    ends: mpsc::UnboundedReceiver<(usize, Outcome<T>)>,
+    sender: mpsc::UnboundedSender<(usize, Outcome<T>)>,
+    retry_after: Duration,
+    /// Ends when the server stops waiting for requests.
+    stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl<T> Batch<T> {
+    pub(crate) fn new(app: &App, model: Arc<ServedModel>) -> Self {
+        let (sender, ends) = mpsc::unbounded_channel();
+        let lifecycle = app.lifecycle.clone();
+        Self {
+            model,
+            running: BTreeMap::new(),
+            outcomes: Vec::new(),
+            ends,
+            sender,
+            retry_after: app.config.retry_after,
+            stopping: Box::pin(async move { lifecycle.reached(LifePhase::Stopping).await }),
+        }
+    }
+
+    /// Does `count` pieces of work, each handed to the engine by `submit`; their outcomes come in order. A full queue is
+    /// an error only where none of these pieces will make room in it.
+    pub(crate) async fn run(
+        &mut self,
+        count: usize,
+        submit: impl Fn(&ServedModel, usize, Reply<T>) -> Result<RequestId, SubmitError>,
+        refuse: impl Fn(SubmitError) -> ApiError,
+    ) -> Result<Vec<T>, ApiError> {
+        self.outcomes.resize_with(count, || None);
+        let mut next = 0;
+        loop {
+            while next < count && self.running.len() < AT_ONCE {
+                let reply = Reply {
+                    place: next,
+                    sender: self.sender.clone(),
+                };
+                match submit(&self.model, next, reply) {
+                    Ok(id) => self.running.insert(next, id),
+                    Err(SubmitError::QueueFull { .. }) if !self.running.is_empty() => break,
+                    Err(error) => return Err(refuse(error)),
+                };
+                next += 1;
+            }
+            if self.running.is_empty() {
+                let outcomes = std::mem::take(&mut self.outcomes).into_iter();
+                return Ok(outcomes.map(|o| o.expect("all have ended")).collect());
+            }
+            self.take_end().await?;
+        }
+    }
+
+    async fn take_end(&mut self) -> Result<(), ApiError> {
+        let (place, outcome) = self.next_end().await?;
+        self.running.remove(&place);
+        match outcome {
+            Outcome::Done(done) => {
+                self.outcomes[place] = Some(done);
+                Ok(())
+            }
+            Outcome::Cancelled => {
+                let message = "the request was cancelled in the engine";
+                Err(ApiError::internal(message))
+            }
+            Outcome::Failed(error) => {
+                tracing::warn!(%error, "a request failed in the engine");
+                Err(ApiError::failed(&error, self.retry_after))
+            }
+        }
+    }
+
+    async fn next_end(&mut self) -> Result<(usize, Outcome<T>), ApiError> {
+        loop {
+            tokio::select! {
+                biased;
+                Some(end) = self.ends.recv() => return Ok(end),
+                () = &mut self.stopping => return Err(ApiError::draining(self.retry_after)),
+                () = tokio::time::sleep(LIVENESS_INTERVAL) => {
+                    if !self.model.engine.is_alive() {
+                        return Err(ApiError::internal("the engine stopped during the request"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<T> Drop for Batch<T> {
+    fn drop(&mut self) {
+        for id in self.running.values() {
+            self.model.engine.cancel(*id);
+        }
+    }
+}
