@@ -120,6 +120,7 @@ impl<'a> BlockRow<'a> {
     }
 
     /// Bytes of its blocks, without the wider integers.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub fn bytes(self) -> usize {
         size_of_val(self.blocks)

@@ -15,7 +15,6 @@ mod avx2_stream;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_integers;
-#[cfg(target_arch = "x86_64")]
 mod bytes;
 mod elementwise;
 mod float;
@@ -132,6 +131,7 @@ pub trait Simd: Copy + Send + Sync {
     /// A wish to have the cache line of this address soon. Any address will do.
     fn prefetch(self, address: *const u8);
     /// The same for a line that will be used later: near, but not in the innermost cache.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn prefetch_far(self, address: *const u8) {
         self.prefetch(address)

@@ -9,6 +9,7 @@ use super::{Bf16, Element, F16, F32, Kernel, Simd, float, iq4, q8};
 use super::{small_block_formats as small, superblock_formats as large};
 use crate::blocks::{BLOCK, SUPERBLOCK};
 use crate::memory::SharedSlice;
+use crate::reference::LANES;
 use crate::view::WeightView;
 use odmoe_formats::BlockFormat;
 use std::ops::Range;
@@ -71,7 +72,16 @@ impl<'a> OutRows<'a> {
         let start = self.rows[token] as usize * self.stride + column;
         assert!(column + values.len() <= self.stride);
         // SAFETY: nobody else writes these columns, by the contract of `new`.
-        unsafe { self.out.range_mut(start..start + values.len()) }.copy_from_slice(values);
+        let to = unsafe { self.out.range_mut(start..start + values.len()) };
+        // Whole registers need no call.
+        let (to, to_rest) = to.as_chunks_mut::<LANES>();
+        let (values, rest) = values.as_chunks::<LANES>();
+        for (to, values) in to.iter_mut().zip(values) {
+            *to = *values;
+        }
+        for (to, value) in to_rest.iter_mut().zip(rest) {
+            *to = *value;
+        }
     }
 }
 

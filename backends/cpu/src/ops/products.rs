@@ -104,22 +104,28 @@ fn quantise_superblocks(
     });
 }
 
-/// Tokens from which on chunks are larger: kernels of many tokens fetch the rows after those that they multiply, which
-/// should not be another thread's.
-const MANY_TOKENS: usize = 4;
+/// Tokens from which on kernels take panels of twice as many rows.
+const MANY_TOKENS: usize = 5;
+/// Tokens from which on arithmetic is the limit, whatever is fetched in vain.
+const PLENTY_TOKENS: usize = 64;
 
 /// Bytes of weights that a core's own cache holds beside the activations.
 const CHUNK_BYTES: usize = 512 << 10;
 
-/// Weight rows of one chunk of `rows` like the weight's: as many as a panel holds, or with many tokens a few panels;
-/// fewer where threads would go idle.
+/// Weight rows of one chunk of `rows` like the weight's. Kernels ask for the bytes after those that they multiply, and
+/// beyond a chunk these are another thread's: so a few panels, but fewer where threads would go idle, and one where
+/// memory is not the limit, so that threads end together.
 pub fn chunk_rows(machine: &Machine, weight: &WeightView<'_>, rows: usize, tokens: usize) -> usize {
-    let (least, most) = if tokens < MANY_TOKENS {
-        let fit = CHUNK_BYTES / weight.row(0).len().max(1) / PANEL_ROWS * PANEL_ROWS;
-        (PACKED_ROWS, fit.clamp(PANEL_ROWS, 4 * PANEL_ROWS))
+    let least = if tokens < MANY_TOKENS {
+        PACKED_ROWS
     } else {
+        2 * PACKED_ROWS
+    };
+    let most = if tokens < PLENTY_TOKENS {
         let fit = CHUNK_BYTES / weight.row(0).len().max(1) / PANEL_ROWS * PANEL_ROWS;
-        (2 * PACKED_ROWS, fit.clamp(PANEL_ROWS, 4 * PANEL_ROWS))
+        fit.clamp(PANEL_ROWS, 4 * PANEL_ROWS)
+    } else {
+        PANEL_ROWS
     };
     let shared_out = rows
         .div_ceil(machine.pool.threads() * 4)
