@@ -293,9 +293,10 @@ impl ApiError {
         limit_tokens: usize,
         param: &'static str,
     ) -> Self {
+        // Proxies and agents know the case by the first words.
         let message = format!(
-            "at most {limit_tokens} tokens fit, but the request needs {}: {prompt_tokens} of the prompt and {new_tokens} \
-             of the answer; shorten the prompt or lower max_tokens",
+            "this model's maximum context length is {limit_tokens} tokens, but the request needs {}: {prompt_tokens} of \
+             the prompt and {new_tokens} of the answer; shorten the prompt or lower max_tokens",
             prompt_tokens + new_tokens
         );
         Self::refused(StatusCode::BAD_REQUEST, "context_length_exceeded", message).param(param)
