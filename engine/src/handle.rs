@@ -57,13 +57,14 @@ impl EngineHandle {
     /// would choose. The sink gets each of its tokens with its logprob and those of the `top` most likely ones.
     pub fn score(
         &self,
+        client: ClientId,
         prompt: Vec<u32>,
         continuation: Vec<u32>,
         top: u32,
         sink: Box<dyn TokenSink>,
     ) -> Result<RequestId, SubmitError> {
         let request = Request {
-            client: ClientId::default(),
+            client,
             prompt,
             sampling: SamplingParams::default(),
             max_new_tokens: u32::try_from(continuation.len()).unwrap_or(u32::MAX),

@@ -2,7 +2,7 @@
 
 mod support;
 
-use odmoe_engine::{FinishReason, SubmitError};
+use odmoe_engine::{ClientId, FinishReason, SubmitError};
 use odmoe_expert_store::Catalog;
 use odmoe_formats::BlockFormat;
 use support::engine::{Setup, TestEngine, backends, greedy};
@@ -13,9 +13,13 @@ const SEED: u64 = 31;
 
 fn score(engine: &TestEngine, prompt: &[u32], continuation: &[u32]) -> Answer {
     let listener = Listener::default();
-    let submitted = engine
-        .handle
-        .score(prompt.to_vec(), continuation.to_vec(), 3, listener.sink());
+    let submitted = engine.handle.score(
+        ClientId(1),
+        prompt.to_vec(),
+        continuation.to_vec(),
+        3,
+        listener.sink(),
+    );
     submitted.expect("room in the queue");
     listener.wait()
 }
@@ -64,13 +68,17 @@ fn nothing_to_score_is_refused() {
     let model = random_model(small_config(), BlockFormat::BF16, SEED);
     let engine = Setup::new(&model).start();
     let sink = Listener::default().sink();
-    let refused = engine.handle.score(vec![1, 2], vec![], 3, sink);
+    let refused = engine
+        .handle
+        .score(ClientId(1), vec![1, 2], vec![], 3, sink);
     assert!(
         matches!(refused, Err(SubmitError::BadPrompt(_))),
         "{refused:?}"
     );
     let sink = Listener::default().sink();
-    let refused = engine.handle.score(vec![1, 2], vec![199], 3, sink);
+    let refused = engine
+        .handle
+        .score(ClientId(1), vec![1, 2], vec![199], 3, sink);
     assert!(
         matches!(refused, Err(SubmitError::BadPrompt(_))),
         "{refused:?}"

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use odmoe_engine::{
-    EmbeddingRequest, EmbeddingSink, EngineGauges, FinishReason, Request, RequestId,
+    ClientId, EmbeddingRequest, EmbeddingSink, EngineGauges, FinishReason, Request, RequestId,
     RequestTimings, SubmitError, TokenEvent, TokenSink,
 };
 use odmoe_expert_store::{StoreGauges, StoreHealth};
@@ -55,6 +55,7 @@ impl Generator for Instantly {
 
     fn score(
         &self,
+        _: ClientId,
         _: Vec<u32>,
         _: Vec<u32>,
         _: u32,

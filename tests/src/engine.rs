@@ -131,7 +131,13 @@ impl TestEngine {
         let (sender, events) = channel();
         let (prompt, continuation) = (prompt.to_vec(), continuation.to_vec());
         self.handle
-            .score(prompt, continuation, top as u32, Box::new(Sink(sender)))
+            .score(
+                ClientId::default(),
+                prompt,
+                continuation,
+                top as u32,
+                Box::new(Sink(sender)),
+            )
             .unwrap_or_else(|e| panic!("{e}"));
         Scoring { events }
     }

@@ -154,7 +154,8 @@ fn check_admin(app: &App, request: &Request) -> Result<(), ApiError> {
     }
 }
 
-fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
+/// The key that came with a request, in whichever header.
+pub(super) fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let (scheme, key) = value.as_bytes().split_at_checked(b"bearer ".len())?;
         return scheme

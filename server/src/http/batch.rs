@@ -2,6 +2,7 @@
 
 use super::app::App;
 use super::error::ApiError;
+use super::generation::LIVENESS_INTERVAL;
 use super::lifecycle::LifePhase;
 use crate::state::ServedModel;
 use odmoe_engine::{RequestError, RequestId, SubmitError};
@@ -13,8 +14,6 @@ use tokio::sync::mpsc;
 
 /// In the engine at once: enough to fill a prompt chunk, few enough to leave the queue to others.
 const AT_ONCE: usize = 16;
-/// How often a silent engine is asked whether it lives.
-const LIVENESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What came of a piece.
 pub(crate) enum Outcome<T> {

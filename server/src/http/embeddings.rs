@@ -61,8 +61,7 @@ pub(crate) async fn embeddings(
         .blocking(move || prepare(&shared, &served, &body))
         .await?;
     let tokens: usize = wanted.texts.iter().map(Vec::len).sum();
-    let client = record.account().map(|account| account.client);
-    let embedding = embed(&app, &model, &wanted, client.unwrap_or_default());
+    let embedding = embed(&app, &model, &wanted, record.client());
     let vectors = match app.config.timeouts.request {
         None => embedding.await,
         Some(limit) => {

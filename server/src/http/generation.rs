@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often a silent engine is asked whether it lives.
-const LIVENESS_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const LIVENESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What happened to the answers.
 #[derive(Debug, PartialEq)]

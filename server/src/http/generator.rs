@@ -1,8 +1,8 @@
 //! What the routes need of an engine.
 
 use odmoe_engine::{
-    EmbeddingRequest, EmbeddingSink, EngineGauges, EngineHandle, Request, RequestId, SubmitError,
-    TokenSink,
+    ClientId, EmbeddingRequest, EmbeddingSink, EngineGauges, EngineHandle, Request, RequestId,
+    SubmitError, TokenSink,
 };
 
 /// An engine as the routes see it: the real one, or a scripted one in tests.
@@ -18,6 +18,7 @@ pub trait Generator: Send + Sync {
     /// Scores a known text, likewise; see [`EngineHandle::score`].
     fn score(
         &self,
+        client: ClientId,
         prompt: Vec<u32>,
         continuation: Vec<u32>,
         top: u32,
@@ -46,12 +47,13 @@ impl Generator for EngineHandle {
 
     fn score(
         &self,
+        client: ClientId,
         prompt: Vec<u32>,
         continuation: Vec<u32>,
         top: u32,
         sink: Box<dyn TokenSink>,
     ) -> Result<RequestId, SubmitError> {
-        EngineHandle::score(self, prompt, continuation, top, sink)
+        EngineHandle::score(self, client, prompt, continuation, top, sink)
     }
 
     fn cancel(&self, id: RequestId) {

@@ -6,8 +6,14 @@ use sha2::{Digest, Sha256};
 pub(crate) const ANYBODY: &str = "anybody";
 
 /// A secret, kept as its SHA-256. Comparing digests takes the same time wherever two keys differ.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub struct SecretDigest([u8; 32]);
+
+impl PartialEq for SecretDigest {
+    fn eq(&self, other: &Self) -> bool {
+        self.equals(other)
+    }
+}
 
 impl SecretDigest {
     /// Of a secret.

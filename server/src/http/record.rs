@@ -11,7 +11,7 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use odmoe_engine::RequestTimings;
+use odmoe_engine::{ClientId, RequestTimings};
 use opentelemetry::{Context, KeyValue};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -78,6 +78,11 @@ impl Record {
     /// Who called, once that is known.
     pub(crate) fn account(&self) -> Option<Arc<Account>> {
         self.facts().account.clone()
+    }
+
+    /// What the engine calls the caller.
+    pub(crate) fn client(&self) -> ClientId {
+        self.account().map(|a| a.client).unwrap_or_default()
     }
 
     pub(crate) fn set_entry(&self, entry: Entry) {

@@ -23,8 +23,11 @@ const FLOAT_SHAPES: [(usize, usize, usize); 14] = [
     (35, 2048, 13),
 ];
 
+/// More tokens than any kernel takes over a panel at once.
+const MORE_THAN_TOGETHER: (usize, usize, usize) = (33, 1, 270);
+
 /// (N, blocks, tokens).
-const BLOCK_SHAPES: [(usize, usize, usize); 12] = [
+const BLOCK_SHAPES: [(usize, usize, usize); 13] = [
     (1, 1, 1),
     (7, 2, 2),
     (8, 1, 3),
@@ -37,10 +40,11 @@ const BLOCK_SHAPES: [(usize, usize, usize); 12] = [
     (70, 2, 5),
     (145, 4, 12),
     (40, 64, 10),
+    MORE_THAN_TOGETHER,
 ];
 
 /// (N, superblocks, tokens).
-const SUPERBLOCK_SHAPES: [(usize, usize, usize); 8] = [
+const SUPERBLOCK_SHAPES: [(usize, usize, usize); 9] = [
     (1, 1, 1),
     (7, 2, 2),
     (8, 1, 3),
@@ -49,6 +53,7 @@ const SUPERBLOCK_SHAPES: [(usize, usize, usize); 8] = [
     (17, 2, 17),
     (33, 1, 4),
     (40, 8, 10),
+    MORE_THAN_TOGETHER,
 ];
 
 pub fn cases() -> Vec<Case> {

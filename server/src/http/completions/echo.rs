@@ -5,7 +5,7 @@ use super::super::batch::{Batch, Outcome, Reply};
 use super::super::error::ApiError;
 use super::super::job::Job;
 use crate::state::ServedModel;
-use odmoe_engine::{FinishReason, PositionLogprobs, TokenEvent, TokenSink};
+use odmoe_engine::{ClientId, FinishReason, PositionLogprobs, TokenEvent, TokenSink};
 use odmoe_openapi::Prompt;
 use odmoe_text::{IncrementalDetokenizer, Tokenizer};
 use std::sync::Arc;
@@ -64,7 +64,7 @@ pub(super) async fn score(
     app: &App,
     model: &Arc<ServedModel>,
     job: &Job,
-    top: u32,
+    (client, top): (ClientId, u32),
     prompts: &mut [EchoedPrompt],
 ) -> Result<(), ApiError> {
     let scored: Vec<usize> = (0..prompts.len())
@@ -79,7 +79,7 @@ pub(super) async fn score(
         let (first, rest) = tokens.split_at(1);
         model
             .engine
-            .score(first.to_vec(), rest.to_vec(), top, Box::new(sink))
+            .score(client, first.to_vec(), rest.to_vec(), top, Box::new(sink))
     };
     let refuse = |error| ApiError::submit(error, job.prompt_param, app.config.retry_after);
     let mut batch = Batch::new(app, Arc::clone(model));

@@ -5,22 +5,23 @@ mod request;
 mod store;
 mod turn;
 
+use super::access::given_key;
 use super::app::App;
 use super::body;
 use super::error::ApiError;
 use super::generation::{Generation, Update};
+use super::keys::SecretDigest;
 use super::record::Record;
 use super::respond::respond;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use odmoe_openapi::{
     DeletedResponse, ErrorResponse, ResponseEvent, ResponseObject, ResponseStatus, ResponsesRequest,
 };
 use request::Asked;
-use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use store::{CancelError, Owner};
 use tokio::sync::Notify;
@@ -187,9 +188,7 @@ fn id_of(path: Result<Path<String>, PathRejection>) -> Result<String, ApiError> 
     }
 }
 
-/// Whose a response is, by the key that came with the request.
+/// Whose a response is, by the key that came with the request; where the server asks for none, too.
 fn owner(headers: &HeaderMap) -> Owner {
-    let key = headers.get(header::AUTHORIZATION);
-    let key = key.or_else(|| headers.get("x-api-key"));
-    key.map(|key| Sha256::digest(key.as_bytes()).into())
+    given_key(headers).map(SecretDigest::of)
 }

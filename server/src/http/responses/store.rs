@@ -1,5 +1,6 @@
 //! Responses that are kept for later: so many, and so many bytes; the oldest go first.
 
+use super::super::keys::SecretDigest;
 use odmoe_openapi::{ChatMessage, ResponseObject, ResponseStatus};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// Whose a response is: others cannot tell it from one that does not exist. Callers are told apart by the key they sent.
-pub(crate) type Owner = Option<[u8; 32]>;
+pub(crate) type Owner = Option<SecretDigest>;
 
 /// A response and the conversation that it belongs to.
 #[derive(Clone)]

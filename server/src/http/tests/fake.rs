@@ -229,13 +229,14 @@ impl Generator for Arc<FakeEngine> {
     /// Scores as its own tokens are scored.
     fn score(
         &self,
+        client: ClientId,
         prompt: Vec<u32>,
         continuation: Vec<u32>,
         top: u32,
         sink: Box<dyn TokenSink>,
     ) -> Result<RequestId, SubmitError> {
         let request = Request {
-            client: ClientId::default(),
+            client,
             prompt,
             sampling: SamplingParams::default(),
             max_new_tokens: continuation.len() as u32,

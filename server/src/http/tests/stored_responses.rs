@@ -76,6 +76,22 @@ async fn what_is_not_stored_or_was_deleted_is_unknown() {
 }
 
 #[tokio::test]
+async fn a_key_is_the_same_in_either_header() {
+    let server = Server::saying("hello").await;
+    let stored = Call::new("POST", RESPONSES).header("authorization", "Bearer KEY");
+    let stored = stored.json(ask(json!("hi"), json!({})));
+    let stored = stored.send(server.address).await.json();
+    let path = format!("{RESPONSES}/{}", stored["id"].as_str().unwrap());
+    let status = async |name, value| {
+        let call = Call::new("GET", &path).header(name, value);
+        call.send(server.address).await.status
+    };
+    assert_eq!(status("x-api-key", "KEY").await, 200);
+    assert_eq!(status("authorization", "bearer KEY").await, 200);
+    assert_eq!(status("x-api-key", "OTHER").await, 404);
+}
+
+#[tokio::test]
 async fn what_is_stored_is_bounded_and_the_oldest_goes_first() {
     let limits = Limits {
         stored_responses: 2,

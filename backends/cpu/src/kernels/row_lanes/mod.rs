@@ -53,12 +53,12 @@ pub fn product(proof: Avx512, product: &Product<'_>) -> bool {
 }
 
 /// As [`few::products`].
-fn few<'a, K: few::Kind>(product: &Product<'a>, x: impl Fn(u32) -> K::X<'a>)
+fn few<'a, K: few::Kind>(_proof: Avx512, product: &Product<'a>, x: impl Fn(u32) -> K::X<'a>)
 where
     K::Block: 'a,
 {
     let first = product.rows.start;
-    // SAFETY: the callers have the proof that the machine has the instructions.
+    // SAFETY: the machine has the instructions, as the proof says.
     unsafe {
         few::products::<K>(
             product.rows.len(),
@@ -70,11 +70,11 @@ where
     }
 }
 
-fn superblocks<F: SuperblockFormat>(_proof: Avx512, product: &Product<'_>) {
+fn superblocks<F: SuperblockFormat>(proof: Avx512, product: &Product<'_>) {
     debug_assert_eq!(product.weight.format.block_elements(), SUPERBLOCK);
     let x = product.x.superblocks.expect("activations in superblocks");
     if product.tokens.len() <= few::TOKENS_MAX {
-        return few::<few::Superblocks<F>>(product, |token| x.row(token as usize));
+        return few::<few::Superblocks<F>>(proof, product, |token| x.row(token as usize));
     }
     let first = product.rows.start;
     let together = together(size_of_val(x.row(0)));
@@ -92,11 +92,11 @@ fn superblocks<F: SuperblockFormat>(_proof: Avx512, product: &Product<'_>) {
     }
 }
 
-fn blocks<F: blocks::Format>(_proof: Avx512, product: &Product<'_>) {
+fn blocks<F: blocks::Format>(proof: Avx512, product: &Product<'_>) {
     debug_assert_eq!(product.weight.format.block_elements(), BLOCK);
     let x = product.x.blocks.expect("activations in blocks");
     if product.tokens.len() <= few::TOKENS_MAX {
-        return few::<few::Blocks<F>>(product, |token| x.row(token as usize));
+        return few::<few::Blocks<F>>(proof, product, |token| x.row(token as usize));
     }
     let first = product.rows.start;
     let together = together(x.row(0).bytes());
