@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod model_config;
 pub mod names;
 pub mod safetensors;
+pub mod usage;
 
 #[cfg(test)]
 mod test_random;

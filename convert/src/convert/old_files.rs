@@ -1,4 +1,4 @@
-//! Which files of a folder a conversion has made, by their names.
+//! Which files of a folder a conversion has made, or servers beside it, by their names.
 
 use super::ConvertError;
 use super::destination::MARKER_FILE;
@@ -6,6 +6,7 @@ use super::plan::{CHAT_TEMPLATE, GENERATION_CONFIG, TOKENIZER};
 use super::store_writer::PARTIAL_MANIFEST_FILE;
 use crate::store_cache::FINGERPRINT_FILE;
 use odmoe_formats::manifest::MANIFEST_FILE;
+use odmoe_formats::usage::USAGE_FILE;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -72,18 +73,23 @@ fn is_our_folder(relative: &Path) -> bool {
 }
 
 fn is_our_file(relative: &Path) -> bool {
-    const KNOWN: [&str; 7] = [
+    const KNOWN: [&str; 8] = [
         MARKER_FILE,
         MANIFEST_FILE,
         PARTIAL_MANIFEST_FILE,
         FINGERPRINT_FILE,
+        USAGE_FILE,
         TOKENIZER,
         CHAT_TEMPLATE,
         GENERATION_CONFIG,
     ];
     let parts: Vec<String> = parts(relative);
     match parts.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [name] => KNOWN.contains(&name) || is_numbered(name, "base-", ".safetensors"),
+        [name] => {
+            KNOWN.contains(&name)
+                || is_numbered(name, "base-", ".safetensors")
+                || is_numbered(name, &format!("{USAGE_FILE}."), "")
+        }
         [EXPERTS_FOLDER, layer, expert] => {
             is_numbered(layer, "layer-", "") && is_numbered(expert, "expert-", ".safetensors")
         }
