@@ -2,8 +2,8 @@
 
 use crate::api::{
     ClientId, EmbeddingRequest, EmbeddingSink, EngineConfig, EngineGauges, EngineParts,
-    LoadProgress, MemoryPlan, Request, RequestId, SamplingParams, StartError, SubmitError,
-    TokenSink,
+    LoadProgress, MemoryPlan, ReportSink, Request, RequestId, SamplingParams, StartError,
+    SubmitError, TokenSink,
 };
 use crate::memory;
 use crate::start;
@@ -92,6 +92,11 @@ impl EngineHandle {
     /// The gauges after the last step.
     pub fn gauges(&self) -> EngineGauges {
         self.running.shared.gauges()
+    }
+
+    /// Asks what became of each expert. The sink is called at the engine's next turn, or dropped.
+    pub fn report_experts(&self, to: ReportSink) {
+        self.running.shared.report_experts(to);
     }
 
     /// Refuses new requests from now on; what was accepted goes on.

@@ -131,6 +131,22 @@ pub enum LookupResult {
     Miss,
 }
 
+/// Why a lookup found nothing; exclusive, and where several hold, the first in this order is said: late, cold, early,
+/// capacity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MissCause {
+    /// It had not been in memory since the start.
+    Cold,
+    /// It left because the slots do not suffice: even if the least recently used of all had left each time, it would
+    /// be gone.
+    Capacity,
+    /// It left, and need not have: read ahead and gone before its first use, or gone although fewer bytes than all
+    /// slots were used since its last use (a prefetch, prefill's half, sizes of slots, the policy).
+    EvictedEarly,
+    /// A read begun ahead of demand was not over.
+    ArrivedLate,
+}
+
 /// Why an expert left memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EvictionReason {
@@ -150,6 +166,16 @@ pub enum StoreEvent {
         phase: Phase,
         /// What was found.
         result: LookupResult,
+        /// What was asked for.
+        key: ExpertKey,
+    },
+    /// Why the lookup before this event was [`LookupResult::Miss`] or [`LookupResult::Coalesced`]. Who joins a read
+    /// that another demand began shares its cause.
+    Missed {
+        /// Who asked.
+        phase: Phase,
+        /// Why.
+        cause: MissCause,
         /// What was asked for.
         key: ExpertKey,
     },
@@ -186,6 +212,8 @@ pub enum StoreEvent {
         /// How.
         kind: LoadFailureKind,
     },
+    /// A read began of what an earlier run used most.
+    WarmUpIssued,
     /// A prefetch read began.
     PrefetchIssued,
     /// A prefetched expert was used.
@@ -250,10 +278,13 @@ pub struct StoreConfig {
     /// Bytes of the host tier, where the backend's memory is apart from the host's; None: as much as `budget`.
     /// Unused with unified memory.
     pub host_budget: Option<ByteCount>,
+    /// Heat that objects have from an earlier run, as [`ExpertStore::usage`](crate::ExpertStore::usage) told it. The hottest
+    /// are loaded while nobody waits. Unknown keys are ignored.
+    pub warm_up: Vec<(ExpertKey, f64)>,
 }
 
 impl Default for StoreConfig {
-    /// 256 MiB, four readers, prefetch on, 30 s.
+    /// 256 MiB, four readers, prefetch on, 30 s, nothing known.
     fn default() -> Self {
         Self {
             budget: ByteCount(256 << 20),
@@ -261,6 +292,7 @@ impl Default for StoreConfig {
             prefetch: true,
             read_timeout: Duration::from_secs(30),
             host_budget: None,
+            warm_up: Vec::new(),
         }
     }
 }

@@ -17,4 +17,5 @@ pub use api::*;
 pub use catalog::Catalog;
 pub use faulty::FaultyReader;
 pub use io::{FileReader, MemoryReader, OpenError};
+pub use residency::{ExpertUse, MissCounts};
 pub use store::ExpertStore;

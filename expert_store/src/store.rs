@@ -5,7 +5,7 @@ use crate::catalog::Catalog;
 use crate::executor::{Job, Outcome, ReaderPool, Report};
 use crate::memory::SlotMemory;
 use crate::residency::{
-    Command, CopyId, Grant, Machine, Moment, PinId, Priority, ReadId, Settings, SlotId,
+    Command, CopyId, ExpertUse, Grant, Machine, Moment, PinId, Priority, ReadId, Settings, SlotId,
 };
 use odmoe_backend::{Backend, Event, StreamId, Waker};
 use odmoe_formats::{ByteCount, ExpertKey, LayerIndex};
@@ -65,7 +65,7 @@ impl ExpertStore {
         let machine = Machine::new(settings, catalog.sizes());
         let readers = ReaderPool::start(readers, &catalog, &reader, &waker)
             .map_err(|e| StoreError::Thread(e.to_string()))?;
-        Ok(Self {
+        let mut store = Self {
             machine,
             catalog,
             backend,
@@ -76,7 +76,10 @@ impl ExpertStore {
             releasing: Vec::new(),
             copying: Vec::new(),
             reading: HashMap::new(),
-        })
+        };
+        store.machine.warm_up(config.warm_up);
+        store.carry_out();
+        Ok(store)
     }
 
     /// Asks for a set of distinct experts. Hits are ready at the next [`Self::take_landed`]; misses land as they are
@@ -145,6 +148,11 @@ impl ExpertStore {
     /// Gauges now.
     pub fn gauges(&self) -> StoreGauges {
         self.machine.gauges()
+    }
+
+    /// What was asked of each object, in the catalog's order. Takes time in proportion to their number.
+    pub fn usage(&self) -> Vec<ExpertUse> {
+        self.machine.usage()
     }
 
     /// Whether storage answers.

@@ -6,8 +6,8 @@
 #![forbid(unsafe_code)]
 
 use odmoe_engine::{
-    ClientId, EmbeddingRequest, EmbeddingSink, EngineGauges, FinishReason, Request, RequestId,
-    RequestTimings, SubmitError, TokenEvent, TokenSink,
+    ClientId, EmbeddingRequest, EmbeddingSink, EngineGauges, FinishReason, ReportSink, Request,
+    RequestId, RequestTimings, SubmitError, TokenEvent, TokenSink,
 };
 use odmoe_expert_store::{StoreGauges, StoreHealth};
 use odmoe_server::grammars::Grammars;
@@ -84,6 +84,8 @@ impl Generator for Instantly {
             health: StoreHealth::Healthy,
         }
     }
+
+    fn report_experts(&self, _: ReportSink) {}
 
     fn is_alive(&self) -> bool {
         true

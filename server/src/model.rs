@@ -12,3 +12,4 @@ pub mod open;
 pub mod report;
 pub mod settings;
 pub mod text_side;
+pub mod usage;

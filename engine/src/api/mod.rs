@@ -4,12 +4,14 @@ mod config;
 mod constraint;
 mod embedding;
 mod events;
+mod experts;
 mod request;
 
 pub use config::{EngineConfig, EngineParts, LoadProgress, MemoryPlan, StartError};
 pub use constraint::{ConstraintError, TokenConstraint, TokenMask, TokenRules};
 pub use embedding::{EmbeddingEnd, EmbeddingRequest, EmbeddingSink, Pooling};
 pub use events::{EngineEvent, EngineGauges, EngineObserver};
+pub use experts::{ExpertReport, LayerStall, ReportSink};
 pub use request::{
     ClientId, FinishReason, PositionLogprobs, Request, RequestError, RequestId, RequestTimings,
     SamplingParams, SubmitError, TokenEvent, TokenLogprob, TokenSink,

@@ -77,6 +77,11 @@ impl Running {
         }
     }
 
+    /// Where it stands.
+    pub fn layer(&self) -> LayerIndex {
+        LayerIndex(self.layer as u32)
+    }
+
     /// What it waits for in the store, if it does.
     pub fn expert_work(&self) -> Option<&ExpertWork> {
         match &self.phase {

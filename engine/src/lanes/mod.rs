@@ -18,6 +18,7 @@ use crate::scheduler::LaneKind;
 use cursor::{Cursor, Failures, Running, hint_source};
 use odmoe_backend::{Backend, BackendError, KvCache};
 use odmoe_expert_store::{Catalog, ExpertStore};
+use odmoe_formats::LayerIndex;
 use std::sync::Arc;
 
 /// What lanes share: the model, and where it runs.
@@ -105,11 +106,11 @@ impl Lane {
         self.running.as_ref().map(|running| &running.pass)
     }
 
-    /// Whether it waits for experts.
-    pub fn awaits_experts(&self) -> bool {
-        self.running
-            .as_ref()
-            .is_some_and(|running| running.expert_work().is_some())
+    /// The layer whose experts it waits for, if it does.
+    pub fn awaited_layer(&self) -> Option<LayerIndex> {
+        let running = self.running.as_ref()?;
+        running.expert_work()?;
+        Some(running.layer())
     }
 
     /// Marks a sequence's rows as unwanted.

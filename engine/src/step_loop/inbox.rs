@@ -1,8 +1,8 @@
 //! What handles and the engine's thread share: the queue of commands, the doorbell, and the published gauges.
 
 use crate::api::{
-    EmbeddingRequest, EmbeddingSink, EngineGauges, Pooling, Request, RequestId, SamplingParams,
-    SubmitError, TokenConstraint, TokenSink,
+    EmbeddingRequest, EmbeddingSink, EngineGauges, Pooling, ReportSink, Request, RequestId,
+    SamplingParams, SubmitError, TokenConstraint, TokenSink,
 };
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -59,6 +59,8 @@ pub struct Commands {
     pub submissions: VecDeque<Submission>,
     /// Requests to end.
     pub cancels: BTreeSet<RequestId>,
+    /// Who wants to know what became of experts.
+    pub reports: Vec<ReportSink>,
     /// Whether the engine is to stop.
     pub stop: bool,
 }
@@ -74,6 +76,7 @@ struct State {
     rung: bool,
     submissions: VecDeque<Submission>,
     cancels: BTreeSet<RequestId>,
+    reports: Vec<ReportSink>,
     draining: bool,
     stop: bool,
     alive: bool,
@@ -90,6 +93,7 @@ impl Shared {
             rung: false,
             submissions: VecDeque::new(),
             cancels: BTreeSet::new(),
+            reports: Vec::new(),
             draining: false,
             stop: false,
             alive: true,
@@ -180,6 +184,15 @@ impl Shared {
         }
     }
 
+    /// Asks what became of experts.
+    pub fn report_experts(&self, to: ReportSink) {
+        let mut state = self.lock();
+        if state.alive {
+            state.reports.push(to);
+            self.ring_locked(state);
+        }
+    }
+
     /// Refuses new requests from now on.
     pub fn drain(&self) {
         self.lock().draining = true;
@@ -227,6 +240,7 @@ impl Shared {
         Commands {
             submissions: std::mem::take(&mut state.submissions),
             cancels: std::mem::take(&mut state.cancels),
+            reports: std::mem::take(&mut state.reports),
             stop: state.stop,
         }
     }
@@ -245,7 +259,9 @@ impl Shared {
 
     /// Says that the engine's thread ends.
     pub fn died(&self) {
-        self.lock().alive = false;
+        let mut state = self.lock();
+        state.alive = false;
+        state.reports.clear();
     }
 
     /// Publishes gauges; returns whether they changed.

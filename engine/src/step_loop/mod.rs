@@ -9,7 +9,7 @@ mod pooled;
 mod sequence;
 mod stall;
 
-use crate::api::{EngineEvent, EngineGauges, FinishReason, RequestError, RequestId};
+use crate::api::{EngineEvent, EngineGauges, ExpertReport, FinishReason, RequestError, RequestId};
 use crate::lanes::{Lane, Model, PassOutput, Progress};
 use crate::model::pass::Pass;
 use crate::sampler::Sampled;
@@ -18,7 +18,7 @@ use inbox::{Limits, Shared, Submission};
 use odmoe_backend::BackendError;
 use odmoe_expert_store::ExpertStore;
 use sequence::Sequence;
-use stall::StallClock;
+use stall::{StallClock, Waiting};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -122,6 +122,12 @@ impl StepLoop {
         }
         for id in commands.cancels {
             self.finish(id, FinishReason::Cancelled);
+        }
+        for sink in commands.reports {
+            sink(ExpertReport {
+                experts: self.store.usage(),
+                layers: self.stall.by_layer(),
+            });
         }
         !commands.stop
     }
@@ -364,15 +370,16 @@ impl StepLoop {
     /// Sleeps until something can have changed: a command, a read, the device, the store's own deadline.
     fn sleep(&mut self) {
         let now = Instant::now();
-        let lanes = [&self.prefill, &self.decode]
-            .into_iter()
-            .filter(|lane| lane.awaits_experts());
-        let waiting = lanes
-            .filter_map(Lane::pass)
-            .flat_map(Pass::live_spans)
-            .map(|span| span.id);
-        let waiting: Vec<RequestId> = waiting.collect();
-        if waiting.is_empty() {
+        let mut waiting = Waiting::default();
+        for lane in [&self.prefill, &self.decode] {
+            if let (Some(layer), Some(pass)) = (lane.awaited_layer(), lane.pass()) {
+                waiting.layers.push(layer);
+                waiting
+                    .sequences
+                    .extend(pass.live_spans().map(|span| span.id));
+            }
+        }
+        if waiting.sequences.is_empty() {
             self.end_stall();
         } else {
             self.stall.begin(now, waiting);

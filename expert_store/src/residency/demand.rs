@@ -4,7 +4,7 @@ use super::command::{Command, Grant, Moment, PinId, SlotId};
 use super::eviction::Heat;
 use super::flight::{Flight, Stage};
 use super::machine::{Machine, TicketState};
-use crate::api::{LookupResult, Phase, StoreEvent, Ticket};
+use crate::api::{LookupResult, MissCause, Phase, StoreEvent, Ticket};
 use odmoe_formats::ExpertKey;
 use std::collections::HashSet;
 
@@ -28,11 +28,43 @@ impl Machine {
                 distinct.insert(key),
                 "{key} is asked for twice by one ticket"
             );
-            let result = self.look_up(ticket, key, phase);
-            self.events.push(StoreEvent::Lookup { phase, result, key });
+            self.look_up_and_tell(ticket, key, phase);
         }
         self.pump();
         ticket
+    }
+
+    fn look_up_and_tell(&mut self, ticket: Ticket, key: ExpertKey, phase: Phase) {
+        let cause = self.cause_of_absence(key);
+        let result = self.look_up(ticket, key, phase);
+        self.events.push(StoreEvent::Lookup { phase, result, key });
+        if let Some(cause) = cause {
+            self.events.push(StoreEvent::Missed { phase, cause, key });
+        }
+        let bytes = self.bytes_of_slots(key);
+        self.usage.looked_up(key, phase, result, cause, bytes);
+    }
+
+    /// Why an object is in no tier; None where it is in one.
+    fn cause_of_absence(&self, key: ExpertKey) -> Option<MissCause> {
+        if let Some(flight) = self.flights.get(&key) {
+            return flight.cause;
+        }
+        let absent = self.highest_resident(key).is_none();
+        absent.then(|| self.usage.cause(key))
+    }
+
+    /// Of an object in the largest tier: its slot, and all slots.
+    fn bytes_of_slots(&self, key: ExpertKey) -> (u64, u64) {
+        let room = |tier: &usize| self.tiers[*tier].layout.bytes().0;
+        let largest = (0..self.tiers.len())
+            .max_by_key(room)
+            .expect("at least one tier");
+        let class = self.class_of(largest, key);
+        (
+            self.tiers[largest].classes[class].slot_bytes,
+            room(&largest),
+        )
     }
 
     fn look_up(&mut self, ticket: Ticket, key: ExpertKey, phase: Phase) -> LookupResult {
@@ -87,12 +119,14 @@ impl Machine {
     fn start_demand(&mut self, ticket: Ticket, key: ExpertKey, phase: Phase, stage: Stage) {
         let seq = self.fresh_id();
         let decode = phase == Phase::Decode;
+        let cause = self.cause_of_absence(key);
         let flight = Flight {
             seq,
             stage,
             waiters: vec![ticket],
             decode,
             prefetch: false,
+            cause,
             since: self.now,
         };
         self.flights.insert(key, flight);
@@ -193,6 +227,7 @@ impl Machine {
         match flight.stage {
             Stage::Waiting { from, .. } => {
                 self.flights.remove(&key);
+                self.usage.never_came(key);
                 from.into_iter().for_each(|slot| self.unpin(slot));
                 self.settle_prefetch(key);
             }

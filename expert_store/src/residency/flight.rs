@@ -2,7 +2,7 @@
 
 use super::command::{CopyId, Moment, Priority, ReadId, SlotId};
 use super::eviction::Heat;
-use crate::api::Ticket;
+use crate::api::{MissCause, Ticket};
 use odmoe_formats::ExpertKey;
 
 /// Where a flight is.
@@ -33,6 +33,8 @@ pub(super) struct Flight {
     pub decode: bool,
     /// Begun by a hint, and not wanted by any ticket so far.
     pub prefetch: bool,
+    /// Why who asks for it does not find it; None where a tier of memory has it.
+    pub cause: Option<MissCause>,
     /// When a ticket began to wait for it; when it was made, while none does.
     pub since: Moment,
 }

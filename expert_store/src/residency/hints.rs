@@ -4,7 +4,7 @@ use super::command::{Command, SlotId};
 use super::flight::{Flight, Stage};
 use super::machine::Machine;
 use super::pump::Claim;
-use crate::api::StoreEvent;
+use crate::api::{MissCause, StoreEvent};
 use odmoe_formats::ExpertKey;
 use std::collections::BTreeMap;
 
@@ -135,6 +135,7 @@ impl Machine {
             waiters: Vec::new(),
             decode: false,
             prefetch: true,
+            cause: Some(MissCause::ArrivedLate),
             since: self.now,
         };
         self.flights.insert(key, flight);

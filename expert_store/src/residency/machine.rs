@@ -8,6 +8,8 @@ use super::hints::Hints;
 use super::layout::SlotLayout;
 use super::slots::{Census, ClassPool, SlotState, Tier};
 use super::throttle::Throttle;
+use super::usage::{ExpertUse, Usage};
+use super::warm_up::WarmUp;
 use crate::api::{EvictionReason, StoreEvent, StoreGauges, Ticket};
 use odmoe_formats::{ByteCount, ExpertKey, LayerIndex};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -51,6 +53,8 @@ pub struct Machine {
     /// Prefetched, in memory or on the way, and neither used nor gone since.
     pub(super) prefetched: BTreeSet<ExpertKey>,
     pub(super) throttle: Throttle,
+    pub(super) usage: Usage,
+    pub(super) warm_up: WarmUp,
     pub(super) health: Health,
     /// The last moment that an event named.
     pub(super) now: Moment,
@@ -80,6 +84,8 @@ impl Machine {
                 .collect(),
             absent,
             settings,
+            usage: Usage::new(&keys),
+            warm_up: WarmUp::default(),
             objects: keys,
             sizes,
             flights: BTreeMap::new(),
@@ -131,6 +137,23 @@ impl Machine {
             reads_queued: self.reads.len() - started + waiting,
             readers_stuck: self.readers_stuck(),
         }
+    }
+
+    /// What was asked of each object, in the catalog's order.
+    pub fn usage(&self) -> Vec<ExpertUse> {
+        let of = |key: &ExpertKey| {
+            let books = self.usage.of(*key);
+            ExpertUse {
+                key: *key,
+                bytes: self.sizes[key],
+                uses: books.uses,
+                hits: books.hits,
+                misses: books.misses,
+                heat: self.usage.heat(*key),
+                resident: self.highest_resident(*key).is_some(),
+            }
+        };
+        self.objects.iter().map(of).collect()
     }
 
     /// Readers inside a read that was given up for late.
@@ -243,6 +266,7 @@ impl Machine {
             .resident
             .insert(key, (slot.class, slot.index));
         assert!(before.is_none(), "an object is resident once a tier");
+        self.usage.arrived(key);
         if slot.tier == 0 {
             *self.absent_in(key.layer) -= 1;
         }
@@ -254,6 +278,8 @@ impl Machine {
         if slot.tier == 0 {
             *self.absent_in(key.layer) += 1;
         }
+        let unused = self.prefetched.contains(&key);
+        self.usage.left(key, unused);
         let pool = self.pool(slot);
         pool.policy.remove(key);
         pool.set_free(slot.index);

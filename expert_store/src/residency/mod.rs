@@ -27,6 +27,9 @@ mod pump;
 mod slots;
 mod throttle;
 mod timeouts;
+mod usage;
+mod warm_up;
 
 pub use command::{Command, CopyId, Grant, Moment, PinId, Priority, ReadId, ReadReport, SlotId};
 pub use machine::{Machine, Settings};
+pub use usage::{ExpertUse, MissCounts};

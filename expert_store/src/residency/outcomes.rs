@@ -65,6 +65,7 @@ impl Machine {
             self.pool(state.slot).set_free(state.slot.index);
             if !state.lost {
                 self.flights.remove(&state.key);
+                self.usage.never_came(state.key);
             }
             self.settle_prefetch(state.key);
         }
@@ -170,6 +171,7 @@ impl Machine {
         });
         self.health.failed(key, &error, self.now);
         let flight = self.flights.remove(&key).expect("only flights fail");
+        self.usage.never_came(key);
         for ticket in flight.waiters {
             let state = self
                 .tickets

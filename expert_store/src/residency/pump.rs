@@ -16,6 +16,8 @@ pub(super) enum Claim {
     Prefill,
     /// Free slots and old objects only; see [`Machine::claim`].
     Prefetch,
+    /// Free slots only.
+    WarmUp,
 }
 
 impl Machine {
@@ -27,6 +29,7 @@ impl Machine {
             }
         }
         self.pump_hints();
+        self.pump_warm_up();
     }
 
     /// Puts a flight that needs a slot in line.
@@ -96,6 +99,11 @@ impl Machine {
         if let Some(index) = pool.take_free() {
             return Some(place(index));
         }
+        if claim == Claim::WarmUp {
+            return None;
+        }
+        self.settle_warm_up();
+        let pool = &self.tiers[tier].classes[class];
         let cold_only = claim == Claim::Prefill && pool.census.cold >= (pool.len() / 2).max(1);
         let unused_only = claim == Claim::Prefetch && pool.census.unused >= quarter;
         let (resident, hints) = (&self.tiers[tier].resident, &self.hints);
@@ -103,7 +111,7 @@ impl Machine {
         let victim = pool.policy.victim(&mut |key| {
             let slot = pool.slot(resident[&key].1);
             let spared = match claim {
-                Claim::Decode => false,
+                Claim::Decode | Claim::WarmUp => false,
                 Claim::Prefill => cold_only && slot.heat == Heat::Warm,
                 Claim::Prefetch => hints.names(key) || (unused_only && !slot.unused),
             };

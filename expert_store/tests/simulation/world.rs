@@ -4,7 +4,7 @@ use crate::executor::Executor;
 use crate::lanes::Lane;
 use odmoe_expert_store::residency::layout::{SlotLayout, slot_bytes};
 use odmoe_expert_store::residency::{Command, Machine, Moment, Settings, SlotId};
-use odmoe_expert_store::{LookupResult, StoreEvent, StoreHealth};
+use odmoe_expert_store::{LookupResult, MissCause, StoreEvent, StoreHealth};
 use odmoe_formats::{ByteCount, ExpertKey};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -49,6 +49,8 @@ impl Random {
 pub struct Tally {
     pub asked: usize,
     pub lookups: [usize; 4],
+    /// In the order of [`MissCause`].
+    pub causes: [usize; 4],
     pub landed: usize,
     pub failed: usize,
     pub timed_out: usize,
@@ -57,6 +59,7 @@ pub struct Tally {
     pub issued: usize,
     pub used: usize,
     pub wasted: usize,
+    pub warmed: usize,
     pub copies: usize,
     pub cancelled_reads: usize,
     pub hung_reads: usize,
@@ -68,6 +71,7 @@ impl Tally {
         let Self {
             asked,
             lookups,
+            causes,
             landed,
             failed,
             timed_out,
@@ -83,6 +87,10 @@ impl Tally {
             .iter_mut()
             .zip(lookups)
             .for_each(|(sum, n)| *sum += n);
+        self.causes
+            .iter_mut()
+            .zip(causes)
+            .for_each(|(sum, n)| *sum += n);
         self.landed += landed;
         self.failed += failed;
         self.timed_out += timed_out;
@@ -91,6 +99,7 @@ impl Tally {
         self.issued += issued;
         self.used += used;
         self.wasted += wasted;
+        self.warmed += other.warmed;
         self.copies += other.copies;
         self.cancelled_reads += other.cancelled_reads;
         self.hung_reads += other.hung_reads;
@@ -107,11 +116,13 @@ impl Tally {
             self.issued,
             self.used,
             self.wasted,
+            self.warmed,
             self.cancelled_reads,
             self.hung_reads,
             self.probes,
         ];
-        let often = counts.iter().chain(&self.lookups).all(|n| *n > 100);
+        let mut counts = counts.iter().chain(&self.lookups).chain(&self.causes);
+        let often = counts.all(|n| *n > 100);
         often && (self.copies > 0) == (tiers > 1)
     }
 }
@@ -120,6 +131,7 @@ pub struct World {
     pub machine: Machine,
     pub executor: Executor,
     pub lanes: Vec<Lane>,
+    pub tiers: usize,
     pub random: Random,
     pub objects: Vec<(ExpertKey, u64)>,
     pub now: Moment,
@@ -171,10 +183,20 @@ impl World {
         let lanes = (0..random.within(1..=4))
             .map(|i| Lane::new(i as u32))
             .collect();
+        let executor = Executor::new(settings.readers);
+        let mut machine = Machine::new(settings, objects.iter().copied());
+        if random.percent(50) {
+            // Some of it of another model.
+            let known = random.within(0..=count + 3) as u32;
+            let heat =
+                (0..known).map(|i| (ExpertKey::routed(i % 7, i / 7), random.below(9) as f64));
+            machine.warm_up(heat.collect::<Vec<_>>());
+        }
         Self {
-            executor: Executor::new(settings.readers),
-            machine: Machine::new(settings, objects.iter().copied()),
+            executor,
+            machine,
             lanes,
+            tiers,
             random,
             objects,
             now: Moment::default(),
@@ -265,6 +287,9 @@ impl World {
         assert_eq!(self.machine.next_deadline(), None, "nothing is due");
         let t = &self.tally;
         assert_eq!(t.lookups.iter().sum::<usize>(), t.asked, "one lookup a key");
+        // With a second tier, who joins a copy between the two misses nothing.
+        let (caused, absent) = (t.causes.iter().sum::<usize>(), t.lookups[2] + t.lookups[3]);
+        assert!(caused == absent || (self.tiers > 1 && (t.lookups[3]..absent).contains(&caused)));
         assert_eq!(
             t.landed + t.failed + t.abandoned,
             t.asked,
@@ -359,7 +384,17 @@ impl World {
                 };
                 t.lookups[place] += 1;
             }
+            StoreEvent::Missed { cause, .. } => {
+                let place = match cause {
+                    MissCause::Cold => 0,
+                    MissCause::Capacity => 1,
+                    MissCause::EvictedEarly => 2,
+                    MissCause::ArrivedLate => 3,
+                };
+                t.causes[place] += 1;
+            }
             StoreEvent::Evicted { .. } => t.evicted += 1,
+            StoreEvent::WarmUpIssued => t.warmed += 1,
             StoreEvent::PrefetchIssued => t.issued += 1,
             StoreEvent::PrefetchUsed => t.used += 1,
             StoreEvent::PrefetchWasted => t.wasted += 1,

@@ -33,7 +33,8 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     check_listen(wanted, &config, args.access.allow_unauthenticated)
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let traces = config.traces.clone();
-    let settings = settings::settings(&args.model, args.served_model_name.clone())?;
+    let mut settings = settings::settings(&args.model, args.served_model_name.clone())?;
+    settings.warm_start = !args.no_warm_start;
     let bound = Bound {
         tls: match (&args.listen.tls_cert, &args.listen.tls_key) {
             (Some(certificate), Some(key)) => Some(
@@ -119,7 +120,10 @@ async fn serve(bound: Bound, config: HttpConfig, settings: Settings) -> Result<(
         served = http::serve(listeners, config, slot, metrics) => served.map_err(network_failed)?,
         failure = look_after(opened, &mut model) => return Err(failure),
     }
-    if let Some(model) = model {
+    if let Some(mut model) = model {
+        if let Some(usage) = model.usage.take() {
+            usage.finish();
+        }
         model.engine.stop();
     }
     Ok(())

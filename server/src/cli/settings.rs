@@ -34,6 +34,8 @@ pub fn settings(args: &ModelArgs, served_name: Option<String>) -> Result<Setting
         readers: args.readers as usize,
         read_timeout: args.read_timeout.0,
         prefetch: !args.no_prefetch,
+        // What serves knows what for.
+        warm_start: false,
         served_name,
     })
 }

@@ -25,6 +25,8 @@ pub(crate) struct App {
     pub(crate) output: Arc<OutputBudget>,
     pub(crate) accounts: Accounts,
     pub(crate) responses: ResponseStore,
+    /// Held while a table of experts is made.
+    pub(crate) expert_reports: tokio::sync::Mutex<()>,
     /// One permit a KiB of embeddings that are held.
     vectors: Arc<Semaphore>,
     /// One permit a processor, but few: parsing, templates and tokenizers never take more, nor their memory.
@@ -50,6 +52,7 @@ impl App {
                 config.limits.stored_responses,
                 config.limits.stored_responses_bytes,
             ),
+            expert_reports: tokio::sync::Mutex::default(),
             config,
             slot,
             metrics,

@@ -1,6 +1,8 @@
 //! The OpenAPI document, made from the routes and types themselves.
 
-use super::{Limits, admin, anthropic, chat, completions, embeddings, responses, service, tokens};
+use super::{
+    Limits, admin, anthropic, chat, completions, embeddings, experts, responses, service, tokens,
+};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
@@ -31,6 +33,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
         service::loading_progress,
         service::metrics,
         admin::cache,
+        experts::experts,
     ),
     // The requests flatten them, and they are not found through them.
     components(schemas(

@@ -1,8 +1,8 @@
 //! What the routes need of an engine.
 
 use odmoe_engine::{
-    ClientId, EmbeddingRequest, EmbeddingSink, EngineGauges, EngineHandle, Request, RequestId,
-    SubmitError, TokenSink,
+    ClientId, EmbeddingRequest, EmbeddingSink, EngineGauges, EngineHandle, ReportSink, Request,
+    RequestId, SubmitError, TokenSink,
 };
 
 /// An engine as the routes see it: the real one, or a scripted one in tests.
@@ -28,6 +28,8 @@ pub trait Generator: Send + Sync {
     fn cancel(&self, id: RequestId);
     /// The gauges after the last step.
     fn gauges(&self) -> EngineGauges;
+    /// Asks what became of experts; see [`EngineHandle::report_experts`].
+    fn report_experts(&self, to: ReportSink);
     /// Whether the engine can still answer.
     fn is_alive(&self) -> bool;
 }
@@ -62,6 +64,10 @@ impl Generator for EngineHandle {
 
     fn gauges(&self) -> EngineGauges {
         EngineHandle::gauges(self)
+    }
+
+    fn report_experts(&self, to: ReportSink) {
+        EngineHandle::report_experts(self, to);
     }
 
     fn is_alive(&self) -> bool {

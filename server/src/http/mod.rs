@@ -23,6 +23,7 @@ mod deadlines;
 mod docs;
 mod embeddings;
 mod error;
+mod experts;
 mod generation;
 mod generator;
 mod held;

@@ -4,8 +4,8 @@ use super::app::App;
 use super::error::ApiError;
 use super::hosts::{self, HostRule};
 use super::{
-    access, admin, anthropic, chat, completions, docs, embeddings, record, responses, service,
-    tokens,
+    access, admin, anthropic, chat, completions, docs, embeddings, experts, record, responses,
+    service, tokens,
 };
 use axum::Router;
 use axum::extract::Request;
@@ -109,6 +109,7 @@ fn service_routes() -> Vec<Route> {
         ),
         (METRICS, "GET", get(service::metrics)),
         ("/admin/cache", "GET", get(admin::cache)),
+        ("/admin/experts", "GET", get(experts::experts)),
     ]
 }
 

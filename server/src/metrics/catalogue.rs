@@ -60,6 +60,7 @@ const HTTP_SECONDS: &[f64] = &[
 pub(crate) const FINISHED_REASONS: &[&str] = &["stop", "length", "abort", "error"];
 pub(crate) const PHASES: &[&str] = &["prefill", "decode"];
 pub(crate) const LOOKUP_RESULTS: &[&str] = &["hit", "prefetch_hit", "coalesced", "miss"];
+pub(crate) const MISS_CAUSES: &[&str] = &["cold", "capacity", "evicted_early", "arrived_late"];
 pub(crate) const EVICTION_REASONS: &[&str] = &["demand", "prefetch"];
 pub(crate) const LOAD_FAILURES: &[&str] = &["checksum", "io", "short_read", "timeout"];
 pub(crate) const LOAD_SOURCES: &[&str] = &["direct", "buffered", "memory"];
@@ -121,6 +122,8 @@ pub(crate) const CATALOGUE: &[Metric] = &[
     model("vllm:iteration_tokens_total", Histogram(ITERATION_TOKENS), "Tokens of a pass through the model."),
     paging("odmoe_expert_cache_lookups_total", Counter, &[("phase", PHASES), ("result", LOOKUP_RESULTS)],
         "Experts asked for, by what was found; hit rate = (hit + prefetch_hit) / all."),
+    paging("odmoe_expert_misses_total", Counter, &[("phase", PHASES), ("cause", MISS_CAUSES)],
+        "Experts asked for that were not in memory (lookups with the results miss and coalesced), by why not."),
     paging("odmoe_expert_cache_evictions_total", Counter, &[("reason", EVICTION_REASONS)],
         "Experts that left the cache, by what took the slot."),
     paging("odmoe_expert_cache_resident_bytes", Gauge, &[], "Verified experts in the cache."),
@@ -134,6 +137,7 @@ pub(crate) const CATALOGUE: &[Metric] = &[
     paging("odmoe_expert_load_queue_depth", Gauge, &[], "Reads that wait for a reader or a slot."),
     paging("odmoe_expert_stall_seconds", Histogram(LOAD_SECONDS), &[], "Waits for experts with nothing else to run."),
     paging("odmoe_request_expert_stall_seconds", Histogram(REQUEST_SECONDS), &[], "What a sequence waited for experts in all."),
+    paging("odmoe_expert_warm_up_reads_total", Counter, &[], "Reads begun, after the start, of what an earlier run used most."),
     paging("odmoe_expert_prefetch_issued_total", Counter, &[], "Reads begun ahead of demand."),
     paging("odmoe_expert_prefetch_used_total", Counter, &[], "Experts read ahead of demand and then used."),
     paging("odmoe_expert_prefetch_wasted_total", Counter, &[], "Experts read ahead of demand and not used."),

@@ -2,22 +2,25 @@
 
 use super::Registry;
 use super::catalogue::{
-    EVICTION_REASONS, LOAD_FAILURES, LOAD_SOURCES, LOOKUP_RESULTS, PHASES, PREDICTIONS,
+    EVICTION_REASONS, LOAD_FAILURES, LOAD_SOURCES, LOOKUP_RESULTS, MISS_CAUSES, PHASES, PREDICTIONS,
 };
 use metrics::{Counter, Gauge, Histogram};
 use odmoe_expert_store::{
-    EvictionReason, LoadFailureKind, LookupResult, Phase, StoreEvent, StoreGauges,
+    EvictionReason, LoadFailureKind, LookupResult, MissCause, Phase, StoreEvent, StoreGauges,
 };
 
 /// Handles of every `odmoe_expert_*` series; recording takes no lock.
 pub(crate) struct PagingMetrics {
     /// By phase, then result.
     lookups: Vec<Vec<Counter>>,
+    /// By phase, then cause.
+    misses: Vec<Vec<Counter>>,
     evictions: Vec<Counter>,
     failures: Vec<Counter>,
     load_seconds: Histogram,
     /// In the order of [`LOAD_SOURCES`].
     load_bytes: Vec<Counter>,
+    warm_up_reads: Counter,
     prefetch_issued: Counter,
     prefetch_used: Counter,
     prefetch_wasted: Counter,
@@ -35,12 +38,16 @@ pub(crate) struct PagingMetrics {
 
 impl PagingMetrics {
     pub(crate) fn new(registry: &Registry) -> Self {
-        let lookups = |phase: &&'static str| {
-            let counter = |result: &&'static str| {
-                let labels = [("phase", *phase), ("result", *result)];
-                registry.counter("odmoe_expert_cache_lookups_total", &labels)
+        let by_phase = |name, label, values: &[&str]| -> Vec<Vec<Counter>> {
+            let of = |phase: &&str| {
+                let labels = values
+                    .iter()
+                    .map(|value| [("phase", *phase), (label, *value)]);
+                labels
+                    .map(|labels| registry.counter(name, &labels))
+                    .collect()
             };
-            LOOKUP_RESULTS.iter().map(counter).collect()
+            PHASES.iter().map(of).collect()
         };
         let by = |name, label, values: &[&str]| -> Vec<Counter> {
             values
@@ -50,7 +57,8 @@ impl PagingMetrics {
         };
         let predictions = by("odmoe_predictor_experts_total", "outcome", PREDICTIONS);
         Self {
-            lookups: PHASES.iter().map(lookups).collect(),
+            lookups: by_phase("odmoe_expert_cache_lookups_total", "result", LOOKUP_RESULTS),
+            misses: by_phase("odmoe_expert_misses_total", "cause", MISS_CAUSES),
             evictions: by(
                 "odmoe_expert_cache_evictions_total",
                 "reason",
@@ -59,6 +67,7 @@ impl PagingMetrics {
             failures: by("odmoe_expert_load_failures_total", "kind", LOAD_FAILURES),
             load_seconds: registry.histogram("odmoe_expert_load_seconds", &[]),
             load_bytes: by("odmoe_expert_load_bytes_total", "source", LOAD_SOURCES),
+            warm_up_reads: registry.counter("odmoe_expert_warm_up_reads_total", &[]),
             prefetch_issued: registry.counter("odmoe_expert_prefetch_issued_total", &[]),
             prefetch_used: registry.counter("odmoe_expert_prefetch_used_total", &[]),
             prefetch_wasted: registry.counter("odmoe_expert_prefetch_wasted_total", &[]),
@@ -80,6 +89,9 @@ impl PagingMetrics {
             StoreEvent::Lookup { phase, result, .. } => {
                 self.lookups[phase_index(*phase)][result_index(*result)].increment(1);
             }
+            StoreEvent::Missed { phase, cause, .. } => {
+                self.misses[phase_index(*phase)][cause_index(*cause)].increment(1);
+            }
             StoreEvent::Evicted { reason, .. } => {
                 let index = match reason {
                     EvictionReason::Demand => 0,
@@ -100,6 +112,7 @@ impl PagingMetrics {
                 }
             }
             StoreEvent::LoadFailed { kind, .. } => self.failures[failure_index(*kind)].increment(1),
+            StoreEvent::WarmUpIssued => self.warm_up_reads.increment(1),
             StoreEvent::PrefetchIssued => self.prefetch_issued.increment(1),
             StoreEvent::PrefetchUsed => self.prefetch_used.increment(1),
             StoreEvent::PrefetchWasted => self.prefetch_wasted.increment(1),
@@ -146,6 +159,16 @@ fn result_index(result: LookupResult) -> usize {
         LookupResult::PrefetchHit => 1,
         LookupResult::Coalesced => 2,
         LookupResult::Miss => 3,
+    }
+}
+
+/// Into [`MISS_CAUSES`].
+fn cause_index(cause: MissCause) -> usize {
+    match cause {
+        MissCause::Cold => 0,
+        MissCause::Capacity => 1,
+        MissCause::EvictedEarly => 2,
+        MissCause::ArrivedLate => 3,
     }
 }
 

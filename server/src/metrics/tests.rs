@@ -4,7 +4,8 @@ use super::catalogue::{CATALOGUE, Kind, LABELLED_LATER, combinations};
 use super::*;
 use odmoe_engine::{EngineEvent, EngineGauges, EngineObserver};
 use odmoe_expert_store::{
-    EvictionReason, LoadFailureKind, LookupResult, Phase, StoreEvent, StoreGauges, StoreHealth,
+    EvictionReason, LoadFailureKind, LookupResult, MissCause, Phase, StoreEvent, StoreGauges,
+    StoreHealth,
 };
 use odmoe_formats::{ByteCount, ExpertKey};
 use std::time::Instant;
@@ -146,6 +147,7 @@ const PROMISED: &[(&str, &str)] = &[
     ("http_requests_total", "counter"),
     ("http_request_duration_seconds", "histogram"),
     ("odmoe_expert_cache_lookups_total", "counter"),
+    ("odmoe_expert_misses_total", "counter"),
     ("odmoe_expert_cache_evictions_total", "counter"),
     ("odmoe_expert_load_seconds", "histogram"),
     ("odmoe_expert_load_bytes_total", "counter"),
@@ -156,6 +158,7 @@ const PROMISED: &[(&str, &str)] = &[
     ("odmoe_requests_in_flight", "gauge"),
     ("odmoe_unsent_answer_bytes", "gauge"),
     ("odmoe_runtime_tasks", "gauge"),
+    ("odmoe_expert_warm_up_reads_total", "counter"),
     ("odmoe_expert_prefetch_issued_total", "counter"),
     ("odmoe_expert_prefetch_used_total", "counter"),
     ("odmoe_expert_prefetch_wasted_total", "counter"),
@@ -257,6 +260,11 @@ fn store_events_are_counted() {
     let reason = EvictionReason::Prefetch;
     let events = [
         StoreEvent::Lookup { phase, result, key },
+        StoreEvent::Missed {
+            phase,
+            cause: MissCause::EvictedEarly,
+            key,
+        },
         StoreEvent::Evicted { reason, key },
         StoreEvent::Loaded {
             key,
@@ -269,6 +277,7 @@ fn store_events_are_counted() {
             key,
             kind: LoadFailureKind::Checksum,
         },
+        StoreEvent::WarmUpIssued,
         StoreEvent::PrefetchIssued,
         StoreEvent::PrefetchUsed,
         StoreEvent::PrefetchWasted,
@@ -286,6 +295,14 @@ fn store_events_are_counted() {
             0.0,
         ),
         (
+            "odmoe_expert_misses_total{phase=\"decode\",cause=\"evicted_early\"}",
+            1.0,
+        ),
+        (
+            "odmoe_expert_misses_total{phase=\"decode\",cause=\"cold\"}",
+            0.0,
+        ),
+        (
             "odmoe_expert_cache_evictions_total{reason=\"prefetch\"}",
             1.0,
         ),
@@ -294,6 +311,7 @@ fn store_events_are_counted() {
         ("odmoe_expert_load_seconds_bucket{le=\"0.0025\"}", 0.0),
         ("odmoe_expert_load_seconds_bucket{le=\"0.005\"}", 1.0),
         ("odmoe_expert_load_failures_total{kind=\"checksum\"}", 1.0),
+        ("odmoe_expert_warm_up_reads_total", 1.0),
         ("odmoe_expert_prefetch_issued_total", 1.0),
         ("odmoe_expert_prefetch_used_total", 1.0),
         ("odmoe_expert_prefetch_wasted_total", 1.0),

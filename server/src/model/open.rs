@@ -8,6 +8,7 @@ use crate::model::kv_budget::{KV_BLOCK_TOKENS, KvRoom, kv_blocks};
 use crate::model::locate::ModelLocation;
 use crate::model::settings::Settings;
 use crate::model::text_side::{TextSide, TextSideError, check_text, open_text_side};
+use crate::model::usage::{self, UsageKeeper};
 use crate::state::{LoadingProgress, ServedModel, Stage};
 use odmoe_backend::Backend;
 use odmoe_backend_cpu::{CpuBackend, CpuBackendError, CpuConfig};
@@ -113,6 +114,8 @@ pub struct OpenModel {
     pub prepared: PreparedModel,
     /// The engine.
     pub engine: EngineHandle,
+    /// Keeps what its experts are used for, where that is wanted and the store stays.
+    pub usage: Option<UsageKeeper>,
 }
 
 /// Finds or makes the store and divides the memory. A conversion, if there is one, is a part of `progress`, and is told
@@ -195,18 +198,27 @@ impl PreparedModel {
                 ));
             }
         };
+        let keeps_usage = self.settings.warm_start && !self.is_temporary();
+        let mut store = self.store_config.clone();
+        if keeps_usage {
+            store.warm_up = usage::read(&self.folder);
+        }
         let parts = EngineParts {
             manifest: self.manifest.clone(),
             backend: self.backend.clone(),
             reader,
-            store: self.store_config.clone(),
+            store,
             config: self.engine_config.clone(),
             observer,
         };
         let engine = EngineHandle::start(parts, &on_load)?;
+        let usage = keeps_usage
+            .then(|| UsageKeeper::start(self.folder.clone(), engine.clone()))
+            .flatten();
         Ok(OpenModel {
             prepared: self,
             engine,
+            usage,
         })
     }
 

@@ -39,6 +39,8 @@ pub struct Settings {
     pub read_timeout: Duration,
     /// Whether experts are read ahead of demand.
     pub prefetch: bool,
+    /// Whether the use of experts is kept with the store, and an earlier run's is followed.
+    pub warm_start: bool,
     /// The name that clients use, if not the store's.
     pub served_name: Option<String>,
 }

@@ -26,6 +26,10 @@ pub struct ServeArgs {
     #[allow(missing_docs)]
     pub time: TimeArgs,
 
+    /// Neither load what the last run used most, nor keep beside the store what this one uses.
+    #[arg(long, env = "ODMOE_NO_WARM_START", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new(), help_heading = "Model and memory")]
+    pub no_warm_start: bool,
+
     /// The name that clients use for the model. [default: the store's]
     #[arg(
         long,

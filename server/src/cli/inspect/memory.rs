@@ -81,6 +81,7 @@ fn default_settings(location: ModelLocation, percent: f64, limit: Option<MemoryL
         readers: 4,
         read_timeout: Duration::from_secs(30),
         prefetch: true,
+        warm_start: false,
         served_name: None,
     }
 }

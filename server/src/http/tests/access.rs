@@ -186,6 +186,68 @@ async fn the_admin_key_opens_what_is_for_operators_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn the_table_of_experts_comes_in_parts() {
+    let server = with_config(HttpConfig {
+        admin_key: Some(SecretDigest::of(b"root")),
+        ..HttpConfig::default()
+    })
+    .await;
+    let get = |path: &str| {
+        let call = Call::new("GET", path).header("authorization", "Bearer root");
+        call.send(server.address)
+    };
+    let all = get("/admin/experts").await;
+    assert_eq!(all.status, 200, "{}", all.body);
+    let all = all.json();
+    assert_eq!(
+        (&all["experts_total"], &all["next_offset"]),
+        (&json!(4), &json!(null))
+    );
+    assert_eq!(all["layers"].as_array().unwrap().len(), 2);
+    let misses = json!({"cold": 2, "capacity": 13, "evicted_early": 0, "arrived_late": 0});
+    assert_eq!(
+        all["layers"][1],
+        json!({"layer": 1, "experts": 2, "resident": 1, "uses": 20, "hits": 5, "misses": misses,
+               "stall_s": 1.5, "stalls": 3})
+    );
+    let part = get("/admin/experts?offset=1&limit=2").await.json();
+    assert_eq!(part["next_offset"], 3);
+    let keys: Vec<_> = part["experts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| (&e["layer"], &e["expert"]))
+        .collect();
+    assert_eq!(keys, [(&json!(0), &json!(1)), (&json!(1), &json!(0))]);
+    let layer = get("/admin/experts?layer=1").await.json();
+    assert_eq!(
+        (&layer["experts_total"], &layer["experts"][0]["hits"]),
+        (&json!(2), &json!(2))
+    );
+    assert_eq!(
+        get("/admin/experts?layer=9").await.json()["experts"],
+        json!([])
+    );
+    for bad in [
+        "limit=99999999",
+        "limit=x",
+        "layer=-1",
+        "offset=99999999999999999999999",
+    ] {
+        assert_eq!(
+            get(&format!("/admin/experts?{bad}")).await.status,
+            400,
+            "{bad}"
+        );
+    }
+    let far = get("/admin/experts?offset=18446744073709551615").await;
+    assert_eq!(
+        (far.status, &far.json()["next_offset"]),
+        (200, &json!(null))
+    );
+}
+
+#[tokio::test]
 async fn metrics_move_to_an_address_of_their_own() {
     let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let metrics = TcpListener::bind("127.0.0.1:0").await.unwrap();

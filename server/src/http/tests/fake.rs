@@ -3,16 +3,18 @@
 use super::client::soon;
 use crate::http::Generator;
 use odmoe_engine::{
-    ClientId, EmbeddingEnd, EmbeddingRequest, EmbeddingSink, EngineGauges, FinishReason, Pooling,
-    PositionLogprobs, Request, RequestError, RequestId, RequestTimings, SamplingParams,
-    SubmitError, TokenEvent, TokenLogprob, TokenSink,
+    ClientId, EmbeddingEnd, EmbeddingRequest, EmbeddingSink, EngineGauges, ExpertReport,
+    FinishReason, LayerStall, Pooling, PositionLogprobs, ReportSink, Request, RequestError,
+    RequestId, RequestTimings, SamplingParams, SubmitError, TokenEvent, TokenLogprob, TokenSink,
 };
-use odmoe_expert_store::{StoreGauges, StoreHealth};
+use odmoe_expert_store::{ExpertUse, MissCounts, StoreGauges, StoreHealth};
+use odmoe_formats::{ExpertKey, LayerIndex};
 use odmoe_text::{ChatTemplate, Tokenizer};
 use serde_json::{Map, json};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
 /// The token that ends an answer; those below it are bytes.
@@ -291,6 +293,32 @@ impl Generator for Arc<FakeEngine> {
             store: StoreGauges::default(),
             health: self.health.lock().unwrap().clone(),
         }
+    }
+
+    /// Two layers of two experts.
+    fn report_experts(&self, to: ReportSink) {
+        let expert = |n: u32| ExpertUse {
+            key: ExpertKey::routed(n / 2, n % 2),
+            bytes: 4096,
+            uses: 10,
+            hits: u64::from(n),
+            misses: MissCounts {
+                cold: 1,
+                capacity: 9 - u64::from(n),
+                ..MissCounts::default()
+            },
+            heat: 0.5,
+            resident: n % 2 == 0,
+        };
+        let stall = LayerStall {
+            layer: LayerIndex(1),
+            stall: Duration::from_millis(1500),
+            count: 3,
+        };
+        to(ExpertReport {
+            experts: (0..4).map(expert).collect(),
+            layers: vec![stall],
+        });
     }
 
     fn is_alive(&self) -> bool {

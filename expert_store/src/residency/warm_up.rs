@@ -1,0 +1,104 @@
+//! Warming up: what an earlier run used most is loaded before anybody asks.
+//!
+//! It is the least of all reads: it goes into free slots only, never evicts, and begins only while nobody waits and
+//! nothing is prefetched. What is loaded so counts as warm, for that is how the earlier run left it.
+
+use super::flight::{Flight, Stage};
+use super::machine::Machine;
+use super::pump::Claim;
+use crate::api::{MissCause, StoreEvent, StoreHealth};
+use odmoe_formats::ExpertKey;
+use std::collections::VecDeque;
+
+/// What is still to be loaded, and what was.
+#[derive(Debug, Default)]
+pub(super) struct WarmUp {
+    /// The hottest first.
+    queue: VecDeque<ExpertKey>,
+    /// Begun, in this order, and not yet put in their place in the order of eviction.
+    begun: Vec<ExpertKey>,
+}
+
+impl Machine {
+    /// Gives objects the heat that an earlier run left them, and loads the hottest while nobody waits. Unknown keys
+    /// are ignored: what is said of an earlier run may be of another model.
+    pub fn warm_up(&mut self, heat: impl IntoIterator<Item = (ExpertKey, f64)>) {
+        let mut hottest: Vec<(ExpertKey, f64)> = heat
+            .into_iter()
+            .filter(|(key, heat)| heat.is_finite() && *heat > 0.0 && self.sizes.contains_key(key))
+            .collect();
+        for &(key, heat) in &hottest {
+            self.usage.set_heat(key, heat);
+        }
+        hottest.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        hottest.dedup_by_key(|(key, _)| *key);
+        self.warm_up
+            .queue
+            .extend(hottest.into_iter().map(|(key, _)| key));
+        self.pump();
+    }
+
+    /// Begins what may be begun.
+    pub(super) fn pump_warm_up(&mut self) {
+        while !self.warm_up.queue.is_empty() && self.may_warm_up() {
+            if let Some(key) = self.warm_up.queue.pop_front() {
+                self.start_warm_up(key);
+            }
+        }
+        if self.warm_up.queue.is_empty() && self.reads.is_empty() {
+            self.settle_warm_up();
+        }
+    }
+
+    /// Half of the readers stay free for whoever comes.
+    fn may_warm_up(&self) -> bool {
+        let idle = self.reads.len() + self.copies.len() < (self.settings.readers / 2).max(1);
+        let unwanted = |flight: &Flight| flight.waiters.is_empty() && !flight.prefetch;
+        idle && self.flights.values().all(unwanted) && self.health.state() == StoreHealth::Healthy
+    }
+
+    /// Begins one read, unless the object is there or has no free slot.
+    fn start_warm_up(&mut self, key: ExpertKey) {
+        if self.highest_resident(key).is_some() || self.flights.contains_key(&key) {
+            return;
+        }
+        let tier = self.last_tier();
+        let class = self.class_of(tier, key);
+        let Some(slot) = self.claim(tier, class, Claim::WarmUp) else {
+            return;
+        };
+        let flight = Flight {
+            seq: self.fresh_id(),
+            stage: Stage::Waiting { tier, from: None },
+            waiters: Vec::new(),
+            decode: true,
+            prefetch: false,
+            cause: Some(MissCause::ArrivedLate),
+            since: self.now,
+        };
+        self.flights.insert(key, flight);
+        self.warm_up.begun.push(key);
+        self.events.push(StoreEvent::WarmUpIssued);
+        self.begin(key, slot);
+    }
+
+    /// Before something has to leave: in order of arrival the hottest would be the first. What was loaded and not used
+    /// since is put in the order of its heat, as if it had been used just now.
+    pub(super) fn settle_warm_up(&mut self) {
+        if self.warm_up.begun.is_empty() {
+            return;
+        }
+        let tier = self.last_tier();
+        for key in std::mem::take(&mut self.warm_up.begun).into_iter().rev() {
+            let Some(slot) = self.resident(tier, key) else {
+                continue;
+            };
+            if self.usage.of(key).uses == 0 {
+                let heat = self.tiers[tier].classes[slot.class].slot(slot.index).heat;
+                let pool = self.pool(slot);
+                pool.policy.remove(key);
+                pool.policy.insert(key, heat);
+            }
+        }
+    }
+}
