@@ -13,6 +13,7 @@
 #![cfg(feature = "fixtures")]
 
 use odmoe_backend::KvFormat;
+use odmoe_bench::policies::Policy;
 use odmoe_bench::trace::{Ranking, TraceShape};
 use odmoe_bench::{belady, recall, replay};
 use odmoe_convert::WeightFormat;
@@ -315,12 +316,15 @@ fn replays_agree_with_the_recorded_statistics() {
     };
     for name in ["heldout", "heldout_chat"] {
         let chosen = read(format!("{name}.top8.u8"), shape);
-        let uses = chosen.decode_order();
+        let uses = chosen.decode_steps().one_by_one();
         for budget in ["0.25", "0.5", "0.75"] {
             let wanted = &stats[name]["cache"]["global"][budget];
             let slots = wanted["capacity"].as_u64().expect("a count") as usize;
             for (policy, found) in [
-                ("lru", replay::lru(&uses, slots)),
+                (
+                    "lru",
+                    replay::replay(Policy::ALL[0].policy(slots), &uses, slots),
+                ),
                 ("belady", belady::belady(&uses, slots)),
             ] {
                 // Their order within a layer is by probability, ours by expert.

@@ -27,6 +27,7 @@ impl Machine {
             seconds,
             source,
         } = report;
+        self.reckon(&state, at);
         let prefetch = self.prefetched.contains(&state.key);
         self.events.push(StoreEvent::Loaded {
             key: state.key,
@@ -92,6 +93,22 @@ impl Machine {
             slot: state.slot,
             priority,
         });
+    }
+
+    /// What a read says of how long reads take, and of whether reading ahead pays.
+    fn reckon(&mut self, state: &ReadInFlight, at: Moment) {
+        let began = state.started.expect("a read starts before it ends");
+        let beside = self.reads.values().filter(|r| r.started.is_some()).count();
+        let took = at.0.saturating_sub(began.0);
+        self.forecasts.has_read(took, beside);
+        if state.lost {
+            return;
+        }
+        if !self.flights[&state.key].waiters.is_empty() {
+            self.waited_until = self.waited_until.max(at);
+        } else if self.is_waited_for() {
+            self.throttle.delayed();
+        }
     }
 
     fn end_read(&mut self, read: ReadId, at: Moment) -> ReadInFlight {
