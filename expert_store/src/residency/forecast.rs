@@ -2,6 +2,7 @@
 //!
 //! Hints are judged whether or not they are followed, so that learning what they are worth costs no read.
 
+use super::command::Moment;
 use crate::api::Phase;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(super) struct Forecasts {
     decode: Forecast,
     /// What one read takes of the disk's time, in seconds.
     read: Option<f64>,
+    /// When the disk last ended a read, or began one after it had none.
+    busy_since: Moment,
 }
 
 #[derive(Debug)]
@@ -62,9 +65,16 @@ impl Forecasts {
         }
     }
 
-    /// A read ended after so long, beside so many others.
-    pub(super) fn has_read(&mut self, took: Duration, beside: usize) {
-        learn(&mut self.read, took.as_secs_f64() / (beside + 1) as f64);
+    /// The disk began a read and had none before.
+    pub(super) fn begins(&mut self, at: Moment) {
+        self.busy_since = self.busy_since.max(at);
+    }
+
+    /// A read ended. Of several at once each has the time since the one before it, so that their mean is the disk's.
+    pub(super) fn has_read(&mut self, at: Moment) {
+        let took = at.0.saturating_sub(self.busy_since.0);
+        self.busy_since = self.busy_since.max(at);
+        learn(&mut self.read, took.as_secs_f64());
     }
 
     /// The demand that a hint foresaw has come; reads ahead had so long.
@@ -120,7 +130,8 @@ mod tests {
         let mut forecasts = Forecasts::default();
         let pays = |f: &Forecasts, elapsed, ahead| f.pays(Phase::Decode, FIRST, elapsed, ahead);
         assert!(pays(&forecasts, ms(0), 100), "nothing is known yet");
-        forecasts.has_read(ms(8), 3);
+        forecasts.begins(Moment(ms(10)));
+        forecasts.has_read(Moment(ms(12)));
         forecasts.demanded(Phase::Decode, ms(5));
         assert!(pays(&forecasts, ms(0), 0) && pays(&forecasts, ms(0), 1));
         assert!(!pays(&forecasts, ms(0), 2), "2 ms each, of which 1 is left");

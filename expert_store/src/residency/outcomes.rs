@@ -12,6 +12,9 @@ impl Machine {
     pub fn read_started(&mut self, read: ReadId, at: Moment) {
         self.advance(at);
         self.last_progress = self.last_progress.max(at);
+        if self.reads.values().all(|read| read.started.is_none()) {
+            self.forecasts.begins(at);
+        }
         self.reads
             .get_mut(&read)
             .expect("reads are answered once")
@@ -97,10 +100,7 @@ impl Machine {
 
     /// What a read says of how long reads take, and of whether reading ahead pays.
     fn reckon(&mut self, state: &ReadInFlight, at: Moment) {
-        let began = state.started.expect("a read starts before it ends");
-        let beside = self.reads.values().filter(|r| r.started.is_some()).count();
-        let took = at.0.saturating_sub(began.0);
-        self.forecasts.has_read(took, beside);
+        self.forecasts.has_read(at);
         if state.lost {
             return;
         }
