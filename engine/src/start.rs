@@ -15,6 +15,7 @@ use odmoe_backend::Waker;
 use odmoe_expert_store::{Catalog, ExpertStore, StoreEvent, StoreHealth, StoreObserver};
 use odmoe_formats::BlockFormat;
 use odmoe_formats::manifest::Manifest;
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -59,6 +60,7 @@ pub fn start(
         vocab: limits.vocab,
         hidden: manifest.config.hidden_size as usize,
         predict_top: memory::predict_top(&manifest.config, &parts.config),
+        token_table: RefCell::default(),
         observer: parts.observer.clone(),
     };
     let step_loop = StepLoop::new(StepLoopParts {

@@ -1,5 +1,6 @@
 //! The store's face: what the engine calls, and what comes back.
 
+use crate::residency::eviction::Eviction;
 use odmoe_backend::Buffer;
 use odmoe_formats::manifest::FileIndex;
 use odmoe_formats::{ByteCount, ExpertKey};
@@ -189,9 +190,31 @@ pub enum StoreEvent {
     /// A prefetch read began.
     PrefetchIssued,
     /// A prefetched expert was used.
-    PrefetchUsed,
+    PrefetchUsed {
+        /// Its length.
+        bytes: u64,
+    },
     /// A prefetched expert left memory unused, or its read was cancelled.
-    PrefetchWasted,
+    PrefetchWasted {
+        /// Its length.
+        bytes: u64,
+    },
+    /// A caller said what it would likely ask for.
+    Hinted {
+        /// For which kind of demand.
+        phase: Phase,
+        /// Of one layer, most likely first; at least one.
+        keys: Vec<ExpertKey>,
+    },
+    /// A demand came that a hint had foreseen.
+    Foreseen {
+        /// Who asked.
+        phase: Phase,
+        /// Experts asked for that would not have been in memory without the hint.
+        missed: usize,
+        /// Of them, those that it named.
+        foreseen: usize,
+    },
 }
 
 /// Receives [`StoreEvent`]s, on the engine's thread. Must be quick.
@@ -244,6 +267,8 @@ pub struct StoreConfig {
     pub readers: usize,
     /// Whether hints are followed.
     pub prefetch: bool,
+    /// Who leaves when a slot is needed.
+    pub eviction: Eviction,
     /// A read that storage has not answered for this long fails with [`LoadError::Timeout`]. Time that a demand
     /// spends waiting for its turn does not count while other reads begin and end.
     pub read_timeout: Duration,
@@ -253,12 +278,13 @@ pub struct StoreConfig {
 }
 
 impl Default for StoreConfig {
-    /// 256 MiB, four readers, prefetch on, 30 s.
+    /// 256 MiB, four readers, prefetch on, the default policy, 30 s.
     fn default() -> Self {
         Self {
             budget: ByteCount(256 << 20),
             readers: 4,
             prefetch: true,
+            eviction: Eviction::default(),
             read_timeout: Duration::from_secs(30),
             host_budget: None,
         }

@@ -60,6 +60,7 @@ impl ExpertStore {
             tiers: std::iter::once(device).chain(host).collect(),
             readers,
             prefetch: config.prefetch,
+            eviction: config.eviction,
             read_timeout: config.read_timeout,
         };
         let machine = Machine::new(settings, catalog.sizes());
@@ -127,8 +128,8 @@ impl ExpertStore {
 
     /// Says what will likely be wanted soon, most likely first. Replaces the last hint of the same `source` (a lane);
     /// what was not started of it is dropped. Only idle readers and cold slots are used.
-    pub fn hint(&mut self, source: u32, keys: &[ExpertKey]) {
-        self.machine.hint(source, keys);
+    pub fn hint(&mut self, source: u32, phase: Phase, keys: &[ExpertKey]) {
+        self.machine.hint(source, phase, keys);
         self.carry_out();
     }
 

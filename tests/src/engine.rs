@@ -177,7 +177,7 @@ fn store_config(manifest: &Manifest, share: f64) -> StoreConfig {
         readers: 2,
         prefetch: true,
         read_timeout: Duration::from_secs(60),
-        host_budget: None,
+        ..StoreConfig::default()
     }
 }
 

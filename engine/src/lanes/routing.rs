@@ -115,6 +115,11 @@ impl Prediction {
         }
     }
 
+    /// Of experts in that order.
+    pub fn of(keys: Vec<ExpertKey>) -> Self {
+        Self { keys }
+    }
+
     /// Most wanted first.
     pub fn keys(&self) -> &[ExpertKey] {
         &self.keys

@@ -74,7 +74,7 @@ impl Setup {
                 readers: 2,
                 prefetch: true,
                 read_timeout: Duration::from_secs(60),
-                host_budget: None,
+                ..StoreConfig::default()
             },
             config: EngineConfig {
                 max_running: 8,

@@ -1,8 +1,10 @@
 //! Every option of the command line, which is also every option of the environment and of the configuration file.
 
 mod serve;
+mod trace;
 
 pub use serve::{AccessArgs, ListenArgs, LogFormat, ServeArgs, TimeArgs};
+pub use trace::{CompareArgs, ReplayArgs, TraceArgs, TraceCommand};
 
 use crate::cli::bench::Work;
 use crate::config::{
@@ -13,6 +15,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::KernelSet;
 use odmoe_convert::random_model::{Preset, Quantisation};
+use odmoe_expert_store::residency::eviction::Eviction;
 use odmoe_formats::BlockFormat;
 use std::path::PathBuf;
 
@@ -40,6 +43,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure a model on this machine.
     Bench(Box<BenchArgs>),
+    /// Record which experts a model uses, and judge eviction policies and predictions by it.
+    Trace(TraceArgs),
     /// Make a random model of a given shape.
     Synth(SynthArgs),
     /// Pack a store into one deterministic archive: how the embedded model is made.
@@ -54,7 +59,11 @@ impl Command {
             Self::Serve(args) => args.model.config.clone(),
             Self::Generate(args) => args.model.config.clone(),
             Self::Bench(args) => args.model.config.clone(),
-            Self::Convert(_) | Self::Inspect(_) | Self::Synth(_) | Self::Pack(_) => None,
+            Self::Convert(_)
+            | Self::Inspect(_)
+            | Self::Trace(_)
+            | Self::Synth(_)
+            | Self::Pack(_) => None,
         }
     }
 
@@ -131,6 +140,14 @@ pub struct ModelArgs {
     /// Do not read experts ahead of demand.
     #[arg(long, env = "ODMOE_NO_PREFETCH", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub no_prefetch: bool,
+
+    /// Which expert leaves memory when another needs its place: next-turn or lru.
+    #[arg(long, env = "ODMOE_EVICTION", value_name = "POLICY", default_value_t = Eviction::default())]
+    pub eviction: Eviction,
+
+    /// Record which experts are asked for in this file, for `odmoe trace`. No token and no text is in it.
+    #[arg(long, env = "ODMOE_RECORD_TRACE", value_name = "FILE")]
+    pub record_trace: Option<PathBuf>,
 
     /// Where converted models are kept. [default: odmoe in the user's cache folder]
     #[arg(long, env = "ODMOE_STORE_DIR", value_name = "FOLDER")]

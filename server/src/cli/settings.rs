@@ -34,6 +34,8 @@ pub fn settings(args: &ModelArgs, served_name: Option<String>) -> Result<Setting
         readers: args.readers as usize,
         read_timeout: args.read_timeout.0,
         prefetch: !args.no_prefetch,
+        eviction: args.eviction,
+        record_trace: args.record_trace.clone(),
         served_name,
     })
 }

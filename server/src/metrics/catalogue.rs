@@ -64,6 +64,8 @@ pub(crate) const EVICTION_REASONS: &[&str] = &["demand", "prefetch"];
 pub(crate) const LOAD_FAILURES: &[&str] = &["checksum", "io", "short_read", "timeout"];
 pub(crate) const LOAD_SOURCES: &[&str] = &["direct", "buffered", "memory"];
 pub(crate) const CALLER_LIMITS: &[&str] = &["requests", "tokens", "concurrent", "share"];
+pub(crate) const PREFETCHES: &[&str] = &["used", "wasted"];
+pub(crate) const FORESEEN: &[&str] = &["foreseen", "unforeseen"];
 pub(crate) const PREDICTIONS: &[&str] = &["predicted", "missed"];
 
 const fn model(name: &'static str, kind: Kind, help: &'static str) -> Metric {
@@ -137,6 +139,10 @@ pub(crate) const CATALOGUE: &[Metric] = &[
     paging("odmoe_expert_prefetch_issued_total", Counter, &[], "Reads begun ahead of demand."),
     paging("odmoe_expert_prefetch_used_total", Counter, &[], "Experts read ahead of demand and then used."),
     paging("odmoe_expert_prefetch_wasted_total", Counter, &[], "Experts read ahead of demand and not used."),
+    paging("odmoe_expert_prefetch_bytes_total", Counter, &[("outcome", PREFETCHES)],
+        "Bytes read ahead of demand, by what came of them."),
+    paging("odmoe_expert_foreseen_misses_total", Counter, &[("outcome", FORESEEN)],
+        "Experts asked for that only a prefetch could have had in memory; recall on misses = foreseen / all."),
     paging("odmoe_predictor_experts_total", Counter, &[("outcome", PREDICTIONS)],
         "Experts that a router chose, by whether they had been predicted; recall = predicted / all."),
     paging("odmoe_requests_limited_total", Counter, &[("limit", CALLER_LIMITS)],

@@ -159,6 +159,8 @@ const PROMISED: &[(&str, &str)] = &[
     ("odmoe_expert_prefetch_issued_total", "counter"),
     ("odmoe_expert_prefetch_used_total", "counter"),
     ("odmoe_expert_prefetch_wasted_total", "counter"),
+    ("odmoe_expert_prefetch_bytes_total", "counter"),
+    ("odmoe_expert_foreseen_misses_total", "counter"),
     ("odmoe_expert_cache_resident_bytes", "gauge"),
     ("odmoe_expert_cache_capacity_bytes", "gauge"),
     ("odmoe_expert_cache_pinned_bytes", "gauge"),
@@ -270,8 +272,13 @@ fn store_events_are_counted() {
             kind: LoadFailureKind::Checksum,
         },
         StoreEvent::PrefetchIssued,
-        StoreEvent::PrefetchUsed,
-        StoreEvent::PrefetchWasted,
+        StoreEvent::PrefetchUsed { bytes: 40 },
+        StoreEvent::PrefetchWasted { bytes: 50 },
+        StoreEvent::Foreseen {
+            phase: Phase::Decode,
+            missed: 5,
+            foreseen: 3,
+        },
     ];
     for event in events {
         model.record(&EngineEvent::Store(event));
@@ -297,6 +304,19 @@ fn store_events_are_counted() {
         ("odmoe_expert_prefetch_issued_total", 1.0),
         ("odmoe_expert_prefetch_used_total", 1.0),
         ("odmoe_expert_prefetch_wasted_total", 1.0),
+        ("odmoe_expert_prefetch_bytes_total{outcome=\"used\"}", 40.0),
+        (
+            "odmoe_expert_prefetch_bytes_total{outcome=\"wasted\"}",
+            50.0,
+        ),
+        (
+            "odmoe_expert_foreseen_misses_total{outcome=\"foreseen\"}",
+            3.0,
+        ),
+        (
+            "odmoe_expert_foreseen_misses_total{outcome=\"unforeseen\"}",
+            2.0,
+        ),
     ];
     check(&metrics, &expected);
 }

@@ -7,6 +7,7 @@ use crate::model::budget::{BudgetError, ExpertBudget, ExpertBytes, expert_budget
 use crate::model::kv_budget::{KV_BLOCK_TOKENS, KvRoom, kv_blocks};
 use crate::model::locate::ModelLocation;
 use crate::model::prefill_chunk::prefill_chunk;
+use crate::model::recorder::Recorder;
 use crate::model::settings::Settings;
 use crate::model::text_side::{TextSide, TextSideError, check_text, open_text_side};
 use crate::state::{LoadingProgress, ServedModel, Stage};
@@ -58,6 +59,14 @@ pub enum OpenModelError {
     )]
     CacheFolder {
         /// The folder, or a file in it.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The routing trace cannot be written.
+    #[error("{path}: {source}; name another file with --record-trace")]
+    Trace {
+        /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -195,6 +204,13 @@ impl PreparedModel {
                     detail,
                 ));
             }
+        };
+        let observer: Arc<dyn EngineObserver> = match &self.settings.record_trace {
+            None => observer,
+            Some(path) => Recorder::begin(path, &self.manifest, observer).map_err(|source| {
+                let path = path.clone();
+                OpenModelError::Trace { path, source }
+            })?,
         };
         let parts = EngineParts {
             manifest: self.manifest.clone(),
@@ -354,6 +370,7 @@ pub fn divide(
         budget: experts.least,
         readers: settings.readers,
         prefetch: settings.prefetch,
+        eviction: settings.eviction,
         read_timeout: settings.read_timeout,
         ..StoreConfig::default()
     };

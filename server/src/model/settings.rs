@@ -5,6 +5,7 @@ use crate::model::locate::ModelLocation;
 use crate::model::memory_limit::MemoryLimit;
 use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::KernelSet;
+use odmoe_expert_store::residency::eviction::Eviction;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,6 +40,10 @@ pub struct Settings {
     pub read_timeout: Duration,
     /// Whether experts are read ahead of demand.
     pub prefetch: bool,
+    /// Which expert leaves memory when another needs its place.
+    pub eviction: Eviction,
+    /// Where to record which experts are asked for.
+    pub record_trace: Option<PathBuf>,
     /// The name that clients use, if not the store's.
     pub served_name: Option<String>,
 }
