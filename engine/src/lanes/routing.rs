@@ -149,6 +149,7 @@ mod tests {
             kind: LaneKind::Prefill,
             spans,
             preempted: vec![],
+            lookups: Default::default(),
         };
         Pass::new(&plan, 8, |_| None)
     }

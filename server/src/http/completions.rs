@@ -189,7 +189,7 @@ fn prompts(
 /// The prompts alone, where no token is to be made.
 fn without_answers(job: &Job, mut dialect: CompletionDialect, record: &Record) -> Response {
     let prompt_tokens: usize = job.prompts.iter().map(Vec::len).sum();
-    let usage = Usage::new(prompt_tokens as u64, 0);
+    let usage = Usage::new(prompt_tokens as u64, 0, 0);
     record.set_tokens(usage.prompt_tokens, 0);
     record.set_outcome("length");
     let answers = job.prompts.len() as u32 * job.sampling.n;

@@ -400,5 +400,6 @@ fn engine_config(settings: &Settings, manifest: &Manifest, kv_blocks: usize) -> 
         } else {
             0
         },
+        prefix_cache: settings.prefix_cache,
     }
 }

@@ -5,6 +5,7 @@ use crate::model::locate::ModelLocation;
 use crate::model::memory_limit::MemoryLimit;
 use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::KernelSet;
+use odmoe_engine::PrefixCache;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub struct Settings {
     pub read_timeout: Duration,
     /// Whether experts are read ahead of demand.
     pub prefetch: bool,
+    /// Who is spared computing the beginning of a prompt again.
+    pub prefix_cache: PrefixCache,
     /// The name that clients use, if not the store's.
     pub served_name: Option<String>,
 }

@@ -6,6 +6,7 @@ use crate::model::memory_limit::MemoryLimit;
 use crate::model::open::divide;
 use crate::model::settings::Settings;
 use odmoe_backend::KvFormat;
+use odmoe_engine::PrefixCache;
 use odmoe_formats::manifest::Manifest;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -81,6 +82,7 @@ fn default_settings(location: ModelLocation, percent: f64, limit: Option<MemoryL
         readers: 4,
         read_timeout: Duration::from_secs(30),
         prefetch: true,
+        prefix_cache: PrefixCache::default(),
         served_name: None,
     }
 }

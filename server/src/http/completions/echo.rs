@@ -99,6 +99,7 @@ struct Scores {
 impl TokenSink for Scores {
     fn emit(&mut self, event: TokenEvent) {
         match event {
+            TokenEvent::Prefilled { .. } => {}
             TokenEvent::Token { logprobs, .. } => self.scores.extend(logprobs),
             TokenEvent::Finished {
                 reason: FinishReason::Cancelled,

@@ -251,7 +251,10 @@ impl Turn {
     pub(super) fn finish(&mut self, usage: Usage) {
         self.object.usage = Some(ResponseUsage {
             input_tokens: usage.prompt_tokens,
-            input_tokens_details: InputTokenDetails::default(),
+            input_tokens_details: InputTokenDetails {
+                cached_tokens: usage.prompt_tokens_details.cached_tokens,
+                ..InputTokenDetails::default()
+            },
             output_tokens: usage.completion_tokens,
             output_tokens_details: OutputTokenDetails::default(),
             total_tokens: usage.total_tokens,

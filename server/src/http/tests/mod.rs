@@ -23,6 +23,7 @@ mod tls;
 mod tokens;
 mod tools;
 mod traces;
+mod usage;
 mod whole;
 
 use super::{HttpConfig, serve_until};
