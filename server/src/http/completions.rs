@@ -59,9 +59,8 @@ pub(crate) async fn completions(
     let (model, shared) = (Arc::clone(&admitted.model), Arc::clone(&app));
     let (job, mut dialect) = app.blocking(move || prepare(&shared, model, &body)).await?;
     if let Some(top) = job.logprobs {
-        let client = record.client();
         let echoed = &mut dialect.echoed;
-        echo::score(&app, &admitted.model, &job, (client, top), echoed).await?;
+        echo::score(&app, &admitted.model, &job, (&record, top), echoed).await?;
     }
     if job.max_new_tokens == Some(0) {
         return Ok(without_answers(&job, dialect, &record));

@@ -228,7 +228,7 @@ impl Generator for Arc<FakeEngine> {
         })
     }
 
-    /// Scores as its own tokens are scored.
+    /// Scores as its own tokens are scored, behind the gates that the script begins with.
     fn score(
         &self,
         client: ClientId,
@@ -246,14 +246,16 @@ impl Generator for Arc<FakeEngine> {
             logprobs: Some(top),
             rules: None,
         };
-        self.accept(request.clone(), |_, gate| {
+        self.accept(request.clone(), |acts, gate| {
             let player = Player {
                 request,
                 sink,
                 gate,
             };
+            let gates = acts.into_iter().take_while(|act| matches!(act, Act::Gate));
             let given = continuation.into_iter().map(Act::Token);
-            player.play(given.chain([Act::Finish(FinishReason::Length)]).collect())
+            let end = [Act::Finish(FinishReason::Length)];
+            player.play(gates.chain(given).chain(end).collect())
         })
     }
 
