@@ -4,7 +4,8 @@ use super::super::answer::{Piece, TokenScore};
 use super::super::app::App;
 use super::super::chat::token_logprobs;
 use super::super::error::ApiError;
-use super::super::respond::{Dialect, End, WholeAnswer, event};
+use super::super::respond::{Dialect, End, WholeAnswer, named_event};
+use super::log::EventLog;
 use super::store::{Kept, Owner};
 use odmoe_openapi::{
     ChatMessage, ChatTokenLogprob, Content, FinishReason, IncompleteDetails, InputTokenDetails,
@@ -23,6 +24,8 @@ pub(super) struct Keeper {
     pub(super) is_kept: bool,
     /// The conversation up to the response, without instructions.
     pub(super) messages: Vec<ChatMessage>,
+    /// Where its events go, if others than who asked may follow them.
+    pub(super) log: Option<Arc<EventLog>>,
 }
 
 /// See the module.
@@ -60,6 +63,7 @@ impl Turn {
         Kept {
             object: Arc::new(self.object.clone()),
             messages: Arc::new(messages),
+            log: self.keeper.log.clone(),
         }
     }
 
@@ -248,7 +252,22 @@ impl Turn {
     }
 
     /// The response is over.
-    pub(super) fn finish(&mut self, usage: Usage) {
+    fn finish(&mut self, usage: Usage) {
+        self.count(usage);
+        self.keep();
+    }
+
+    /// The same, but it is not kept yet; its last event.
+    pub(super) fn last(&mut self, usage: Usage) -> Vec<ResponseEvent> {
+        self.count(usage);
+        let response = self.as_it_is();
+        self.number(vec![match response.status {
+            ResponseStatus::Incomplete => ResponseEventBody::Incomplete { response },
+            _ => ResponseEventBody::Completed { response },
+        }])
+    }
+
+    fn count(&mut self, usage: Usage) {
         self.object.usage = Some(ResponseUsage {
             input_tokens: usage.prompt_tokens,
             input_tokens_details: InputTokenDetails {
@@ -259,18 +278,27 @@ impl Turn {
             output_tokens_details: OutputTokenDetails::default(),
             total_tokens: usage.total_tokens,
         });
-        self.keep();
     }
 
-    /// The response cannot be made, or nobody wants it any more.
-    pub(super) fn break_off(&mut self, status: ResponseStatus, failure: Option<ResponseFailure>) {
+    /// The response cannot be made.
+    pub(super) fn fail(&mut self, error: &ApiError) -> Vec<ResponseEvent> {
+        self.break_off(ResponseStatus::Failed, Some(failure(error)));
+        let response = self.as_it_is();
+        self.number(vec![ResponseEventBody::Failed { response }])
+    }
+
+    /// Nobody wants the response any more.
+    pub(super) fn cancel(&mut self) {
+        self.break_off(ResponseStatus::Cancelled, None);
+    }
+
+    fn break_off(&mut self, status: ResponseStatus, failure: Option<ResponseFailure>) {
         self.close(ResponseStatus::Incomplete, &mut Vec::new());
         self.object.status = status;
         self.object.error = failure;
-        self.keep();
     }
 
-    fn keep(&self) {
+    pub(super) fn keep(&self) {
         let keeper = &self.keeper;
         if self.object.background {
             keeper.app.responses.finish(self.kept());
@@ -319,12 +347,9 @@ impl Dialect for Turn {
     }
 
     fn usage(&mut self, usage: Usage) -> Vec<ResponseEvent> {
-        self.finish(usage);
-        let response = self.as_it_is();
-        self.number(vec![match response.status {
-            ResponseStatus::Incomplete => ResponseEventBody::Incomplete { response },
-            _ => ResponseEventBody::Completed { response },
-        }])
+        let last = self.last(usage);
+        self.keep();
+        last
     }
 
     /// Reasoning comes before content and content before calls, as models answer.
@@ -345,11 +370,9 @@ impl Dialect for Turn {
     }
 
     fn failure(&mut self, error: &ApiError) -> String {
-        self.break_off(ResponseStatus::Failed, Some(failure(error)));
-        let response = self.as_it_is();
-        let events = self.number(vec![ResponseEventBody::Failed { response }]);
-        let one = |chunk: &ResponseEvent| format!("event: {}\n{}", chunk.body.name(), event(chunk));
-        events.iter().map(one).collect()
+        let events = self.fail(error);
+        self.keep();
+        events.iter().map(named_event::<Self>).collect()
     }
 
     fn farewell(&self) -> &'static str {
@@ -357,7 +380,7 @@ impl Dialect for Turn {
     }
 }
 
-pub(super) fn failure(error: &ApiError) -> ResponseFailure {
+fn failure(error: &ApiError) -> ResponseFailure {
     let code = match error.status.as_u16() {
         429 => "rate_limit_exceeded",
         _ => "server_error",

@@ -3,6 +3,7 @@
 mod access;
 mod advisories;
 mod anthropic;
+mod background;
 mod cancellation;
 mod client;
 mod echo;
