@@ -4,7 +4,6 @@
 //! of them, so a block is never taken for another. A tree belongs to one KV cache, and so to one model and one format.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// Among whom prefixes are shared: those of one scope are never found from another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,12 +18,14 @@ pub enum Parent {
     Block(u32),
 }
 
-type Children = BTreeMap<Arc<[u32]>, u32>;
+/// Blocks in the order of their tokens. Nearly all have one child or none, so a list is the smallest form.
+type Children = Vec<u32>;
 
+/// Some 200 bytes with all that belongs to it.
 #[derive(Clone, Debug)]
 struct Node {
     parent: Parent,
-    tokens: Arc<[u32]>,
+    tokens: Box<[u32]>,
     children: Children,
     /// When its last holder let go of it, if nobody holds it.
     idle_since: Option<u64>,
@@ -57,7 +58,9 @@ impl PrefixTree {
 
     /// The block that holds `tokens` after `parent`.
     pub fn child(&self, parent: Parent, tokens: &[u32]) -> Option<u32> {
-        self.children(parent)?.get(tokens).copied()
+        let children = self.children(parent)?;
+        let place = self.place(children, tokens).ok()?;
+        Some(children[place])
     }
 
     /// The longest known prefix of `tokens`, in whole blocks.
@@ -77,16 +80,17 @@ impl PrefixTree {
 
     /// Takes in a block that somebody holds. One that is here already, under any tokens, is a bug.
     pub fn insert(&mut self, parent: Parent, tokens: &[u32], block: u32) {
-        let tokens: Arc<[u32]> = tokens.into();
-        let children = match parent {
+        let siblings = self.children(parent).map_or(&[][..], Vec::as_slice);
+        let place = self.place(siblings, tokens);
+        let place = place.expect_err("two KV blocks end the same prefix");
+        match parent {
             Parent::Start(scope) => self.starts.entry(scope).or_default(),
             Parent::Block(parent) => &mut self.node(parent).children,
-        };
-        let before = children.insert(tokens.clone(), block);
-        assert!(before.is_none(), "two KV blocks end the same prefix");
+        }
+        .insert(place, block);
         let node = Node {
             parent,
-            tokens,
+            tokens: tokens.into(),
             children: Children::new(),
             idle_since: None,
         };
@@ -131,16 +135,25 @@ impl PrefixTree {
         match node.parent {
             Parent::Start(scope) => {
                 let children = self.starts.get_mut(&scope).expect("it has this child");
-                children.remove(&node.tokens);
+                children.retain(|child| *child != block);
                 if children.is_empty() {
                     self.starts.remove(&scope);
                 }
             }
             Parent::Block(parent) => {
-                self.node(parent).children.remove(&node.tokens);
+                self.node(parent).children.retain(|child| *child != block);
             }
         }
         Some(block)
+    }
+
+    /// Where a child of these tokens is, or else belongs.
+    fn place(&self, children: &[u32], tokens: &[u32]) -> Result<usize, usize> {
+        children.binary_search_by(|child| {
+            let node = self.nodes[*child as usize].as_ref();
+            let node = node.expect("children are remembered");
+            (*node.tokens).cmp(tokens)
+        })
     }
 
     fn children(&self, parent: Parent) -> Option<&Children> {

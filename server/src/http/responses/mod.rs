@@ -4,6 +4,7 @@ mod input;
 mod items;
 mod log;
 mod making;
+mod output;
 mod request;
 mod store;
 mod turn;

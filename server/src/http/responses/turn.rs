@@ -6,15 +6,17 @@ use super::super::chat::token_logprobs;
 use super::super::error::ApiError;
 use super::super::respond::{Dialect, End, WholeAnswer, named_event};
 use super::log::EventLog;
+use super::output::{
+    as_message, new_id, new_message, parts, reasoning_done, reasoning_text, text_done,
+};
 use super::store::{Kept, Owner};
 use odmoe_openapi::{
-    ChatMessage, ChatTokenLogprob, Content, FinishReason, IncompleteDetails, InputTokenDetails,
-    OutputItem, OutputText, OutputTokenDetails, ReasoningText, ResponseEvent, ResponseEventBody,
-    ResponseFailure, ResponseObject, ResponsePart, ResponseStatus, ResponseUsage, Usage,
+    ChatMessage, FinishReason, IncompleteDetails, InputTokenDetails, OutputItem,
+    OutputTokenDetails, ResponseEvent, ResponseEventBody, ResponseFailure, ResponseObject,
+    ResponsePart, ResponseStatus, ResponseUsage, Usage,
 };
 use odmoe_text::Tokenizer;
-use odmoe_text::output::{OutputCall, OutputMessage, OutputPart};
-use serde_json::json;
+use odmoe_text::output::OutputPart;
 use std::sync::Arc;
 
 /// Keeps the response when it is over.
@@ -389,115 +391,4 @@ fn failure(error: &ApiError) -> ResponseFailure {
         code: code.into(),
         message: error.to_body().error.message,
     }
-}
-
-fn new_id(prefix: &str) -> String {
-    format!("{prefix}_{}", uuid::Uuid::new_v4().simple())
-}
-
-fn new_message() -> OutputItem {
-    OutputItem::Message {
-        id: new_id("msg"),
-        status: ResponseStatus::InProgress,
-        role: "assistant".into(),
-        content: vec![OutputText {
-            kind: "output_text".into(),
-            ..OutputText::default()
-        }],
-    }
-}
-
-fn reasoning_text(text: String) -> ReasoningText {
-    ReasoningText {
-        kind: "reasoning_text".into(),
-        text,
-    }
-}
-
-fn text_done(id: &str, output_index: u32, text: &OutputText) -> [ResponseEventBody; 2] {
-    let logprobs: Vec<ChatTokenLogprob> = text.logprobs.clone();
-    [
-        ResponseEventBody::TextDone {
-            item_id: id.to_owned(),
-            output_index,
-            content_index: 0,
-            text: text.text.clone(),
-            logprobs,
-        },
-        ResponseEventBody::PartDone {
-            item_id: id.to_owned(),
-            output_index,
-            content_index: 0,
-            part: ResponsePart::Text(text.clone()),
-        },
-    ]
-}
-
-fn reasoning_done(id: &str, output_index: u32, text: &ReasoningText) -> [ResponseEventBody; 2] {
-    [
-        ResponseEventBody::ReasoningDone {
-            item_id: id.to_owned(),
-            output_index,
-            content_index: 0,
-            text: text.text.clone(),
-        },
-        ResponseEventBody::PartDone {
-            item_id: id.to_owned(),
-            output_index,
-            content_index: 0,
-            part: ResponsePart::Reasoning(text.clone()),
-        },
-    ]
-}
-
-/// A whole answer as the parts that it was joined from.
-fn parts(message: OutputMessage) -> Vec<OutputPart> {
-    let mut parts = Vec::new();
-    if !message.reasoning.is_empty() {
-        parts.push(OutputPart::Reasoning(message.reasoning));
-    }
-    if !message.content.is_empty() {
-        parts.push(OutputPart::Content(message.content));
-    }
-    let calls = message.tool_calls.into_iter().zip(0..);
-    parts.extend(calls.flat_map(|(call, index)| {
-        let OutputCall {
-            id,
-            name,
-            arguments: text,
-        } = call;
-        [
-            OutputPart::ToolCall { index, id, name },
-            OutputPart::Arguments { index, text },
-        ]
-    }));
-    parts
-}
-
-/// What the response adds to its conversation.
-fn as_message(output: &[OutputItem]) -> ChatMessage {
-    let mut message = ChatMessage {
-        role: "assistant".into(),
-        ..ChatMessage::default()
-    };
-    for item in output {
-        match item {
-            OutputItem::Message { content, .. } => {
-                message.content = Some(Content::Text(content[0].text.clone()));
-            }
-            OutputItem::Reasoning { content, .. } => {
-                let thoughts = message.reasoning_content.get_or_insert_default();
-                thoughts.push_str(&content[0].text);
-            }
-            OutputItem::FunctionCall {
-                call_id,
-                name,
-                arguments,
-                ..
-            } => message.tool_calls.get_or_insert_default().push(json!({
-                "id": call_id, "type": "function", "function": {"name": name, "arguments": arguments},
-            })),
-        }
-    }
-    message
 }
