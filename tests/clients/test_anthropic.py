@@ -102,7 +102,7 @@ def test_counting_tokens(claude, model):
 
 def test_the_beginning_of_a_conversation_is_computed_once(claude, model):
     messages = [{"role": "user", "content": "A message of Anthropic's, " + "with words " * 40}]
-    first, second = (claude.messages.create(model=model, max_tokens=4, messages=messages) for _ in range(2))
+    first, second = (ask(claude, model, messages, max_tokens=4) for _ in range(2))
     assert text(first) == text(second)
     assert first.usage.cache_read_input_tokens < 32 <= second.usage.cache_read_input_tokens
     assert read_tokens(first.usage) == read_tokens(second.usage)
