@@ -145,6 +145,7 @@ fn scheduler_config(parts: &EngineParts) -> SchedulerConfig {
         max_context_tokens: config
             .max_context_tokens
             .min(parts.manifest.config.max_position_embeddings as usize),
+        prefix_cache: config.prefix_cache,
     }
 }
 
@@ -153,6 +154,7 @@ fn idle_gauges(parts: &EngineParts) -> EngineGauges {
         running: 0,
         waiting: 0,
         kv_blocks_used: 0,
+        kv_blocks_remembered: 0,
         kv_blocks: parts.config.kv_blocks,
         store: Default::default(),
         health: StoreHealth::Healthy,

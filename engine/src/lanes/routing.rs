@@ -154,6 +154,7 @@ mod tests {
             kind: LaneKind::Prefill,
             spans,
             preempted: vec![],
+            lookups: Default::default(),
         };
         Pass::new(&plan, 8, |_| None)
     }

@@ -114,7 +114,7 @@ impl Layer {
 mod tests {
     use super::*;
     use crate::api::RequestId;
-    use crate::scheduler::{LaneKind, LanePlan, LaneSpan};
+    use crate::scheduler::{LaneKind, LanePlan, LaneSpan, PrefixLookups};
     use odmoe_backend::Choice;
 
     fn pass(tokens: &[u32]) -> Pass {
@@ -129,6 +129,7 @@ mod tests {
             kind: LaneKind::Decode,
             spans: vec![span],
             preempted: vec![],
+            lookups: PrefixLookups::default(),
         };
         Pass::new(&plan, 8, |_| None)
     }

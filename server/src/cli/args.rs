@@ -149,6 +149,15 @@ pub struct ModelArgs {
     #[arg(long, env = "ODMOE_RECORD_TRACE", value_name = "FILE")]
     pub record_trace: Option<PathBuf>,
 
+    /// Compute every prompt whole, even if an earlier one began alike.
+    #[arg(long, env = "ODMOE_NO_PREFIX_CACHE", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub no_prefix_cache: bool,
+
+    /// Let every API key profit from what was computed for the others. Whoever measures how long a first token takes
+    /// then learns which prompts others have sent.
+    #[arg(long, env = "ODMOE_SHARE_PREFIX_CACHE", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub share_prefix_cache: bool,
+
     /// Where converted models are kept. [default: odmoe in the user's cache folder]
     #[arg(long, env = "ODMOE_STORE_DIR", value_name = "FOLDER")]
     pub store_dir: Option<PathBuf>,

@@ -28,6 +28,8 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let most = |of: fn(&Work) -> u32| works.iter().map(of).max().expect("at least one");
     let mut model_args = args.model.clone();
     model_args.max_running = model_args.max_running.max(most(|work| work.streams));
+    // Every prompt is to be computed whole.
+    model_args.no_prefix_cache = true;
     let reporter = OpeningReporter::new();
     let show = |progress| reporter.show(&progress);
     let settings = settings::settings(&model_args, None)?;
@@ -131,6 +133,7 @@ impl Bench<'_> {
             let mut times = Vec::new();
             while let Some(timed) = answer.next() {
                 match timed.event {
+                    TokenEvent::Prefilled { .. } => {}
                     TokenEvent::Token { .. } => times.push(timed.at),
                     TokenEvent::Finished { .. } => break,
                     TokenEvent::Failed { error } => return Err(Failure::failed(error)),

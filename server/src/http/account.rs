@@ -33,6 +33,19 @@ struct Places {
     are_shared: bool,
 }
 
+/// What is left of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Allowance {
+    /// `requests` or `tokens`.
+    pub(crate) of: &'static str,
+    /// A minute.
+    pub(crate) limit: u64,
+    /// Now.
+    pub(crate) left: u64,
+    /// When all of it is there again.
+    pub(crate) full_after: Duration,
+}
+
 /// A limit that a caller has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reached {
@@ -120,6 +133,26 @@ impl Account {
         if let Some(bucket) = &mut self.taken().tokens {
             bucket.take(count as f64);
         }
+    }
+
+    /// What is left of the limits on requests and tokens a minute, where there are any.
+    pub(crate) fn allowances(&self, now: Instant) -> Vec<Allowance> {
+        let mut taken = self.taken();
+        let Taken {
+            requests, tokens, ..
+        } = &mut *taken;
+        [("requests", requests), ("tokens", tokens)]
+            .into_iter()
+            .filter_map(|(of, bucket)| {
+                let bucket = bucket.as_mut()?;
+                Some(Allowance {
+                    of,
+                    limit: bucket.most() as u64,
+                    left: bucket.left(now) as u64,
+                    full_after: bucket.wait_for(f64::INFINITY, now).unwrap_or_default(),
+                })
+            })
+            .collect()
     }
 
     /// Takes places for `count` answers of the `capacity` that the engine has. Where there are several callers, one takes

@@ -429,5 +429,6 @@ fn engine_config(
         } else {
             0
         },
+        prefix_cache: settings.prefix_cache,
     }
 }

@@ -5,6 +5,7 @@ use crate::model::locate::ModelLocation;
 use crate::model::memory_limit::MemoryLimit;
 use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::KernelSet;
+use odmoe_engine::PrefixCache;
 use odmoe_expert_store::residency::eviction::Eviction;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub eviction: Eviction,
     /// Where to record which experts are asked for.
     pub record_trace: Option<PathBuf>,
+    /// Who is spared computing the beginning of a prompt again.
+    pub prefix_cache: PrefixCache,
     /// The name that clients use, if not the store's.
     pub served_name: Option<String>,
 }

@@ -6,6 +6,7 @@ use crate::model::memory_limit::MemoryLimit;
 use crate::model::open::divide;
 use crate::model::settings::Settings;
 use odmoe_backend::KvFormat;
+use odmoe_engine::PrefixCache;
 use odmoe_expert_store::residency::eviction::Eviction;
 use odmoe_formats::manifest::Manifest;
 use serde_json::{Value, json};
@@ -84,6 +85,7 @@ fn default_settings(location: ModelLocation, percent: f64, limit: Option<MemoryL
         prefetch: true,
         eviction: Eviction::default(),
         record_trace: None,
+        prefix_cache: PrefixCache::default(),
         served_name: None,
     }
 }

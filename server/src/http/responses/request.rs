@@ -62,6 +62,7 @@ pub(super) fn read(
         owner,
         is_kept: request.store != Some(false),
         messages,
+        log: None,
     };
     let object = object(request, model, &job);
     let turn = Turn::new(object, model.tokenizer.clone(), with_logprobs, keeper);
@@ -98,11 +99,6 @@ fn check_supported(request: &ResponsesRequest, sampling: &SamplingFields) -> Res
         }
     }
     if request.background == Some(true) {
-        if request.stream == Some(true) {
-            let message =
-                "a response in the background cannot be streamed; retrieve it until it is whole";
-            return Err(ApiError::unsupported("background", message));
-        }
         if request.store == Some(false) {
             let message =
                 "a response in the background must be stored to be retrieved; leave store out";
