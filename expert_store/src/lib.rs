@@ -16,5 +16,5 @@ mod store;
 pub use api::*;
 pub use catalog::Catalog;
 pub use faulty::FaultyReader;
-pub use io::{FileReader, MemoryReader, OpenError};
+pub use io::{Access, FileReader, MemoryReader, Method, OpenError, ReadPlan};
 pub use store::ExpertStore;

@@ -2,7 +2,7 @@
 
 use crate::api::*;
 use crate::catalog::Catalog;
-use crate::executor::{Job, Outcome, ReaderPool, Report};
+use crate::executor::{Checks, Job, Outcome, ReaderPool, Report};
 use crate::memory::SlotMemory;
 use crate::residency::{
     Command, CopyId, Grant, Machine, Moment, PinId, Priority, ReadId, Settings, SlotId,
@@ -63,7 +63,7 @@ impl ExpertStore {
             read_timeout: config.read_timeout,
         };
         let machine = Machine::new(settings, catalog.sizes());
-        let readers = ReaderPool::start(readers, &catalog, &reader, &waker)
+        let readers = ReaderPool::start(readers, &catalog, &reader, Checks::Checksum, &waker)
             .map_err(|e| StoreError::Thread(e.to_string()))?;
         Ok(Self {
             machine,

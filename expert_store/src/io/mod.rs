@@ -3,7 +3,14 @@
 mod files;
 mod host_memory;
 mod in_memory;
+mod plan;
+#[cfg(target_os = "linux")]
+mod ring;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_ring.rs"]
+mod ring;
 
 pub use files::{FileReader, OpenError};
 pub(crate) use host_memory::{AlignedBuffer, HostSlot, allocate_slots};
 pub use in_memory::MemoryReader;
+pub use plan::{Access, Method, ReadPlan};
