@@ -6,6 +6,7 @@
 
 mod api;
 mod catalog;
+pub mod disk;
 mod executor;
 pub mod faulty;
 pub mod io;

@@ -13,7 +13,7 @@ use queue::Queue;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use worker::Worker;
 
 /// Where a read's bytes go. It belongs to the reader until the report.
@@ -62,24 +62,23 @@ pub(crate) enum Report {
         read: ReadId,
         at: Instant,
     },
-    Ended {
-        read: ReadId,
-        outcome: Outcome,
-        slot: Option<HostSlot>,
-        at: Instant,
-    },
+    Ended(Ended),
     Probed {
         result: Result<(), LoadError>,
         at: Instant,
     },
 }
 
-/// How a read ended.
-pub(crate) struct Outcome {
+/// A read that ended.
+pub(crate) struct Ended {
+    pub read: ReadId,
     pub key: ExpertKey,
+    /// Goes back to the store, where it was one of the host tier.
+    pub slot: Option<HostSlot>,
     pub result: Result<ReadReport, LoadError>,
     /// Whether the bytes were wrong the first time.
     pub reread: bool,
+    pub at: Instant,
 }
 
 /// Whether bytes are verified.
@@ -146,6 +145,17 @@ impl ReaderPool {
     /// What has been reported since the last call.
     pub fn try_report(&self) -> Option<Report> {
         self.reports.try_recv().ok()
+    }
+
+    /// Waits for the end of a read, at most for a time.
+    pub fn ended_within(&self, patience: Duration) -> Option<Ended> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if let Report::Ended(ended) = self.reports.recv_timeout(left).ok()? {
+                return Some(ended);
+            }
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 //! What a reader thread does: reads into slots, verifies, reports.
 
 use super::queue::{Queue, Turn};
-use super::{Checks, Job, Outcome, Report, Target};
+use super::{Checks, Ended, Job, Report, Target};
 use crate::api::{LoadError, ReadError, ShardReader};
 use crate::catalog::Catalog;
-use crate::io::AlignedBuffer;
+use crate::io::{AlignedBuffer, hash};
 use crate::residency::{ReadId, ReadReport};
 use odmoe_backend::Waker;
-use odmoe_formats::checksum::{Xxh3, Xxh3Hasher};
+use odmoe_formats::checksum::Xxh3Hasher;
 use odmoe_formats::manifest::PageableObject;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -64,16 +64,14 @@ impl Worker {
             source,
         });
         let slot = target.finish();
-        Report::Ended {
+        Report::Ended(Ended {
             read,
-            outcome: Outcome {
-                key: object.key,
-                result,
-                reread,
-            },
+            key: object.key,
             slot,
+            result,
+            reread,
             at: Instant::now(),
-        }
+        })
     }
 
     /// Reads and verifies; wrong bytes are read once more from a newly opened file, for memory and cables err and
@@ -109,17 +107,11 @@ impl Worker {
         let seen = self
             .reader
             .read_showing(object.file, object.offset, into, &mut |bytes| {
-                hasher.update(bytes);
+                hash(&mut hasher, bytes);
             })?;
         drop(turn);
-        let found = match seen {
-            0 => Xxh3::of(into),
-            _ => {
-                hasher.update(&into[seen..]);
-                hasher.finish()
-            }
-        };
-        let found = found.to_hex();
+        hash(&mut hasher, &into[seen..]);
+        let found = hasher.finish().to_hex();
         if found == object.xxh3_128 {
             return Ok(());
         }

@@ -1,5 +1,6 @@
 //! Files and host memory. The only place of this crate that may use `unsafe`.
 
+mod ahead;
 mod files;
 mod host_memory;
 mod in_memory;
@@ -10,6 +11,7 @@ mod ring;
 #[path = "no_ring.rs"]
 mod ring;
 
+pub(crate) use ahead::hash;
 pub use files::{FileReader, OpenError};
 pub(crate) use host_memory::{AlignedBuffer, HostSlot, allocate_slots};
 pub use in_memory::MemoryReader;
