@@ -9,6 +9,7 @@ pub mod kv_budget;
 pub mod locate;
 pub mod memory_limit;
 pub mod open;
+pub mod read_plan;
 pub mod report;
 pub mod settings;
 pub mod text_side;
