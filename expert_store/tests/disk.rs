@@ -12,12 +12,13 @@ use std::time::Duration;
 const BYTES: u64 = 20 << 10;
 const SIZES: [u64; 16] = [BYTES; 16];
 const PATIENCE: Duration = Duration::from_secs(60);
+const ROOM: ByteCount = ByteCount(8 * (32 << 10));
 const TIME: Duration = Duration::from_millis(5);
 
 fn bench(dir: &std::path::Path, sizes: &[u64]) -> Result<DiskBench, DiskError> {
     let manifest = manifest(sizes);
     let reader = FileReader::open(dir, &manifest).unwrap();
-    DiskBench::new(Arc::new(Catalog::new(&manifest)), &reader, PATIENCE)
+    DiskBench::new(Arc::new(Catalog::new(&manifest)), &reader, ROOM, PATIENCE)
 }
 
 #[test]
@@ -31,7 +32,11 @@ fn every_plan_reads_and_counts_whole_objects() {
                 method,
                 at_once,
                 piece,
-                ..ReadPlan::default()
+                access: if at_once == 1 {
+                    Access::Buffered
+                } else {
+                    Access::Direct
+                },
             };
             for verify in [Verify::Yes, Verify::No] {
                 let speed = bench.run(plan, verify, TIME).unwrap();
@@ -40,6 +45,19 @@ fn every_plan_reads_and_counts_whole_objects() {
             }
         }
     }
+}
+
+#[test]
+fn memory_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    write_files(dir.path(), &SIZES);
+    let mut bench = bench(dir.path(), &SIZES).unwrap();
+    let plan = ReadPlan {
+        at_once: 9,
+        ..ReadPlan::default()
+    };
+    let refused = bench.run(plan, Verify::No, TIME);
+    assert!(matches!(refused, Err(DiskError::Room(9))), "{refused:?}");
 }
 
 #[test]

@@ -3,15 +3,18 @@
 use crate::api::{LoadError, ShardReader};
 use crate::catalog::Catalog;
 use crate::executor::{Checks, Job, ReaderPool, Target};
-use crate::io::{FileReader, HostSlot, ReadPlan, allocate_slots};
+use crate::io::{Access, FileReader, HostSlot, ReadPlan, allocate_slots};
 use crate::residency::layout::{SizeClass, slot_bytes};
 use crate::residency::{Priority, ReadId};
-use odmoe_formats::ExpertKey;
+use odmoe_formats::{ByteCount, ExpertKey};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Jobs that wait beyond those at storage, so that it never waits for this thread.
 const WAITING: usize = 4;
+/// Read into in turn, where memory and objects are as many: more than caches hold, as the slots that are served from.
+const ROTATION: ByteCount = ByteCount(192 << 20);
 
 /// Whether what was read is verified, as it is when it is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,11 @@ pub enum DiskError {
     /// There is nothing to read.
     #[error("the model has no experts that are paged: there are no reads to measure")]
     NoObjects,
+    /// The memory that measuring may take does not hold as many reads.
+    #[error(
+        "{0} reads at once do not fit into the memory of the experts; force fewer with --readers"
+    )]
+    Room(usize),
     /// There is no memory to read into, or no thread to read.
     #[error("no memory or threads to measure with: {0}")]
     Start(#[from] std::io::Error),
@@ -61,7 +69,9 @@ pub enum DiskError {
 pub struct DiskBench {
     catalog: Arc<Catalog>,
     reader: FileReader,
-    slots: Vec<HostSlot>,
+    slots: VecDeque<HostSlot>,
+    slot_bytes: u64,
+    slots_max: usize,
     order: Vec<ExpertKey>,
     next: usize,
     last_read: u64,
@@ -69,21 +79,24 @@ pub struct DiskBench {
 }
 
 impl DiskBench {
-    /// For the objects of a catalog; a read that takes longer than `patience` ends the measurement.
+    /// For the objects of a catalog, which are read into `memory` at most. A read that takes longer than `patience` ends
+    /// the measurement.
     pub fn new(
         catalog: Arc<Catalog>,
         reader: &FileReader,
+        memory: ByteCount,
         patience: Duration,
     ) -> Result<Self, DiskError> {
         let mut order: Vec<ExpertKey> = catalog.objects().map(|object| object.key).collect();
-        if order.is_empty() {
-            return Err(DiskError::NoObjects);
-        }
+        let largest = catalog.objects().map(|object| object.bytes).max();
+        let slot_bytes = slot_bytes(largest.ok_or(DiskError::NoObjects)?);
         shuffle(&mut order);
         Ok(Self {
             reader: reader.with_plan(reader.plan()),
             catalog,
-            slots: Vec::new(),
+            slots: VecDeque::new(),
+            slot_bytes,
+            slots_max: (memory.0 / slot_bytes) as usize,
             order,
             next: 0,
             last_read: 0,
@@ -98,6 +111,11 @@ impl DiskBench {
         verify: Verify,
         time: Duration,
     ) -> Result<DiskSpeed, DiskError> {
+        let at_hand = (plan.at_once + WAITING).min(self.slots_max);
+        if at_hand < plan.at_once {
+            return Err(DiskError::Room(plan.at_once));
+        }
+        self.allocate(at_hand)?;
         let reader: Arc<dyn ShardReader> = Arc::new(self.reader.with_plan(plan));
         let checks = match verify {
             Verify::Yes => Checks::Checksum,
@@ -105,9 +123,7 @@ impl DiskBench {
         };
         let waker: odmoe_backend::Waker = Arc::new(|| ());
         let pool = ReaderPool::start(plan.at_once, &self.catalog, &reader, checks, &waker)?;
-        let slots = plan.at_once + WAITING;
-        self.allocate(slots)?;
-        let mut waiting: Vec<ReadId> = (0..slots).map(|_| self.submit(&pool)).collect();
+        let mut waiting: Vec<ReadId> = (0..at_hand).map(|_| self.submit(&pool, plan)).collect();
         let mut stretch = Stretch::begin(plan.at_once as u64, time);
         let mut failed = None;
         while !waiting.is_empty() {
@@ -120,7 +136,7 @@ impl DiskBench {
                 Err(error) => failed = Some(error),
             }
             if failed.is_none() && !stretch.is_over() {
-                waiting.push(self.submit(&pool));
+                waiting.push(self.submit(&pool, plan));
             } else {
                 waiting.retain(|read| match pool.cancel(*read) {
                     Some(slot) => {
@@ -137,20 +153,28 @@ impl DiskBench {
         }
     }
 
-    fn submit(&mut self, pool: &ReaderPool) -> ReadId {
-        let slot = self.slots.pop().expect("as many slots as reads");
+    fn submit(&mut self, pool: &ReaderPool, plan: ReadPlan) -> ReadId {
+        let slot = self.slots.pop_front().expect("as many slots as reads");
         let key = self.order[self.next];
         self.next = (self.next + 1) % self.order.len();
+        if plan.access == Access::Buffered {
+            // What was just converted is in the page cache, where serving will not find it.
+            self.reader.forget(self.catalog.object(key).file);
+        }
         self.last_read += 1;
         let (read, target) = (ReadId(self.last_read), Target::Host(slot));
         pool.submit(Priority::Prefetch, Job::Read { read, key, target });
         read
     }
 
-    fn allocate(&mut self, slots: usize) -> Result<(), DiskError> {
-        let largest = self.catalog.objects().map(|object| object.bytes).max();
+    fn allocate(&mut self, least: usize) -> Result<(), DiskError> {
+        let rotation = (ROTATION.0 / self.slot_bytes) as usize;
+        let slots = rotation
+            .min(self.order.len())
+            .max(least)
+            .min(self.slots_max);
         let class = SizeClass {
-            slot_bytes: slot_bytes(largest.expect("there are objects")),
+            slot_bytes: self.slot_bytes,
             slots: slots.saturating_sub(self.slots.len()),
         };
         self.slots.extend(allocate_slots(class)?);

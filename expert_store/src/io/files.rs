@@ -130,6 +130,13 @@ impl FileReader {
         plan
     }
 
+    /// Drops a file from the page cache, so that the next read comes from storage.
+    pub(crate) fn forget(&self, file: FileIndex) {
+        if let Ok(descriptor) = self.shared.descriptor(file, Access::Buffered) {
+            drop_page_cache(&descriptor, 0, u64::MAX);
+        }
+    }
+
     /// Past the page cache where it can be, or None where the plan or the system is against that.
     fn read_direct(
         &self,
@@ -339,7 +346,7 @@ fn open_direct(_path: &Path) -> io::Result<File> {
     Err(io::ErrorKind::InvalidInput.into())
 }
 
-/// Experts have a cache of their own; a second copy would only take memory from the rest.
+/// Experts have a cache of their own; a second copy would only take memory from the rest. `u64::MAX` bytes: to the end.
 #[cfg(target_os = "linux")]
 fn drop_page_cache(file: &File, offset: u64, bytes: u64) {
     use rustix::fs::{Advice, fadvise};
@@ -347,7 +354,7 @@ fn drop_page_cache(file: &File, offset: u64, bytes: u64) {
     let _ = fadvise(
         file,
         offset,
-        std::num::NonZeroU64::new(bytes),
+        std::num::NonZeroU64::new(bytes).filter(|bytes| bytes.get() != u64::MAX),
         Advice::DontNeed,
     );
 }

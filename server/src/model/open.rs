@@ -7,7 +7,7 @@ use crate::model::budget::{BudgetError, ExpertBudget, ExpertBytes, expert_budget
 use crate::model::kv_budget::{KV_BLOCK_TOKENS, KvRoom, kv_blocks};
 use crate::model::locate::ModelLocation;
 use crate::model::prefill_chunk::prefill_chunk;
-use crate::model::read_plan::{Reading, reading};
+use crate::model::read_plan::{Reading, measuring_memory, reading};
 use crate::model::settings::Settings;
 use crate::model::text_side::{TextSide, TextSideError, check_text, open_text_side};
 use crate::state::{LoadingProgress, ServedModel, Stage};
@@ -240,6 +240,7 @@ impl PreparedModel {
             &self.folder,
             &catalog,
             &reader,
+            measuring_memory(self.budget.bytes),
             &measuring,
         );
         tracing::info!(plan = %reading.plan, from = reading.origin.name(), "reading experts");

@@ -20,6 +20,8 @@ const STORES_MAX: usize = 256;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Experts that take less are read in no time by any plan.
 const MEASURED_FROM: ByteCount = ByteCount(256 << 20);
+/// What measuring reads into at most; it is given back before experts take their memory.
+const MEMORY_MAX: ByteCount = ByteCount(512 << 20);
 /// For all of measuring. One turn of the slowest disk may come on top.
 const TIME: Duration = Duration::from_millis(1400);
 /// A disk that is slower than this is not measured to the end.
@@ -34,6 +36,11 @@ pub struct ReadSettings {
     pub wanted: Wanted,
     /// Whether what was remembered is void.
     pub anew: bool,
+}
+
+/// What measuring may read into, where `experts` bytes are for experts.
+pub fn measuring_memory(experts: ByteCount) -> ByteCount {
+    experts.min(MEMORY_MAX)
 }
 
 /// Where a plan comes from.
@@ -72,13 +79,15 @@ pub struct Reading {
     pub bytes_per_s: Option<f64>,
 }
 
-/// Decides how the experts of the store in `folder` are read. `measuring` is told before time is spent on it.
+/// Decides how the experts of the store in `folder` are read. `measuring` is told before time is spent on it, and `memory`
+/// is free until then.
 pub fn reading(
     settings: &ReadSettings,
     cache_folder: Option<&Path>,
     folder: &Path,
     catalog: &Arc<Catalog>,
     reader: &FileReader,
+    memory: ByteCount,
     measuring: &dyn Fn(),
 ) -> Reading {
     let unmeasured = |origin| Reading {
@@ -94,7 +103,7 @@ pub fn reading(
     }
     let place = Place::of(folder);
     let (Some(cache), Some(place)) = (cache_folder, place) else {
-        return measure(settings, catalog, reader, measuring)
+        return measure(settings, catalog, reader, memory, measuring)
             .unwrap_or(unmeasured(Origin::Default));
     };
     let mut known = Known::read(cache);
@@ -110,7 +119,7 @@ pub fn reading(
             bytes_per_s: Some(choice.bytes_per_s),
         };
     }
-    let Some(measured) = measure(settings, catalog, reader, measuring) else {
+    let Some(measured) = measure(settings, catalog, reader, memory, measuring) else {
         return unmeasured(Origin::Default);
     };
     // What flags restricted is not the best there is.
@@ -127,10 +136,11 @@ fn measure(
     settings: &ReadSettings,
     catalog: &Arc<Catalog>,
     reader: &FileReader,
+    memory: ByteCount,
     measuring: &dyn Fn(),
 ) -> Option<Reading> {
     measuring();
-    let mut bench = DiskBench::new(catalog.clone(), reader, PATIENCE).ok()?;
+    let mut bench = DiskBench::new(catalog.clone(), reader, memory, PATIENCE).ok()?;
     let object_bytes = catalog.total().0 / catalog.len().max(1) as u64;
     let start = Instant::now();
     let choice = choose(&settings.wanted, object_bytes, &mut |plan, time| {

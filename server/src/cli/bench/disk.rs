@@ -4,7 +4,7 @@ use super::figures::Figure;
 use super::machine;
 use crate::cli::{Failure, terminal};
 use crate::model::open::PreparedModel;
-use crate::model::read_plan::Reading;
+use crate::model::read_plan::{Reading, measuring_memory};
 use odmoe_expert_store::disk::{DiskBench, Verify};
 use odmoe_expert_store::{Catalog, FileReader};
 use serde_json::{Map, Value, json};
@@ -34,8 +34,10 @@ impl DiskRounds {
         let catalog = Arc::new(Catalog::new(&prepared.manifest));
         let object_bytes = catalog.total().0 as f64 / catalog.len().max(1) as f64;
         let patience = prepared.settings.read_timeout;
+        let memory = measuring_memory(prepared.budget.bytes);
+        let bench = DiskBench::new(catalog, reader, memory, patience);
         Ok(Self {
-            bench: DiskBench::new(catalog, reader, patience).map_err(Failure::failed)?,
+            bench: bench.map_err(Failure::failed)?,
             reading,
             object_bytes,
             verified: Figure::default(),
