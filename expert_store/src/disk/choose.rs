@@ -11,6 +11,8 @@ const TURNS: usize = 4;
 const HOPELESS: f64 = 0.7;
 /// Another plan must be better than a simpler one by this factor: turns of one plan differ by as much.
 const BETTER: f64 = 1.1;
+/// More reads at once by this one: a demand that comes waits for all of them.
+const BETTER_DEEPER: f64 = 1.2;
 
 /// Pieces that are tried, besides uncut reads.
 const PIECES: [u64; 3] = [1 << 20, 512 << 10, 256 << 10];
@@ -105,7 +107,7 @@ pub fn choose(
     object_bytes: u64,
     speed: &mut dyn FnMut(ReadPlan, Duration) -> Option<f64>,
 ) -> Option<Choice> {
-    let way = best(&wanted.ways(object_bytes), speed)?;
+    let way = best(&wanted.ways(object_bytes), BETTER, speed)?;
     if wanted.at_once.is_some() {
         return Some(way);
     }
@@ -113,12 +115,13 @@ pub fn choose(
         at_once,
         ..way.plan
     });
-    Some(best(&depths, speed).unwrap_or(way))
+    Some(best(&depths, BETTER_DEEPER, speed).unwrap_or(way))
 }
 
-/// The first plan that no later one beats clearly.
+/// The first plan that no later one beats by the factor `better`.
 fn best(
     plans: &[ReadPlan],
+    better: f64,
     speed: &mut dyn FnMut(ReadPlan, Duration) -> Option<f64>,
 ) -> Option<Choice> {
     let mut turns: Vec<(ReadPlan, Vec<f64>)> = plans.iter().map(|p| (*p, Vec::new())).collect();
@@ -133,7 +136,7 @@ fn best(
     }
     turns.retain(|(_, speeds)| !speeds.is_empty());
     let (plan, speeds) = turns.into_iter().reduce(|simpler, other| {
-        if top(&other.1) > top(&simpler.1) * BETTER {
+        if top(&other.1) > top(&simpler.1) * better {
             other
         } else {
             simpler
