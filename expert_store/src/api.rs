@@ -13,6 +13,21 @@ pub trait ShardReader: Send + Sync {
     /// is an expert's slot, and anything when it is a resident tensor.
     fn read_at(&self, file: FileIndex, offset: u64, into: &mut [u8]) -> Result<(), ReadError>;
 
+    /// As [`Self::read_at`], and shows bytes as soon as they are there, so that a checksum is all but done when the
+    /// read is: `seen` gets them in order, each once, from the first on. Returns how many it got: any number, for the
+    /// caller looks at the rest itself, when storage already has its next read. What is shown of a read that fails means
+    /// nothing.
+    fn read_showing(
+        &self,
+        file: FileIndex,
+        offset: u64,
+        into: &mut [u8],
+        _seen: &mut dyn FnMut(&[u8]),
+    ) -> Result<usize, ReadError> {
+        self.read_at(file, offset, into)?;
+        Ok(0)
+    }
+
     /// How bytes of a file come: `direct`, `buffered`, `memory`; a metric's label.
     fn source(&self, _file: FileIndex) -> &'static str {
         "buffered"
@@ -263,7 +278,7 @@ pub enum StoreHealth {
 pub struct StoreConfig {
     /// Bytes for expert slots. At least two of the largest experts.
     pub budget: ByteCount,
-    /// Reader threads.
+    /// Reads that storage has at once.
     pub readers: usize,
     /// Whether hints are followed.
     pub prefetch: bool,

@@ -10,6 +10,7 @@ pub mod locate;
 pub mod memory_limit;
 pub mod open;
 mod prefill_chunk;
+pub mod read_plan;
 pub mod recorder;
 pub mod report;
 pub mod settings;

@@ -1,8 +1,10 @@
 //! Every option of the command line, which is also every option of the environment and of the configuration file.
 
+mod reading;
 mod serve;
 mod trace;
 
+pub use reading::ReadArgs;
 pub use serve::{AccessArgs, ListenArgs, LogFormat, ServeArgs, TimeArgs};
 pub use trace::{CompareArgs, ReplayArgs, TraceArgs, TraceCommand};
 
@@ -124,9 +126,9 @@ pub struct ModelArgs {
     #[arg(long, env = "ODMOE_CPU", value_name = "KERNELS", value_parser = parse_kernels)]
     pub cpu: Option<KernelSet>,
 
-    /// Threads that read experts.
-    #[arg(long, env = "ODMOE_READERS", value_name = "N", default_value_t = 4, value_parser = positive(64))]
-    pub readers: u32,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reading: ReadArgs,
 
     /// Give up on a read after this many seconds.
     #[arg(
@@ -314,6 +316,11 @@ pub struct BenchArgs {
     /// tokens, one new token. Repeat it for each; each prints its own result.
     #[arg(long, value_name = "STREAMSxPROMPT+NEW", conflicts_with_all = ["prompt_tokens", "generate_tokens", "streams"])]
     pub work: Vec<Work>,
+
+    /// Measure how fast experts can be read at random, with nothing else to do: alone, or before each repeat of each
+    /// --work.
+    #[arg(long)]
+    pub disk: bool,
 
     /// How often each is measured, after a round of the first that is not.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive(1000))]

@@ -1,6 +1,7 @@
 //! `odmoe bench`: the one harness for speed, hit rates and bytes moved, on the engine itself.
 
 mod count;
+mod disk;
 mod figures;
 mod machine;
 mod work;
@@ -11,9 +12,10 @@ use crate::cli::progress::OpeningReporter;
 use crate::cli::{Failure, settings, terminal};
 use crate::model::open::{OpenModel, prepare};
 use count::{Counter, Counts};
+use disk::DiskRounds;
 use figures::{Figure, Measured};
 use odmoe_engine::{ClientId, Request, SamplingParams, TokenEvent};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,6 +36,10 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let show = |progress| reporter.show(&progress);
     let settings = settings::settings(&model_args, None)?;
     let prepared = prepare(settings, &show, reporter.conversion()).map_err(Failure::failed)?;
+    if args.disk && args.work.is_empty() {
+        reporter.finish();
+        return disk::run(&prepared, args.repeats, args.json);
+    }
     let room = prepared.context_tokens();
     if let Some(work) = works.iter().find(|work| work.context_tokens() > room) {
         return Err(Failure::Usage(format!(
@@ -46,7 +52,16 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         .start(counter.clone(), &show)
         .map_err(Failure::failed)?;
     reporter.finish();
-    let bench = Bench {
+    let disk = match args.disk {
+        true => Some(DiskRounds::new(
+            &model.prepared,
+            &model.reader,
+            model.reading,
+        )?),
+        false => None,
+    };
+    let mut bench = Bench {
+        disk,
         args,
         text: text_ids(args, most(|work| work.prompt_tokens), &model)?,
         model,
@@ -96,6 +111,7 @@ fn text_ids(args: &BenchArgs, length: u32, model: &OpenModel) -> Result<Option<V
 }
 
 struct Bench<'a> {
+    disk: Option<DiskRounds>,
     args: &'a BenchArgs,
     model: OpenModel,
     counter: Arc<Counter>,
@@ -111,9 +127,13 @@ struct Round {
 }
 
 impl Bench<'_> {
-    fn measure(&self, work: Work) -> Result<Measured, Failure> {
+    fn measure(&mut self, work: Work) -> Result<Measured, Failure> {
         let mut measured = Measured::default();
+        self.disk.iter_mut().for_each(DiskRounds::clear);
         for repeat in 1..=u64::from(self.args.repeats) {
+            if let Some(disk) = &mut self.disk {
+                disk.round()?;
+            }
             measured.add(&self.round(work, repeat)?, work.prompt_tokens);
         }
         Ok(measured)
@@ -181,7 +201,7 @@ impl Bench<'_> {
 
     fn print(&self, work: Work, measured: &Measured) -> Result<(), Failure> {
         let prepared = &self.model.prepared;
-        let report = json!({
+        let mut report = json!({
             "streams": work.streams,
             "prompt_tokens": work.prompt_tokens,
             "generate_tokens": work.generate_tokens,
@@ -204,6 +224,9 @@ impl Bench<'_> {
             "commit": machine::commit(),
             "machine": machine::describe(Path::new("/")),
         });
+        if let (Some(disk), Value::Object(fields)) = (&self.disk, &mut report) {
+            fields.extend(disk.json());
+        }
         if self.args.json {
             return terminal::print(&format!("{report}\n"));
         }
@@ -230,6 +253,7 @@ impl Bench<'_> {
             line("", &measured.prefetch_wasted_bytes, "bytes, for nothing"),
             line("", &measured.recall_on_misses, "of misses predicted"),
             line("stalled", &measured.stall_s, "s"),
+            self.disk.as_ref().map_or(String::new(), DiskRounds::human),
             format!(
                 "  {} streams of {} and {} tokens, {} repeats; median (least to most)\n",
                 work.streams, work.prompt_tokens, work.generate_tokens, self.args.repeats

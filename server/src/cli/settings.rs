@@ -32,7 +32,7 @@ pub fn settings(args: &ModelArgs, served_name: Option<String>) -> Result<Setting
         prefill_chunk_tokens: args.prefill_chunk.map(|tokens| tokens as usize),
         threads: args.threads.map_or(processors, |threads| threads as usize),
         kernels: args.cpu,
-        readers: args.readers as usize,
+        reading: args.reading.settings(),
         read_timeout: args.read_timeout.0,
         prefetch: !args.no_prefetch,
         eviction: args.eviction,

@@ -3,6 +3,7 @@
 use crate::config::{ExpertCacheSize, KvCacheSize};
 use crate::model::locate::ModelLocation;
 use crate::model::memory_limit::MemoryLimit;
+use crate::model::read_plan::ReadSettings;
 use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::KernelSet;
 use odmoe_engine::PrefixCache;
@@ -35,8 +36,8 @@ pub struct Settings {
     pub threads: usize,
     /// None: the fastest.
     pub kernels: Option<KernelSet>,
-    /// Threads that read.
-    pub readers: usize,
+    /// How experts are read, as far as it is not to be measured.
+    pub reading: ReadSettings,
     /// After this a read fails.
     pub read_timeout: Duration,
     /// Whether experts are read ahead of demand.

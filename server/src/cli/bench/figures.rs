@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 pub struct Figure(Vec<f64>);
 
 impl Figure {
-    fn add(&mut self, value: Option<f64>) {
+    /// Adds a value, if there is one.
+    pub fn add(&mut self, value: Option<f64>) {
         self.0.extend(value.filter(|value| value.is_finite()));
     }
 

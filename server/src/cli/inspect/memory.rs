@@ -4,6 +4,7 @@ use crate::config::{ExpertCacheSize, KvCacheSize};
 use crate::model::locate::ModelLocation;
 use crate::model::memory_limit::MemoryLimit;
 use crate::model::open::divide;
+use crate::model::read_plan::ReadSettings;
 use crate::model::settings::Settings;
 use odmoe_backend::KvFormat;
 use odmoe_engine::PrefixCache;
@@ -80,7 +81,7 @@ fn default_settings(location: ModelLocation, percent: f64, limit: Option<MemoryL
         prefill_chunk_tokens: None,
         threads: 1,
         kernels: None,
-        readers: 4,
+        reading: ReadSettings::default(),
         read_timeout: Duration::from_secs(30),
         prefetch: true,
         eviction: Eviction::default(),
