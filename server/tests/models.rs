@@ -151,6 +151,8 @@ fn bench_prints_one_object_with_the_agreed_fields() {
         "hit_rate_prefill",
         "hit_rate_decode",
         "bytes_read",
+        "missed_bytes_prefill",
+        "missed_bytes_decode",
         "stall_s",
         "peak_rss_bytes",
         "expert_cache_bytes",

@@ -209,7 +209,7 @@ impl Accounts {
         let account = |(key, client): (&ApiKey, u32)| {
             let limits = key.limits.or(config.key_limits);
             let account = Account::new(&key.name, ClientId(client), limits, &all, are_shared, now);
-            (key.digest.clone(), Arc::new(account))
+            (key.digest, Arc::new(account))
         };
         let anybody = Account::new(ANYBODY, ClientId(0), config.key_limits, &all, false, now);
         Self {

@@ -98,12 +98,10 @@ fn check_supported(request: &ResponsesRequest, sampling: &SamplingFields) -> Res
             return Err(ApiError::unsupported(param, message));
         }
     }
-    if request.background == Some(true) {
-        if request.store == Some(false) {
-            let message =
-                "a response in the background must be stored to be retrieved; leave store out";
-            return Err(ApiError::invalid("store", message));
-        }
+    if request.background == Some(true) && request.store == Some(false) {
+        let message =
+            "a response in the background must be stored to be retrieved; leave store out";
+        return Err(ApiError::invalid("store", message));
     }
     Ok(())
 }
