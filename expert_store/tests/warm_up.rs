@@ -4,6 +4,7 @@ mod common;
 
 use common::{Harness, key};
 use odmoe_expert_store::faulty::Fault;
+use odmoe_expert_store::residency::eviction::Eviction;
 use odmoe_expert_store::{LookupResult::*, StoreEvent};
 use odmoe_formats::{ByteCount, ExpertKey};
 
@@ -44,11 +45,15 @@ fn the_hottest_fill_what_is_free() {
 
 #[test]
 fn the_coldest_leaves_first() {
-    let mut h = Harness::new(&[SMALL; 16], 4, |c| c.warm_up = heat(&[0, 1, 2, 3]));
-    h.settle();
-    h.visit(&[8]);
-    h.visit(&[9]);
-    assert_eq!(evicted(&h), [key(3), key(2)]);
+    for eviction in Eviction::ALL {
+        let mut h = Harness::new(&[SMALL; 8], 4, |c| {
+            c.warm_up = heat(&[2, 1, 3, 0]);
+            c.eviction = eviction;
+        });
+        h.settle();
+        h.visit(&[4, 5]);
+        assert_eq!(evicted(&h), [key(0), key(3)], "{eviction:?}");
+    }
 }
 
 #[test]

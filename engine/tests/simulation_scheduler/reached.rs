@@ -17,6 +17,11 @@ pub struct Reached {
     pub queue_full: u64,
     pub packed: u64,
     pub both_out: u64,
+    /// Began with a prefix that was remembered; and after a preemption.
+    pub found: u64,
+    pub found_again: u64,
+    /// Plans that took blocks which remembered something.
+    pub forgotten: u64,
 }
 
 impl Reached {
@@ -37,6 +42,9 @@ impl Reached {
             self.queue_full,
             self.packed,
             self.both_out,
+            self.found,
+            self.found_again,
+            self.forgotten,
         ];
         assert!(often.iter().all(|&times| times >= 1000), "{self:?}");
     }

@@ -22,19 +22,29 @@ impl Machine {
         self.advance(now);
         let ticket = Ticket(self.fresh_id());
         self.tickets.insert(ticket, TicketState::default());
+        if phase == Phase::Decode {
+            self.tell_policies(keys);
+        }
         let mut distinct = HashSet::new();
+        let mut foresight = self.judge_hints(keys, phase);
         for &key in keys {
             assert!(
                 distinct.insert(key),
                 "{key} is asked for twice by one ticket"
             );
-            self.look_up_and_tell(ticket, key, phase);
+            let result = self.look_up_and_tell(ticket, key, phase);
+            if let Some(foresight) = &mut foresight {
+                foresight.count(key, result);
+            }
+        }
+        if let Some(foresight) = foresight {
+            self.tell_foresight(phase, &foresight);
         }
         self.pump();
         ticket
     }
 
-    fn look_up_and_tell(&mut self, ticket: Ticket, key: ExpertKey, phase: Phase) {
+    fn look_up_and_tell(&mut self, ticket: Ticket, key: ExpertKey, phase: Phase) -> LookupResult {
         let cause = self.cause_of_absence(key);
         let result = self.look_up(ticket, key, phase);
         self.events.push(StoreEvent::Lookup { phase, result, key });
@@ -43,6 +53,7 @@ impl Machine {
         }
         let bytes = self.bytes_of_slots(key);
         self.usage.looked_up(key, phase, result, cause, bytes);
+        result
     }
 
     /// Why an object is in no tier; None where it is in one.
@@ -65,6 +76,13 @@ impl Machine {
             self.tiers[largest].classes[class].slot_bytes,
             room(&largest),
         )
+    }
+
+    /// Lets policies know where decode is.
+    fn tell_policies(&mut self, keys: &[ExpertKey]) {
+        let Some(first) = keys.first() else { return };
+        let pools = self.tiers.iter_mut().flat_map(|tier| &mut tier.classes);
+        pools.for_each(|pool| pool.policy.reached(first.layer));
     }
 
     fn look_up(&mut self, ticket: Ticket, key: ExpertKey, phase: Phase) -> LookupResult {

@@ -18,6 +18,7 @@ mod command;
 mod demand;
 pub mod eviction;
 mod flight;
+mod forecast;
 mod health;
 mod hints;
 pub mod layout;

@@ -1,7 +1,7 @@
 //! The books of one tier: who owns each slot, and the counts that rules are made of.
 
 use super::command::Moment;
-use super::eviction::{EvictionPolicy, Heat, SegmentedLru};
+use super::eviction::{Eviction, EvictionPolicy, Heat};
 use super::layout::{SizeClass, SlotLayout};
 use odmoe_formats::ExpertKey;
 use std::collections::{BTreeMap, HashMap};
@@ -113,12 +113,12 @@ pub(super) struct ClassPool {
 }
 
 impl ClassPool {
-    fn new(class: SizeClass) -> Self {
+    fn new(class: SizeClass, eviction: Eviction) -> Self {
         Self {
             slot_bytes: class.slot_bytes,
             slots: vec![FREE; class.slots],
             free: (0..class.slots).rev().collect(),
-            policy: Box::<SegmentedLru>::default(),
+            policy: eviction.policy(),
             census: Census::default(),
             waiting_decode: BTreeMap::new(),
             waiting_prefill: BTreeMap::new(),
@@ -176,11 +176,11 @@ pub(super) struct Tier {
 }
 
 impl Tier {
-    pub(super) fn new(layout: SlotLayout) -> Self {
+    pub(super) fn new(layout: SlotLayout, eviction: Eviction) -> Self {
         let classes = layout
             .classes()
             .iter()
-            .map(|c| ClassPool::new(*c))
+            .map(|c| ClassPool::new(*c, eviction))
             .collect();
         Self {
             layout,

@@ -10,6 +10,9 @@ use crate::api::{MissCause, StoreEvent, StoreHealth};
 use odmoe_formats::ExpertKey;
 use std::collections::VecDeque;
 
+/// The part of passes that use an average object: most models send a token to one expert in sixteen, or fewer.
+const AVERAGE_SHARE: f64 = 1.0 / 16.0;
+
 /// What is still to be loaded, and what was.
 #[derive(Debug, Default)]
 pub(super) struct WarmUp {
@@ -27,8 +30,16 @@ impl Machine {
             .into_iter()
             .filter(|(key, heat)| heat.is_finite() && *heat > 0.0 && self.sizes.contains_key(key))
             .collect();
+        let sum: f64 = hottest.iter().map(|(_, heat)| heat).sum();
+        let average = sum / self.objects.len() as f64;
         for &(key, heat) in &hottest {
             self.usage.set_heat(key, heat);
+            let share = (heat / average * AVERAGE_SHARE).min(1.0);
+            for tier in 0..self.tiers.len() {
+                let class = self.class_of(tier, key);
+                let policy = &mut self.tiers[tier].classes[class].policy;
+                policy.remember(key, share);
+            }
         }
         hottest.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         hottest.dedup_by_key(|(key, _)| *key);

@@ -6,6 +6,9 @@ use crate::grammars::Grammars;
 use crate::model::budget::{BudgetError, ExpertBudget, ExpertBytes, expert_budget};
 use crate::model::kv_budget::{KV_BLOCK_TOKENS, KvRoom, kv_blocks};
 use crate::model::locate::ModelLocation;
+use crate::model::prefill_chunk::prefill_chunk;
+use crate::model::read_plan::{Reading, measuring_memory, reading};
+use crate::model::recorder::Recorder;
 use crate::model::settings::Settings;
 use crate::model::text_side::{TextSide, TextSideError, check_text, open_text_side};
 use crate::model::usage::{self, UsageKeeper};
@@ -62,6 +65,14 @@ pub enum OpenModelError {
         /// What the system said.
         source: io::Error,
     },
+    /// The routing trace cannot be written.
+    #[error("{path}: {source}; name another file with --record-trace")]
+    Trace {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The store is refused.
     #[error(transparent)]
     Store(#[from] OpenStoreError),
@@ -114,6 +125,10 @@ pub struct OpenModel {
     pub prepared: PreparedModel,
     /// The engine.
     pub engine: EngineHandle,
+    /// How its experts are read.
+    pub reading: Reading,
+    /// The files that they are read from.
+    pub reader: FileReader,
     /// Keeps what its experts are used for, where that is wanted and the store stays.
     pub usage: Option<UsageKeeper>,
 }
@@ -178,7 +193,9 @@ impl PreparedModel {
         observer: Arc<dyn EngineObserver>,
         progress: OpenProgress<'_>,
     ) -> Result<OpenModel, OpenModelError> {
-        let reader = Arc::new(FileReader::open(&self.folder, &self.manifest)?);
+        let (reader, reading) = self.reader(progress)?;
+        let mut store_config = self.store_config.clone();
+        store_config.readers = reading.plan.at_once;
         let begin = self.base_fraction();
         let on_load = |done: ByteCount, total: ByteCount| {
             let share = done.0 as f64 / total.0.max(1) as f64;
@@ -199,15 +216,21 @@ impl PreparedModel {
             }
         };
         let keeps_usage = self.settings.warm_start && !self.is_temporary();
-        let mut store = self.store_config.clone();
         if keeps_usage {
-            store.warm_up = usage::read(&self.folder);
+            store_config.warm_up = usage::read(&self.folder);
         }
+        let observer: Arc<dyn EngineObserver> = match &self.settings.record_trace {
+            None => observer,
+            Some(path) => Recorder::begin(path, &self.manifest, observer).map_err(|source| {
+                let path = path.clone();
+                OpenModelError::Trace { path, source }
+            })?,
+        };
         let parts = EngineParts {
             manifest: self.manifest.clone(),
             backend: self.backend.clone(),
-            reader,
-            store,
+            reader: Arc::new(reader.with_plan(reading.plan)),
+            store: store_config,
             config: self.engine_config.clone(),
             observer,
         };
@@ -219,7 +242,36 @@ impl PreparedModel {
             prepared: self,
             engine,
             usage,
+            reading,
+            reader,
         })
+    }
+
+    /// Opens the store's files, and finds out how its experts are read best.
+    pub fn reader(
+        &self,
+        progress: OpenProgress<'_>,
+    ) -> Result<(FileReader, Reading), OpenModelError> {
+        let reader = FileReader::open(&self.folder, &self.manifest)?;
+        let catalog = Arc::new(Catalog::new(&self.manifest));
+        let measuring = || {
+            progress(LoadingProgress::stage(
+                Stage::LoadingBase,
+                self.base_fraction(),
+                "measuring how this disk is read best, once",
+            ));
+        };
+        let reading = reading(
+            &self.settings.reading,
+            self.settings.cache_folder.as_deref(),
+            &self.folder,
+            &catalog,
+            &reader,
+            measuring_memory(self.budget.bytes),
+            &measuring,
+        );
+        tracing::info!(plan = %reading.plan, from = reading.origin.name(), "reading experts");
+        Ok((reader, reading))
     }
 
     fn base_fraction(&self) -> f64 {
@@ -363,17 +415,23 @@ pub fn divide(
     let limit = settings.memory_limit.as_ref();
     let mut store_config = StoreConfig {
         budget: experts.least,
-        readers: settings.readers,
         prefetch: settings.prefetch,
+        eviction: settings.eviction,
         read_timeout: settings.read_timeout,
         ..StoreConfig::default()
     };
 
-    let least = EngineHandle::plan_memory(
-        manifest,
-        &store_config,
-        &engine_config(settings, manifest, 1),
-    );
+    let sum_of = |chunk: usize, store: &StoreConfig| {
+        EngineHandle::plan_memory(
+            manifest,
+            store,
+            &engine_config(settings, manifest, chunk, 1),
+        )
+    };
+    let chunk = settings
+        .prefill_chunk_tokens
+        .unwrap_or_else(|| prefill_chunk(limit, |tokens| sum_of(tokens, &store_config).scratch));
+    let least = sum_of(chunk, &store_config);
     let taken = least.base.0 + least.scratch.0 + least.overhead.0;
     let room = KvRoom {
         bytes: limit.map_or(u64::MAX, |limit| limit.bytes.0.saturating_sub(taken)),
@@ -381,7 +439,7 @@ pub fn divide(
     };
     let (model, format) = (&manifest.config, settings.kv_format);
     let blocks = kv_blocks(settings.kv_cache, model, format, settings.max_running, room);
-    let engine_config = engine_config(settings, manifest, blocks);
+    let engine_config = engine_config(settings, manifest, chunk, blocks);
 
     let plan = EngineHandle::plan_memory(manifest, &store_config, &engine_config);
     let in_slots = |budget| catalog.slots(budget).map_or(budget, |slots| slots.bytes());
@@ -394,13 +452,18 @@ pub fn divide(
     Ok((engine_config, store_config, plan, budget))
 }
 
-fn engine_config(settings: &Settings, manifest: &Manifest, kv_blocks: usize) -> EngineConfig {
+fn engine_config(
+    settings: &Settings,
+    manifest: &Manifest,
+    prefill_chunk_tokens: usize,
+    kv_blocks: usize,
+) -> EngineConfig {
     let model = &manifest.config;
     let top_k = model.num_experts_per_tok() as usize;
     EngineConfig {
         max_running: settings.max_running,
         max_waiting: settings.max_queue,
-        prefill_chunk_tokens: settings.prefill_chunk_tokens,
+        prefill_chunk_tokens,
         kv_block_tokens: KV_BLOCK_TOKENS,
         kv_blocks,
         kv_format: settings.kv_format,
@@ -412,5 +475,6 @@ fn engine_config(settings: &Settings, manifest: &Manifest, kv_blocks: usize) -> 
         } else {
             0
         },
+        prefix_cache: settings.prefix_cache,
     }
 }

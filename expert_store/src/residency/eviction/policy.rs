@@ -1,6 +1,6 @@
 //! The plug for eviction policies.
 
-use odmoe_formats::ExpertKey;
+use odmoe_formats::{ExpertKey, LayerIndex};
 
 /// Where an object enters, and where a use puts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,13 +13,20 @@ pub enum Heat {
 
 /// Orders the resident objects of one size class of one tier.
 ///
-/// The caller guarantees that every call but `insert` names an object inserted before and not removed since, that
+/// The caller guarantees that every call but `insert` and `remember` names an object inserted before and not removed since, that
 /// `insert` names none of those, and that all calls come in an order that depends on recorded events alone.
 ///
 /// The implementation guarantees that its answers are a function of the calls so far (no clock, no random numbers
 /// but seeded ones), so that a recorded trace replays exactly; that it never forgets an object by itself; and that
 /// [`Self::victim`] finds an object if `may_leave` accepts any.
 pub trait EvictionPolicy: Send {
+    /// Decode asks for objects of a layer, in this class or not; the uses come next. A layer that is not after the one
+    /// before it begins a pass.
+    fn reached(&mut self, _layer: LayerIndex) {}
+
+    /// In an earlier run decode used an object, resident or not, in this share of its passes. Comes before any use.
+    fn remember(&mut self, _key: ExpertKey, _share: f64) {}
+
     /// An object became resident.
     fn insert(&mut self, key: ExpertKey, heat: Heat);
 

@@ -1,6 +1,7 @@
 //! Figures over repeats: median, least and most.
 
 use super::Round;
+use super::count::Lookups;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use std::time::{Duration, Instant};
 pub struct Figure(Vec<f64>);
 
 impl Figure {
-    fn add(&mut self, value: Option<f64>) {
+    /// Adds a value, if there is one.
+    pub fn add(&mut self, value: Option<f64>) {
         self.0.extend(value.filter(|value| value.is_finite()));
     }
 
@@ -60,8 +62,18 @@ pub struct Measured {
     pub hit_rate_prefill: Figure,
     /// The same in decode.
     pub hit_rate_decode: Figure,
-    /// Bytes read from storage.
+    /// Bytes that storage had to give for prefill: of lookups that no earlier use had left in memory.
+    pub missed_bytes_prefill: Figure,
+    /// The same for decode.
+    pub missed_bytes_decode: Figure,
+    /// Bytes read from storage, those that nobody used with them.
     pub bytes_read: Figure,
+    /// Of them, read ahead of demand and then used.
+    pub prefetch_used_bytes: Figure,
+    /// Read ahead of demand, and gone without a use.
+    pub prefetch_wasted_bytes: Figure,
+    /// Of decode's lookups that only a prefetch could have made hits, the share that was predicted.
+    pub recall_on_misses: Figure,
     /// Waiting for experts with nothing else to do.
     pub stall_s: Figure,
 }
@@ -87,7 +99,16 @@ impl Measured {
         }
         self.hit_rate_prefill.add(round.counts.prefill.rate());
         self.hit_rate_decode.add(round.counts.decode.rate());
+        let missed = |lookups: Lookups| Some(lookups.missed_bytes as f64);
+        self.missed_bytes_prefill.add(missed(round.counts.prefill));
+        self.missed_bytes_decode.add(missed(round.counts.decode));
         self.bytes_read.add(Some(round.counts.bytes_read as f64));
+        let counts = &round.counts;
+        self.prefetch_used_bytes
+            .add(Some(counts.prefetch_used_bytes as f64));
+        self.prefetch_wasted_bytes
+            .add(Some(counts.prefetch_wasted_bytes as f64));
+        self.recall_on_misses.add(counts.foreseen.rate());
         self.stall_s.add(Some(round.counts.stall_s));
     }
 }

@@ -4,8 +4,11 @@ use crate::config::{ExpertCacheSize, KvCacheSize};
 use crate::model::locate::ModelLocation;
 use crate::model::memory_limit::MemoryLimit;
 use crate::model::open::divide;
+use crate::model::read_plan::ReadSettings;
 use crate::model::settings::Settings;
 use odmoe_backend::KvFormat;
+use odmoe_engine::PrefixCache;
+use odmoe_expert_store::residency::eviction::Eviction;
 use odmoe_formats::manifest::Manifest;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -75,13 +78,16 @@ fn default_settings(location: ModelLocation, percent: f64, limit: Option<MemoryL
         kv_format: KvFormat::F16,
         max_running: 8,
         max_queue: 64,
-        prefill_chunk_tokens: 256,
+        prefill_chunk_tokens: None,
         threads: 1,
         kernels: None,
-        readers: 4,
+        reading: ReadSettings::default(),
         read_timeout: Duration::from_secs(30),
         prefetch: true,
         warm_start: false,
+        eviction: Eviction::default(),
+        record_trace: None,
+        prefix_cache: PrefixCache::default(),
         served_name: None,
     }
 }
@@ -129,10 +135,9 @@ mod tests {
         let [_, half, all] = &limited["sums"].as_array().unwrap()[..] else {
             panic!("{limited}")
         };
-        assert_eq!(
-            (of(half, "kv_tokens"), &half["fits_here"]),
-            (96, &true.into())
-        );
+        // A prompt chunk may be shorter under a limit, which leaves more to keys and values.
+        assert!(of(half, "kv_tokens") >= 96, "{half}");
+        assert_eq!(half["fits_here"], true);
         assert!(of(half, "total_bytes") <= limit);
         assert_eq!(
             (of(all, "kv_tokens"), &all["fits_here"]),

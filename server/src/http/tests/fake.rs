@@ -34,6 +34,8 @@ pub enum Act {
     Text(String),
     /// Waits for [`FakeEngine::open_gate`].
     Gate,
+    /// The prompt is computed, but for so many tokens.
+    Prefilled(usize),
     Finish(FinishReason),
     Fail(RequestError),
 }
@@ -209,7 +211,7 @@ async fn embed(acts: Vec<Act>, mut gate: Gate, sink: Box<dyn EmbeddingSink>, val
         match act {
             Act::Gate if !gate.passes().await => return sink.end(EmbeddingEnd::Cancelled),
             Act::Fail(error) => return sink.end(EmbeddingEnd::Failed(error)),
-            Act::Gate | Act::Token(_) | Act::Text(_) | Act::Finish(_) => {}
+            Act::Gate | Act::Token(_) | Act::Text(_) | Act::Prefilled(_) | Act::Finish(_) => {}
         }
     }
     let timings = RequestTimings::default();
@@ -228,7 +230,7 @@ impl Generator for Arc<FakeEngine> {
         })
     }
 
-    /// Scores as its own tokens are scored.
+    /// Scores as its own tokens are scored, behind the gates that the script begins with.
     fn score(
         &self,
         client: ClientId,
@@ -246,14 +248,16 @@ impl Generator for Arc<FakeEngine> {
             logprobs: Some(top),
             rules: None,
         };
-        self.accept(request.clone(), |_, gate| {
+        self.accept(request.clone(), |acts, gate| {
             let player = Player {
                 request,
                 sink,
                 gate,
             };
+            let gates = acts.into_iter().take_while(|act| matches!(act, Act::Gate));
             let given = continuation.into_iter().map(Act::Token);
-            player.play(given.chain([Act::Finish(FinishReason::Length)]).collect())
+            let end = [Act::Finish(FinishReason::Length)];
+            player.play(gates.chain(given).chain(end).collect())
         })
     }
 
@@ -289,6 +293,7 @@ impl Generator for Arc<FakeEngine> {
             running: *self.running.borrow(),
             waiting: 0,
             kv_blocks_used: 3,
+            kv_blocks_remembered: 0,
             kv_blocks: 12,
             store: StoreGauges::default(),
             health: self.health.lock().unwrap().clone(),
@@ -308,7 +313,7 @@ impl Generator for Arc<FakeEngine> {
                 ..MissCounts::default()
             },
             heat: 0.5,
-            resident: n % 2 == 0,
+            resident: n.is_multiple_of(2),
         };
         let stall = LayerStall {
             layer: LayerIndex(1),
@@ -339,6 +344,10 @@ impl Player {
                 Act::Token(token) => self.token(token),
                 Act::Text(text) => text.bytes().any(|byte| self.token(u32::from(byte))),
                 Act::Gate => self.wait().await,
+                Act::Prefilled(cached_tokens) => {
+                    self.sink.emit(TokenEvent::Prefilled { cached_tokens });
+                    false
+                }
                 Act::Finish(reason) => self.finish(reason),
                 Act::Fail(error) => {
                     self.sink.emit(TokenEvent::Failed { error });
