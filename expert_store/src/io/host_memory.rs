@@ -2,7 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use crate::residency::layout::SizeClass;
 use memmap2::MmapMut;
 use std::sync::Arc;
 
@@ -35,26 +34,20 @@ impl HostSlot {
     }
 }
 
-/// Allocates every slot of a class. Pages are touched now, so that page-in meets no page fault.
-pub(crate) fn allocate_slots(class: SizeClass) -> std::io::Result<Vec<HostSlot>> {
-    let slot_bytes = class.slot_bytes as usize;
-    let mut slots = Vec::with_capacity(class.slots);
-    for count in class.extents() {
-        let mut map = MmapMut::map_anon(count * slot_bytes)?;
-        map.fill(0);
-        let base = map.as_mut_ptr();
-        let extent = Arc::new(Extent { _map: map });
-        for index in 0..count {
-            // SAFETY: `index < count`, so the offset and the slot behind it are inside the map of `count` slots.
-            let start = unsafe { base.add(index * slot_bytes) };
-            slots.push(HostSlot {
-                start,
-                bytes: slot_bytes,
-                _extent: extent.clone(),
-            });
-        }
-    }
-    Ok(slots)
+/// Allocates the slots of an extent. Pages are touched now, so that page-in meets no page fault.
+pub(crate) fn allocate_slots(slots: usize, slot_bytes: usize) -> std::io::Result<Vec<HostSlot>> {
+    let bytes = slots.checked_mul(slot_bytes);
+    let mut map = MmapMut::map_anon(bytes.ok_or(std::io::ErrorKind::OutOfMemory)?)?;
+    map.fill(0);
+    let base = map.as_mut_ptr();
+    let extent = Arc::new(Extent { _map: map });
+    let slot = |index: usize| HostSlot {
+        // SAFETY: `index < slots`, so the offset and the slot behind it are inside the map of `slots` slots.
+        start: unsafe { base.add(index * slot_bytes) },
+        bytes: slot_bytes,
+        _extent: extent.clone(),
+    };
+    Ok((0..slots).map(slot).collect())
 }
 
 /// Zeroed bytes on a page boundary, as direct reads need.
@@ -78,11 +71,7 @@ mod tests {
 
     #[test]
     fn slots_are_aligned_and_disjoint() {
-        let class = SizeClass {
-            slot_bytes: 16 << 10,
-            slots: 5,
-        };
-        let mut slots = allocate_slots(class).unwrap();
+        let mut slots = allocate_slots(5, 16 << 10).unwrap();
         for (index, slot) in slots.iter_mut().enumerate() {
             assert_eq!(slot.bytes_mut().as_ptr() as usize % 4096, 0);
             slot.bytes_mut().fill(index as u8);

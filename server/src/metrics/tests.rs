@@ -161,6 +161,7 @@ const PROMISED: &[(&str, &str)] = &[
     ("odmoe_expert_prefetch_wasted_total", "counter"),
     ("odmoe_expert_cache_resident_bytes", "gauge"),
     ("odmoe_expert_cache_capacity_bytes", "gauge"),
+    ("odmoe_expert_cache_budget_bytes", "gauge"),
     ("odmoe_expert_cache_pinned_bytes", "gauge"),
     ("odmoe_expert_loads_in_flight", "gauge"),
     ("odmoe_expert_load_queue_depth", "gauge"),
@@ -337,6 +338,7 @@ fn gauges_show_the_last_step() {
     let store = StoreGauges {
         resident: ByteCount(5),
         capacity: ByteCount(7),
+        budget: ByteCount(9),
         pinned: ByteCount(1),
         reads_in_flight: 4,
         reads_queued: 6,
@@ -355,6 +357,7 @@ fn gauges_show_the_last_step() {
     let expected = [
         ("odmoe_expert_cache_resident_bytes", 5.0),
         ("odmoe_expert_cache_capacity_bytes", 7.0),
+        ("odmoe_expert_cache_budget_bytes", 9.0),
         ("odmoe_expert_cache_pinned_bytes", 1.0),
         ("odmoe_expert_loads_in_flight", 4.0),
         ("odmoe_expert_load_queue_depth", 6.0),
