@@ -19,11 +19,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// Starts an engine; returns what its handles share, and its thread.
-pub fn start(
-    parts: EngineParts,
-    progress: LoadProgress<'_>,
-) -> Result<(Arc<Shared>, JoinHandle<()>), StartError> {
+/// What a handle has of a running engine.
+pub struct Started {
+    /// Shared with the engine's thread.
+    pub shared: Arc<Shared>,
+    /// The engine's thread.
+    pub thread: JoinHandle<()>,
+    /// What is paged.
+    pub catalog: Arc<Catalog>,
+}
+
+/// Starts an engine.
+pub fn start(parts: EngineParts, progress: LoadProgress<'_>) -> Result<Started, StartError> {
     let manifest = parts.manifest.clone();
     let family = load_family(&parts, progress)?;
     check_expert_formats(&manifest, &parts.backend.capabilities().formats)?;
@@ -55,7 +62,7 @@ pub fn start(
         family,
         queue: Queue::new(parts.backend.clone()),
         kv,
-        catalog,
+        catalog: catalog.clone(),
         vocab: limits.vocab,
         hidden: manifest.config.hidden_size as usize,
         predict_top: memory::predict_top(&manifest.config, &parts.config),
@@ -78,7 +85,11 @@ pub fn start(
         .map_err(|error| {
             StartError::Store(odmoe_expert_store::StoreError::Thread(error.to_string()))
         })?;
-    Ok((shared, thread))
+    Ok(Started {
+        shared,
+        thread,
+        catalog,
+    })
 }
 
 /// Says that the engine's thread has ended, however it does.

@@ -4,6 +4,7 @@ use crate::api::{
     EmbeddingRequest, EmbeddingSink, EngineGauges, Pooling, Request, RequestId, SamplingParams,
     SubmitError, TokenConstraint, TokenSink,
 };
+use odmoe_formats::ByteCount;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -59,6 +60,8 @@ pub struct Commands {
     pub submissions: VecDeque<Submission>,
     /// Requests to end.
     pub cancels: BTreeSet<RequestId>,
+    /// What expert slots may take from now on, if that changed.
+    pub expert_budget: Option<ByteCount>,
     /// Whether the engine is to stop.
     pub stop: bool,
 }
@@ -74,6 +77,7 @@ struct State {
     rung: bool,
     submissions: VecDeque<Submission>,
     cancels: BTreeSet<RequestId>,
+    expert_budget: Option<ByteCount>,
     draining: bool,
     stop: bool,
     alive: bool,
@@ -90,6 +94,7 @@ impl Shared {
             rung: false,
             submissions: VecDeque::new(),
             cancels: BTreeSet::new(),
+            expert_budget: None,
             draining: false,
             stop: false,
             alive: true,
@@ -180,6 +185,13 @@ impl Shared {
         }
     }
 
+    /// Changes what expert slots may take. The last word before the engine's thread looks counts.
+    pub fn set_expert_budget(&self, budget: ByteCount) {
+        let mut state = self.lock();
+        state.expert_budget = Some(budget);
+        self.ring_locked(state);
+    }
+
     /// Refuses new requests from now on.
     pub fn drain(&self) {
         self.lock().draining = true;
@@ -227,6 +239,7 @@ impl Shared {
         Commands {
             submissions: std::mem::take(&mut state.submissions),
             cancels: std::mem::take(&mut state.cancels),
+            expert_budget: state.expert_budget.take(),
             stop: state.stop,
         }
     }

@@ -123,6 +123,10 @@ impl StepLoop {
         for id in commands.cancels {
             self.finish(id, FinishReason::Cancelled);
         }
+        if let Some(budget) = commands.expert_budget {
+            let resized = self.store.resize(budget, Instant::now());
+            resized.expect("checked by the handle");
+        }
         !commands.stop
     }
 
