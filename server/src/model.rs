@@ -9,6 +9,7 @@ pub mod kv_budget;
 pub mod locate;
 pub mod memory_limit;
 pub mod open;
+mod prefill_chunk;
 pub mod report;
 pub mod settings;
 pub mod text_side;

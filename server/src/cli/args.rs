@@ -103,9 +103,9 @@ pub struct ModelArgs {
     #[arg(long, env = "ODMOE_MAX_QUEUE", value_name = "N", default_value_t = 64, value_parser = positive(1 << 20))]
     pub max_queue: u32,
 
-    /// Prompt tokens that are worked on at once.
-    #[arg(long, env = "ODMOE_PREFILL_CHUNK", value_name = "TOKENS", default_value_t = 256, value_parser = positive(1 << 16))]
-    pub prefill_chunk: u32,
+    /// Prompt tokens that are worked on at once. [default: 512, or fewer where memory is short]
+    #[arg(long, env = "ODMOE_PREFILL_CHUNK", value_name = "TOKENS", value_parser = positive(1 << 16))]
+    pub prefill_chunk: Option<u32>,
 
     /// Threads that compute. [default: one a processor]
     #[arg(long, env = "ODMOE_THREADS", value_name = "N", value_parser = positive(1024))]

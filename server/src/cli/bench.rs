@@ -39,7 +39,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
             work.prompt_tokens, work.generate_tokens
         )));
     }
-    let counter = Arc::new(Counter::default());
+    let counter = Arc::new(Counter::new(&prepared.manifest.objects));
     let model = prepared
         .start(counter.clone(), &show)
         .map_err(Failure::failed)?;
@@ -187,6 +187,8 @@ impl Bench<'_> {
             "ttft_s": measured.ttft_s.json(),
             "hit_rate_prefill": measured.hit_rate_prefill.json(),
             "hit_rate_decode": measured.hit_rate_decode.json(),
+            "missed_bytes_prefill": measured.missed_bytes_prefill.json(),
+            "missed_bytes_decode": measured.missed_bytes_decode.json(),
             "bytes_read": measured.bytes_read.json(),
             "stall_s": measured.stall_s.json(),
             "peak_rss_bytes": machine::peak_rss_bytes(Path::new("/")),

@@ -28,7 +28,7 @@ pub fn settings(args: &ModelArgs, served_name: Option<String>) -> Result<Setting
         kv_format: args.kv_format,
         max_running: args.max_running as usize,
         max_queue: args.max_queue as usize,
-        prefill_chunk_tokens: args.prefill_chunk as usize,
+        prefill_chunk_tokens: args.prefill_chunk.map(|tokens| tokens as usize),
         threads: args.threads.map_or(processors, |threads| threads as usize),
         kernels: args.cpu,
         readers: args.readers as usize,

@@ -6,6 +6,7 @@ use crate::grammars::Grammars;
 use crate::model::budget::{BudgetError, ExpertBudget, ExpertBytes, expert_budget};
 use crate::model::kv_budget::{KV_BLOCK_TOKENS, KvRoom, kv_blocks};
 use crate::model::locate::ModelLocation;
+use crate::model::prefill_chunk::prefill_chunk;
 use crate::model::settings::Settings;
 use crate::model::text_side::{TextSide, TextSideError, check_text, open_text_side};
 use crate::state::{LoadingProgress, ServedModel, Stage};
@@ -357,11 +358,17 @@ pub fn divide(
         ..StoreConfig::default()
     };
 
-    let least = EngineHandle::plan_memory(
-        manifest,
-        &store_config,
-        &engine_config(settings, manifest, 1),
-    );
+    let sum_of = |chunk: usize, store: &StoreConfig| {
+        EngineHandle::plan_memory(
+            manifest,
+            store,
+            &engine_config(settings, manifest, chunk, 1),
+        )
+    };
+    let chunk = settings
+        .prefill_chunk_tokens
+        .unwrap_or_else(|| prefill_chunk(limit, |tokens| sum_of(tokens, &store_config).scratch));
+    let least = sum_of(chunk, &store_config);
     let taken = least.base.0 + least.scratch.0 + least.overhead.0;
     let room = KvRoom {
         bytes: limit.map_or(u64::MAX, |limit| limit.bytes.0.saturating_sub(taken)),
@@ -369,7 +376,7 @@ pub fn divide(
     };
     let (model, format) = (&manifest.config, settings.kv_format);
     let blocks = kv_blocks(settings.kv_cache, model, format, settings.max_running, room);
-    let engine_config = engine_config(settings, manifest, blocks);
+    let engine_config = engine_config(settings, manifest, chunk, blocks);
 
     let plan = EngineHandle::plan_memory(manifest, &store_config, &engine_config);
     let in_slots = |budget| catalog.slots(budget).map_or(budget, |slots| slots.bytes());
@@ -382,13 +389,18 @@ pub fn divide(
     Ok((engine_config, store_config, plan, budget))
 }
 
-fn engine_config(settings: &Settings, manifest: &Manifest, kv_blocks: usize) -> EngineConfig {
+fn engine_config(
+    settings: &Settings,
+    manifest: &Manifest,
+    prefill_chunk_tokens: usize,
+    kv_blocks: usize,
+) -> EngineConfig {
     let model = &manifest.config;
     let top_k = model.num_experts_per_tok() as usize;
     EngineConfig {
         max_running: settings.max_running,
         max_waiting: settings.max_queue,
-        prefill_chunk_tokens: settings.prefill_chunk_tokens,
+        prefill_chunk_tokens,
         kv_block_tokens: KV_BLOCK_TOKENS,
         kv_blocks,
         kv_format: settings.kv_format,

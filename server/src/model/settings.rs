@@ -27,8 +27,8 @@ pub struct Settings {
     pub max_running: usize,
     /// Requests that may wait.
     pub max_queue: usize,
-    /// Prompt tokens of one pass.
-    pub prefill_chunk_tokens: usize,
+    /// Prompt tokens of one pass. None: by the memory limit.
+    pub prefill_chunk_tokens: Option<usize>,
     /// Threads that compute.
     pub threads: usize,
     /// None: the fastest.

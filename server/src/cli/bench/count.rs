@@ -2,7 +2,10 @@
 
 use odmoe_engine::{EngineEvent, EngineObserver};
 use odmoe_expert_store::{LookupResult, Phase, StoreEvent};
-use std::sync::{Mutex, PoisonError};
+use odmoe_formats::ExpertKey;
+use odmoe_formats::manifest::PageableObject;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Sums since the engine started, or between two moments.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -24,6 +27,8 @@ pub struct Lookups {
     pub hits: u64,
     /// All.
     pub all: u64,
+    /// Bytes of those that no earlier use had left in memory: what storage must give, however well it is foreseen.
+    pub missed_bytes: u64,
 }
 
 impl Lookups {
@@ -36,6 +41,7 @@ impl Lookups {
         Self {
             hits: self.hits - before.hits,
             all: self.all - before.all,
+            missed_bytes: self.missed_bytes - before.missed_bytes,
         }
     }
 }
@@ -51,9 +57,9 @@ impl Counts {
         }
     }
 
-    fn record(&mut self, event: &EngineEvent) {
+    fn record(&mut self, event: &EngineEvent, bytes_of: &HashMap<ExpertKey, u64>) {
         match event {
-            EngineEvent::Store(StoreEvent::Lookup { phase, result, .. }) => {
+            EngineEvent::Store(StoreEvent::Lookup { phase, result, key }) => {
                 let lookups = match phase {
                     Phase::Prefill => &mut self.prefill,
                     Phase::Decode => &mut self.decode,
@@ -63,6 +69,9 @@ impl Counts {
                     result,
                     LookupResult::Hit | LookupResult::PrefetchHit
                 ));
+                if *result != LookupResult::Hit {
+                    lookups.missed_bytes += bytes_of[key];
+                }
             }
             EngineEvent::Store(StoreEvent::Loaded { bytes, .. }) => self.bytes_read += bytes,
             EngineEvent::ExpertStall { seconds } => self.stall_s += seconds,
@@ -72,35 +81,48 @@ impl Counts {
 }
 
 /// Counts on the engine's thread, is read by the bench's.
-#[derive(Default)]
-pub struct Counter(Mutex<Counts>);
+pub struct Counter {
+    counts: Mutex<Counts>,
+    bytes_of: HashMap<ExpertKey, u64>,
+}
 
 impl Counter {
+    /// For objects of these sizes.
+    pub fn new(objects: &[PageableObject]) -> Self {
+        Self {
+            counts: Mutex::default(),
+            bytes_of: objects.iter().map(|o| (o.key, o.bytes)).collect(),
+        }
+    }
+
     /// The sums now.
     pub fn counts(&self) -> Counts {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl EngineObserver for Counter {
     fn record(&self, event: &EngineEvent) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .record(event);
+        self.lock().record(event, &self.bytes_of);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use odmoe_formats::ExpertKey;
 
     #[test]
     fn hits_are_those_that_did_not_wait() {
-        let counter = Counter::default();
+        let key = ExpertKey::routed(0, 0);
+        let counter = Counter {
+            counts: Mutex::default(),
+            bytes_of: HashMap::from([(key, 10)]),
+        };
         let lookup = |phase, result| {
-            let key = ExpertKey::routed(0, 0);
             counter.record(&EngineEvent::Store(StoreEvent::Lookup {
                 phase,
                 result,
@@ -118,6 +140,11 @@ mod tests {
         assert_eq!(
             (counts.prefill.rate(), counts.decode.rate(), counts.stall_s),
             (None, Some(0.5), 0.25)
+        );
+        assert_eq!(
+            (counts.prefill.missed_bytes, counts.decode.missed_bytes),
+            (0, 30),
+            "a prefetch reads as many bytes as a miss"
         );
     }
 }

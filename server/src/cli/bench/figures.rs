@@ -1,6 +1,7 @@
 //! Figures over repeats: median, least and most.
 
 use super::Round;
+use super::count::Lookups;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -60,7 +61,11 @@ pub struct Measured {
     pub hit_rate_prefill: Figure,
     /// The same in decode.
     pub hit_rate_decode: Figure,
-    /// Bytes read from storage.
+    /// Bytes that storage had to give for prefill: of lookups that no earlier use had left in memory.
+    pub missed_bytes_prefill: Figure,
+    /// The same for decode.
+    pub missed_bytes_decode: Figure,
+    /// Bytes read from storage, those that nobody used with them.
     pub bytes_read: Figure,
     /// Waiting for experts with nothing else to do.
     pub stall_s: Figure,
@@ -87,6 +92,9 @@ impl Measured {
         }
         self.hit_rate_prefill.add(round.counts.prefill.rate());
         self.hit_rate_decode.add(round.counts.decode.rate());
+        let missed = |lookups: Lookups| Some(lookups.missed_bytes as f64);
+        self.missed_bytes_prefill.add(missed(round.counts.prefill));
+        self.missed_bytes_decode.add(missed(round.counts.decode));
         self.bytes_read.add(Some(round.counts.bytes_read as f64));
         self.stall_s.add(Some(round.counts.stall_s));
     }

@@ -75,7 +75,7 @@ fn default_settings(location: ModelLocation, percent: f64, limit: Option<MemoryL
         kv_format: KvFormat::F16,
         max_running: 8,
         max_queue: 64,
-        prefill_chunk_tokens: 256,
+        prefill_chunk_tokens: None,
         threads: 1,
         kernels: None,
         readers: 4,
@@ -128,10 +128,9 @@ mod tests {
         let [_, half, all] = &limited["sums"].as_array().unwrap()[..] else {
             panic!("{limited}")
         };
-        assert_eq!(
-            (of(half, "kv_tokens"), &half["fits_here"]),
-            (96, &true.into())
-        );
+        // A prompt chunk may be shorter under a limit, which leaves more to keys and values.
+        assert!(of(half, "kv_tokens") >= 96, "{half}");
+        assert_eq!(half["fits_here"], true);
         assert!(of(half, "total_bytes") <= limit);
         assert_eq!(
             (of(all, "kv_tokens"), &all["fits_here"]),
