@@ -105,6 +105,15 @@ impl EngineHandle {
         Ok(slots.bytes())
     }
 
+    /// Changes how many KV blocks there are to be while requests run, from one to
+    /// [`EngineConfig::kv_blocks_max`]; returns how many it takes on. Blocks that are held leave when they are free, and
+    /// as many stay as the longest accepted request may need. Never blocks.
+    ///
+    /// With [`Self::set_expert_budget`] this moves memory between experts and KV: who is to have more waits for the other.
+    pub fn set_kv_blocks(&self, blocks: usize) -> usize {
+        self.running.shared.set_kv_blocks(blocks)
+    }
+
     /// The gauges after the last step.
     pub fn gauges(&self) -> EngineGauges {
         self.running.shared.gauges()

@@ -11,7 +11,7 @@ use crate::model::{Family, families};
 use crate::scheduler::{LaneKind, Scheduler, SchedulerConfig};
 use crate::step_loop::inbox::{Limits, Shared};
 use crate::step_loop::{StepLoop, StepLoopParts};
-use odmoe_backend::Waker;
+use odmoe_backend::{AllocateError, KvCache, Waker};
 use odmoe_expert_store::{Catalog, ExpertStore, StoreEvent, StoreHealth, StoreObserver};
 use odmoe_formats::BlockFormat;
 use odmoe_formats::manifest::Manifest;
@@ -34,10 +34,14 @@ pub fn start(parts: EngineParts, progress: LoadProgress<'_>) -> Result<Started, 
     let manifest = parts.manifest.clone();
     let family = load_family(&parts, progress)?;
     check_expert_formats(&manifest, &parts.backend.capabilities().formats)?;
-    let scheduler_config = scheduler_config(&parts);
+    let kv = allocate_kv(&parts)?;
+    let scheduler_config = scheduler_config(&parts, kv.spec().blocks);
     let limits = Limits {
         vocab: manifest.config.vocab_size as usize,
-        sequence_tokens: scheduler_config.longest_sequence_tokens(),
+        kv_blocks: parts.config.kv_blocks,
+        kv_blocks_max: scheduler_config.kv_blocks,
+        kv_block_tokens: parts.config.kv_block_tokens,
+        context_tokens: scheduler_config.max_context_tokens,
         max_running: parts.config.max_running,
         max_waiting: parts.config.max_waiting,
     };
@@ -46,9 +50,6 @@ pub fn start(parts: EngineParts, progress: LoadProgress<'_>) -> Result<Started, 
     let waker: Waker = Arc::new(move || bell.ring());
     parts.backend.set_waker(waker.clone());
     let lanes = lanes(&parts)?;
-    let kv = parts
-        .backend
-        .allocate_kv(memory::kv_spec(&manifest.config, &parts.config))?;
     let catalog = Arc::new(Catalog::new(&manifest));
     let store = ExpertStore::new(
         catalog.clone(),
@@ -68,15 +69,17 @@ pub fn start(parts: EngineParts, progress: LoadProgress<'_>) -> Result<Started, 
         predict_top: memory::predict_top(&manifest.config, &parts.config),
         observer: parts.observer.clone(),
     };
+    let mut scheduler = Scheduler::new(scheduler_config);
+    scheduler.set_kv_blocks(parts.config.kv_blocks);
     let step_loop = StepLoop::new(StepLoopParts {
         shared: shared.clone(),
         limits,
-        scheduler: Scheduler::new(scheduler_config),
+        scheduler,
         store,
         model,
         lanes,
         kv_block_tokens: parts.config.kv_block_tokens,
-        kv_blocks: parts.config.kv_blocks,
+        expert_budget: parts.store.budget,
     });
     let thread = std::thread::Builder::new().name("odmoe-engine".into());
     let alive = Alive(shared.clone());
@@ -142,15 +145,30 @@ fn lanes(parts: &EngineParts) -> Result<[Lane; 2], StartError> {
     ])
 }
 
+/// Storage for as many blocks as there can be, of which the first are used. Where the system has no addresses for so many,
+/// there will never be more than at the start.
+fn allocate_kv(parts: &EngineParts) -> Result<KvCache, AllocateError> {
+    let (model, config) = (&parts.manifest.config, &parts.config);
+    let allocate = |blocks| {
+        parts
+            .backend
+            .allocate_kv(memory::kv_spec(model, config, blocks))
+    };
+    let most = config.kv_blocks_max.max(config.kv_blocks);
+    let kv = allocate(most).or_else(|_| allocate(config.kv_blocks))?;
+    parts.backend.use_kv_blocks(&kv, config.kv_blocks);
+    Ok(kv)
+}
+
 /// The handle refuses what the queue cannot take, so the scheduler's own limit is never met: every live request fits.
-fn scheduler_config(parts: &EngineParts) -> SchedulerConfig {
+fn scheduler_config(parts: &EngineParts, kv_blocks: usize) -> SchedulerConfig {
     let config = &parts.config;
     SchedulerConfig {
         max_running: config.max_running,
         max_waiting: config.max_running + config.max_waiting,
         prefill_chunk_tokens: config.prefill_chunk_tokens,
         kv_block_tokens: config.kv_block_tokens,
-        kv_blocks: config.kv_blocks,
+        kv_blocks,
         max_context_tokens: config
             .max_context_tokens
             .min(parts.manifest.config.max_position_embeddings as usize),

@@ -13,6 +13,7 @@
 
 mod admission;
 mod invariants;
+mod kv_share;
 mod lane;
 mod plan;
 mod preemption;
@@ -48,6 +49,8 @@ pub struct Scheduler {
     lanes: OutLanes,
     /// Not yet told in a plan.
     preempted: Vec<RequestId>,
+    /// How many KV blocks there are to be.
+    kv_target: usize,
 }
 
 impl Scheduler {
@@ -65,6 +68,7 @@ impl Scheduler {
             running: BTreeMap::new(),
             lanes: OutLanes::default(),
             preempted: Vec::new(),
+            kv_target: config.kv_blocks,
         }
     }
 
@@ -88,6 +92,7 @@ impl Scheduler {
         self.shares.enter(client, age);
         let sequence = Sequence::new(id, client, prompt, max_new_tokens as usize, now);
         self.waiting.insert(age, sequence);
+        self.fit_kv();
         Ok(())
     }
 
@@ -171,6 +176,7 @@ impl Scheduler {
             self.put_back.remove(&age);
             self.shares.leave(sequence.client, age);
             self.ages.remove(&id);
+            self.fit_kv();
         } else {
             self.free(age);
         }
@@ -242,5 +248,6 @@ impl Scheduler {
         sequence.table.release(&mut self.pool);
         self.shares.leave(sequence.client, age);
         self.ages.remove(&sequence.id);
+        self.fit_kv();
     }
 }

@@ -63,6 +63,8 @@ impl Simulation<'_> {
                 "{id:?} has a wrong token at {position}"
             );
         }
+        let bound = self.scheduler.kv_bound() as u32;
+        assert!(span.blocks.iter().all(|block| *block < bound));
         assert_eq!(span.samples, end == live.tokens);
         assert_eq!(span.sample_position(), end);
         assert_eq!(

@@ -17,6 +17,8 @@ pub struct Reached {
     pub queue_full: u64,
     pub packed: u64,
     pub both_out: u64,
+    pub kv_changed: u64,
+    pub kv_held_back: u64,
 }
 
 impl Reached {
@@ -37,6 +39,8 @@ impl Reached {
             self.queue_full,
             self.packed,
             self.both_out,
+            self.kv_changed,
+            self.kv_held_back,
         ];
         assert!(often.iter().all(|&times| times >= 1000), "{self:?}");
     }

@@ -20,6 +20,7 @@ fn complete() -> MetricsHandle {
         prefill_chunk_tokens: 1,
         kv_block_tokens: 16,
         kv_blocks: 40,
+        kv_blocks_max: 40,
         kv_format: odmoe_backend::KvFormat::F32,
         max_context_tokens: 1,
         predict_top: 0,

@@ -403,6 +403,7 @@ fn engine_config(
         prefill_chunk_tokens,
         kv_block_tokens: KV_BLOCK_TOKENS,
         kv_blocks,
+        kv_blocks_max: kv_blocks,
         kv_format: settings.kv_format,
         max_context_tokens: (model.max_position_embeddings as usize)
             .min(kv_blocks * KV_BLOCK_TOKENS),
