@@ -31,6 +31,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
         service::loading_progress,
         service::metrics,
         admin::cache,
+        admin::change_cache,
     ),
     // The requests flatten them, and they are not found through them.
     components(schemas(
