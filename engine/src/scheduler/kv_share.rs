@@ -17,6 +17,11 @@ impl Scheduler {
         self.pool.limit()
     }
 
+    /// Blocks that sequences can have and none holds.
+    pub fn blocks_free(&self) -> usize {
+        self.pool.free()
+    }
+
     /// No block from here on holds anything, or will until there are more.
     pub fn kv_bound(&self) -> usize {
         self.pool.bound()
@@ -24,7 +29,7 @@ impl Scheduler {
 
     /// Goes as close to what there is to be as live sequences let it.
     pub(super) fn fit_kv(&mut self) {
-        if self.pool.limit() == self.kv_target {
+        if self.pool.limit() == self.config.kv_blocks && self.kv_target == self.pool.limit() {
             return;
         }
         let live = self.waiting.values().chain(self.running.values());
@@ -32,6 +37,9 @@ impl Scheduler {
         let needs = needs.map(|sequence| sequence.most_positions());
         let most = needs.max().unwrap_or(0);
         let most_blocks = most.div_ceil(self.config.kv_block_tokens);
-        self.pool.set_limit(self.kv_target.max(most_blocks));
+        let limit = self.kv_target.max(most_blocks);
+        if limit != self.pool.limit() {
+            self.pool.set_limit(limit);
+        }
     }
 }
