@@ -17,7 +17,7 @@ ROWS = {
 
 def disk_bandwidth(measured):
     """Bytes a second: what the disk gave right before and right after the run."""
-    return statistics.mean(disk["bytes_per_s"] for disk in measured["disk"])
+    return statistics.mean(disk["disk_bytes_per_s"]["median"] for disk in measured["disk"])
 
 
 def fraction(rate, resident_rate, missed_bytes, tokens, bandwidth):

@@ -1,52 +1,64 @@
 //! Belady's optimum: evict what is needed furthest in the future.
 //!
 //! L. A. Belady, "A study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 5 (1966).
-//! Every missed expert must be admitted, as in the store: it has to be in memory to be used.
+//! Every missed expert must be admitted, as in the store: it has to be in memory to be used. What a step wants stays
+//! until the step is over, for every policy alike.
 
 use crate::replay::HitCount;
+use crate::steps::Steps;
 use odmoe_formats::ExpertKey;
 use std::collections::{BTreeSet, HashMap};
 
-/// The most hits that any policy can reach on `uses` with `capacity` slots.
-pub fn belady(uses: &[ExpertKey], capacity: usize) -> HitCount {
-    assert!(capacity > 0, "a cache without slots cannot serve");
-    let next_use = next_uses(uses);
+/// The most hits that any policy can reach on `steps` with `capacity` slots, at least [`Steps::widest`].
+pub fn belady(steps: &Steps, capacity: usize) -> HitCount {
+    assert!(capacity >= steps.widest(), "a step must fit");
+    let next_use = next_uses(steps);
+    let mut later = next_use.iter();
     // Residents by when they are needed next; each resident has exactly one entry.
     let mut by_next_use: BTreeSet<(usize, ExpertKey)> = BTreeSet::new();
     let mut count = HitCount::default();
-    for (now, &key) in uses.iter().enumerate() {
-        // A resident's entry carries the time of its next use: for the key used now, that is now.
-        let hit = by_next_use.remove(&(now, key));
-        if !hit && by_next_use.len() == capacity {
+    for (now, step) in steps.iter().enumerate() {
+        // A resident's entry carries the time of its next use: for those used now, that is now.
+        let hits = step
+            .keys
+            .iter()
+            .filter(|key| by_next_use.remove(&(now, **key)));
+        let hits = hits.count();
+        while by_next_use.len() + step.keys.len() > capacity {
             by_next_use.pop_last();
         }
-        by_next_use.insert((next_use[now], key));
-        count.record(hit);
+        by_next_use.extend(later.by_ref().zip(step.keys).map(|(at, key)| (*at, *key)));
+        count.hits += hits as u64;
+        count.uses += step.keys.len() as u64;
     }
     count
 }
 
-/// For each use, when the same key is used next; past the end for a last use.
-fn next_uses(uses: &[ExpertKey]) -> Vec<usize> {
+/// For each use, the step that uses the same key next; past the end for a last use.
+fn next_uses(steps: &Steps) -> Vec<usize> {
     let mut upcoming: HashMap<ExpertKey, usize> = HashMap::new();
-    let mut next = vec![usize::MAX; uses.len()];
-    for (now, &key) in uses.iter().enumerate().rev() {
-        if let Some(later) = upcoming.insert(key, now) {
-            next[now] = later;
-        }
+    let mut next = Vec::with_capacity(steps.uses());
+    for (now, step) in steps.iter().enumerate().rev() {
+        let later = step.keys.iter().rev();
+        next.extend(later.map(|&key| upcoming.insert(key, now).unwrap_or(usize::MAX)));
     }
+    next.reverse();
     next
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use odmoe_expert_store::Phase;
 
-    fn uses(letters: &str) -> Vec<ExpertKey> {
-        letters
-            .bytes()
-            .map(|letter| ExpertKey::routed(0, u32::from(letter - b'a')))
-            .collect()
+    /// Letters are uses, each a step.
+    fn uses(letters: &str) -> Steps {
+        let mut steps = Steps::default();
+        for letter in letters.bytes() {
+            let key = ExpertKey::routed(0, u32::from(letter - b'a'));
+            steps.push(Phase::Decode, [key]);
+        }
+        steps
     }
 
     #[test]
@@ -63,16 +75,30 @@ mod tests {
     }
 
     #[test]
+    fn a_step_keeps_what_it_wants_until_it_is_over() {
+        let key = |index| ExpertKey::routed(0, index);
+        let mut steps = Steps::default();
+        for wanted in [[0, 1], [1, 2], [0, 1]] {
+            steps.push(Phase::Decode, wanted.map(key));
+        }
+        // The second step has to evict 0; singly, 2 could have gone into the place of 1 when that was over.
+        assert_eq!(belady(&steps, 2), HitCount { hits: 2, uses: 6 });
+        assert_eq!(belady(&steps.one_by_one(), 2).hits, 2);
+    }
+
+    #[test]
     fn never_below_exhaustive_search() {
         // Traces of 8 uses over 4 keys with 2 slots, against every choice of victim.
         for code in (0..4_u32.pow(8)).step_by(7) {
-            let trace: Vec<ExpertKey> = (0..8)
-                .map(|place| ExpertKey::routed(0, code / 4_u32.pow(place) % 4))
+            let letters: String = (0..8)
+                .map(|place| char::from(b'a' + (code / 4_u32.pow(place) % 4) as u8))
                 .collect();
+            let steps = uses(&letters);
+            let trace: Vec<ExpertKey> = steps.iter().map(|step| step.keys[0]).collect();
             assert_eq!(
-                belady(&trace, 2).hits,
+                belady(&steps, 2).hits,
                 best_hits(&trace, &mut Vec::new(), 2),
-                "trace {code}"
+                "trace {letters}"
             );
         }
     }

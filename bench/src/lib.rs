@@ -5,6 +5,12 @@
 #![forbid(unsafe_code)]
 
 pub mod belady;
+pub mod foreseen;
+pub mod judge;
+pub mod plot;
+pub mod policies;
 pub mod recall;
+pub mod recording;
 pub mod replay;
+pub mod steps;
 pub mod trace;

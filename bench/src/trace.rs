@@ -1,5 +1,7 @@
 //! Recorded routing: which experts each token's router ranked highest, layer by layer.
 
+use crate::steps::Steps;
+use odmoe_expert_store::Phase;
 use odmoe_formats::ExpertKey;
 
 /// The shape that a trace file does not carry itself.
@@ -95,18 +97,18 @@ impl Ranking {
         &self.ranked(token, layer)[..self.shape.active]
     }
 
-    /// Every use of an expert in decode order: token by token, layer by layer, ascending expert within a layer.
-    pub fn decode_order(&self) -> Vec<ExpertKey> {
-        let mut keys = Vec::with_capacity(self.tokens() * self.shape.layers * self.shape.active);
+    /// What decode would ask for: token by token, layer by layer.
+    pub fn decode_steps(&self) -> Steps {
+        let mut steps = Steps::default();
         for token in 0..self.tokens() {
             for layer in 0..self.shape.layers {
-                let start = keys.len();
-                let active = self.active(token, layer).iter();
-                keys.extend(active.map(|&id| ExpertKey::routed(layer as u32, u32::from(id))));
-                keys[start..].sort_unstable();
+                let mut ids = self.active(token, layer).to_vec();
+                ids.sort_unstable();
+                let key = |id: u8| ExpertKey::routed(layer as u32, u32::from(id));
+                steps.push(Phase::Decode, ids.into_iter().map(key));
             }
         }
-        keys
+        steps
     }
 }
 
@@ -122,24 +124,22 @@ mod tests {
     };
 
     #[test]
-    fn decode_order_is_token_then_layer_then_ascending_expert() {
+    fn decode_goes_token_by_token_and_layer_by_layer() {
         let trace = Ranking::from_bytes(vec![5, 1, 0, 2, 3, 4, 7, 6, 0, 1, 0, 2], SHAPE).unwrap();
         assert_eq!(trace.tokens(), 2);
         assert_eq!(trace.ranked(1, 0), [7, 6, 0]);
-        let want = [
-            (0, 1),
-            (0, 5),
-            (1, 2),
-            (1, 3),
-            (0, 6),
-            (0, 7),
-            (1, 0),
-            (1, 1),
+        let want: [&[(u32, u32)]; 4] = [
+            &[(0, 1), (0, 5)],
+            &[(1, 2), (1, 3)],
+            &[(0, 6), (0, 7)],
+            &[(1, 0), (1, 1)],
         ];
-        assert_eq!(
-            trace.decode_order(),
-            want.map(|(layer, expert)| ExpertKey::routed(layer, expert))
-        );
+        let steps = trace.decode_steps();
+        assert_eq!(steps.iter().len(), want.len());
+        for (step, want) in steps.iter().zip(want) {
+            let keys = want.iter().map(|&(layer, id)| ExpertKey::routed(layer, id));
+            assert!(step.phase == Phase::Decode && step.keys.iter().copied().eq(keys));
+        }
     }
 
     #[test]

@@ -11,8 +11,10 @@ use odmoe_formats::model_config::ModelConfig;
 
 /// What no shape says: the program and its libraries (about 30 MiB mapped and touched), stacks and allocator arenas
 /// of a dozen threads (16 MiB), a tokenizer of 150 000 entries (about 64 MiB in the `tokenizers` crate), request
-/// texts and connection buffers (10 MiB), embeddings until they are sent (16 MiB), responses kept for later (8 MiB).
-const FIXED_OVERHEAD: ByteCount = ByteCount(144 << 20);
+/// texts and connection buffers (10 MiB), embeddings until they are sent (16 MiB), responses kept for later (8 MiB), the
+/// books of the KV cache (2 MiB: some 200 bytes for each of 10,000 blocks; where there are more, they are a few thousandths
+/// of what the blocks take).
+const FIXED_OVERHEAD: ByteCount = ByteCount(146 << 20);
 
 /// Buffers of the prefill and the decode lane.
 ///

@@ -15,6 +15,7 @@ use odmoe_backend::{AllocateError, KvCache, Waker};
 use odmoe_expert_store::{Catalog, ExpertStore, StoreEvent, StoreHealth, StoreObserver};
 use odmoe_formats::BlockFormat;
 use odmoe_formats::manifest::Manifest;
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -67,6 +68,7 @@ pub fn start(parts: EngineParts, progress: LoadProgress<'_>) -> Result<Started, 
         vocab: limits.vocab,
         hidden: manifest.config.hidden_size as usize,
         predict_top: memory::predict_top(&manifest.config, &parts.config),
+        token_table: RefCell::default(),
         observer: parts.observer.clone(),
     };
     let mut scheduler = Scheduler::new(scheduler_config);
@@ -172,6 +174,7 @@ fn scheduler_config(parts: &EngineParts, kv_blocks: usize) -> SchedulerConfig {
         max_context_tokens: config
             .max_context_tokens
             .min(parts.manifest.config.max_position_embeddings as usize),
+        prefix_cache: config.prefix_cache,
     }
 }
 
@@ -180,6 +183,7 @@ fn idle_gauges(parts: &EngineParts) -> EngineGauges {
         running: 0,
         waiting: 0,
         kv_blocks_used: 0,
+        kv_blocks_remembered: 0,
         kv_blocks: parts.config.kv_blocks,
         store: Default::default(),
         health: StoreHealth::Healthy,

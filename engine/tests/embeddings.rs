@@ -2,7 +2,9 @@
 
 mod support;
 
-use odmoe_engine::{ClientId, EmbeddingEnd, EmbeddingRequest, Pooling, RequestError, SubmitError};
+use odmoe_engine::{
+    ClientId, EmbeddingEnd, EmbeddingRequest, Pooling, PrefixCache, RequestError, SubmitError,
+};
 use odmoe_expert_store::Catalog;
 use odmoe_formats::BlockFormat;
 use support::engine::{Setup, backends, greedy};
@@ -30,9 +32,11 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// Each text alone, by an engine in which nothing pages.
+/// Each text alone, by an engine in which nothing pages and nothing is remembered.
 fn alone(model: &TestModel) -> Bits {
-    let engine = Setup::new(model).start();
+    let mut setup = Setup::new(model);
+    setup.config.prefix_cache = PrefixCache::Off;
+    let engine = setup.start();
     let pairs = texts()
         .into_iter()
         .flat_map(|text| POOLINGS.map(|pooling| (text.clone(), pooling)));
@@ -46,8 +50,10 @@ fn together(model: &TestModel, change: impl FnOnce(&mut Setup)) -> (Bits, Counts
     let mut setup = Setup::new(model);
     change(&mut setup);
     let engine = setup.start();
-    let request = greedy(Random(SEED).tokens(70, 199), 60);
-    let answers: Vec<_> = (0..3).map(|_| engine.submit(request.clone()).1).collect();
+    let request = |other| greedy(Random(SEED + other).tokens(70, 199), 60);
+    let answers: Vec<_> = (0..3)
+        .map(|other| engine.submit(request(other)).1)
+        .collect();
     let listeners: Vec<_> = texts()
         .iter()
         .flat_map(|text| POOLINGS.map(|pooling| engine.submit_text(text, pooling).1))

@@ -1,5 +1,6 @@
 //! The store's face: what the engine calls, and what comes back.
 
+use crate::residency::eviction::Eviction;
 use odmoe_backend::Buffer;
 use odmoe_formats::manifest::FileIndex;
 use odmoe_formats::{ByteCount, ExpertKey};
@@ -11,6 +12,21 @@ pub trait ShardReader: Send + Sync {
     /// Fills `into` from `offset` of a file. `into` is 4096-aligned with a length that is a multiple of 4096 when it
     /// is an expert's slot, and anything when it is a resident tensor.
     fn read_at(&self, file: FileIndex, offset: u64, into: &mut [u8]) -> Result<(), ReadError>;
+
+    /// As [`Self::read_at`], and shows bytes as soon as they are there, so that a checksum is all but done when the
+    /// read is: `seen` gets them in order, each once, from the first on. Returns how many it got: any number, for the
+    /// caller looks at the rest itself, when storage already has its next read. What is shown of a read that fails means
+    /// nothing.
+    fn read_showing(
+        &self,
+        file: FileIndex,
+        offset: u64,
+        into: &mut [u8],
+        _seen: &mut dyn FnMut(&[u8]),
+    ) -> Result<usize, ReadError> {
+        self.read_at(file, offset, into)?;
+        Ok(0)
+    }
 
     /// How bytes of a file come: `direct`, `buffered`, `memory`; a metric's label.
     fn source(&self, _file: FileIndex) -> &'static str {
@@ -191,9 +207,31 @@ pub enum StoreEvent {
     /// A prefetch read began.
     PrefetchIssued,
     /// A prefetched expert was used.
-    PrefetchUsed,
+    PrefetchUsed {
+        /// Its length.
+        bytes: u64,
+    },
     /// A prefetched expert left memory unused, or its read was cancelled.
-    PrefetchWasted,
+    PrefetchWasted {
+        /// Its length.
+        bytes: u64,
+    },
+    /// A caller said what it would likely ask for.
+    Hinted {
+        /// For which kind of demand.
+        phase: Phase,
+        /// Of one layer, most likely first; at least one.
+        keys: Vec<ExpertKey>,
+    },
+    /// A demand came that a hint had foreseen.
+    Foreseen {
+        /// Who asked.
+        phase: Phase,
+        /// Experts asked for that would not have been in memory without the hint.
+        missed: usize,
+        /// Of them, those that it named.
+        foreseen: usize,
+    },
 }
 
 /// Receives [`StoreEvent`]s, on the engine's thread. Must be quick.
@@ -244,10 +282,12 @@ pub enum StoreHealth {
 pub struct StoreConfig {
     /// Bytes for expert slots. At least two of the largest experts.
     pub budget: ByteCount,
-    /// Reader threads.
+    /// Reads that storage has at once.
     pub readers: usize,
     /// Whether hints are followed.
     pub prefetch: bool,
+    /// Who leaves when a slot is needed.
+    pub eviction: Eviction,
     /// A read that storage has not answered for this long fails with [`LoadError::Timeout`]. Time that a demand
     /// spends waiting for its turn does not count while other reads begin and end.
     pub read_timeout: Duration,
@@ -257,12 +297,13 @@ pub struct StoreConfig {
 }
 
 impl Default for StoreConfig {
-    /// 256 MiB, four readers, prefetch on, 30 s.
+    /// 256 MiB, four readers, prefetch on, the default policy, 30 s.
     fn default() -> Self {
         Self {
             budget: ByteCount(256 << 20),
             readers: 4,
             prefetch: true,
+            eviction: Eviction::default(),
             read_timeout: Duration::from_secs(30),
             host_budget: None,
         }

@@ -6,6 +6,7 @@
 
 mod api;
 mod catalog;
+pub mod disk;
 mod executor;
 pub mod faulty;
 pub mod io;
@@ -16,5 +17,5 @@ mod store;
 pub use api::*;
 pub use catalog::Catalog;
 pub use faulty::FaultyReader;
-pub use io::{FileReader, MemoryReader, OpenError};
+pub use io::{Access, FileReader, MemoryReader, Method, OpenError, ReadPlan};
 pub use store::ExpertStore;

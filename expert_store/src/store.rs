@@ -2,7 +2,7 @@
 
 use crate::api::*;
 use crate::catalog::Catalog;
-use crate::executor::{Job, Outcome, ReaderPool, Report};
+use crate::executor::{Checks, Ended, Job, ReaderPool, Report};
 use crate::memory::SlotMemory;
 use crate::residency::layout::SlotLayout;
 use crate::residency::{
@@ -54,6 +54,7 @@ impl ExpertStore {
             tiers: layouts(&catalog, &*backend, config.budget, config.host_budget)?,
             readers,
             prefetch: config.prefetch,
+            eviction: config.eviction,
             read_timeout: config.read_timeout,
         };
         let machine = Machine::new(settings, catalog.sizes());
@@ -61,7 +62,7 @@ impl ExpertStore {
         for extent in machine.extents() {
             memory.allocate(&*backend, extent)?;
         }
-        let readers = ReaderPool::start(readers, &catalog, &reader, &waker)
+        let readers = ReaderPool::start(readers, &catalog, &reader, Checks::Checksum, &waker)
             .map_err(|e| StoreError::Thread(e.to_string()))?;
         Ok(Self {
             machine,
@@ -139,8 +140,8 @@ impl ExpertStore {
 
     /// Says what will likely be wanted soon, most likely first. Replaces the last hint of the same `source` (a lane);
     /// what was not started of it is dropped. Only idle readers and cold slots are used.
-    pub fn hint(&mut self, source: u32, keys: &[ExpertKey]) {
-        self.machine.hint(source, keys);
+    pub fn hint(&mut self, source: u32, phase: Phase, keys: &[ExpertKey]) {
+        self.machine.hint(source, phase, keys);
         self.carry_out();
     }
 
@@ -176,12 +177,7 @@ impl ExpertStore {
         while let Some(report) = self.readers.try_report() {
             match report {
                 Report::Started { read, at } => self.machine.read_started(read, self.moment(at)),
-                Report::Ended {
-                    read,
-                    outcome,
-                    slot,
-                    at,
-                } => self.end_read(read, outcome, slot, at),
+                Report::Ended(ended) => self.end_read(ended),
                 Report::Probed { result, at } => self.machine.probe_done(result, self.moment(at)),
             }
         }
@@ -189,22 +185,16 @@ impl ExpertStore {
         self.end_copies();
     }
 
-    fn end_read(
-        &mut self,
-        read: ReadId,
-        outcome: Outcome,
-        slot: Option<crate::io::HostSlot>,
-        at: Instant,
-    ) {
+    fn end_read(&mut self, ended: Ended) {
+        let (read, at) = (ended.read, self.moment(ended.at));
         let id = self.reading.remove(&read).expect("a read is reported once");
-        self.memory.close(id, slot);
-        if outcome.reread {
-            self.observer
-                .record(&StoreEvent::Reread { key: outcome.key });
+        self.memory.close(id, ended.slot);
+        if ended.reread {
+            self.observer.record(&StoreEvent::Reread { key: ended.key });
         }
-        match outcome.result {
-            Ok(report) => self.machine.read_done(read, report, self.moment(at)),
-            Err(error) => self.machine.read_failed(read, error, self.moment(at)),
+        match ended.result {
+            Ok(report) => self.machine.read_done(read, report, at),
+            Err(error) => self.machine.read_failed(read, error, at),
         }
     }
 

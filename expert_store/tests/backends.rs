@@ -119,7 +119,7 @@ fn run(backend: Arc<dyn Backend>, seed: u32) {
             .map(|i| key((seed + round * 5 + i * 7) % OBJECTS))
             .collect();
         let ticket = store.acquire(&some, Phase::Decode, Instant::now());
-        store.hint(0, &[key((seed + round * 3) % OBJECTS)]);
+        store.hint(0, Phase::Decode, &[key((seed + round * 3) % OBJECTS)]);
         asked += some.len();
         let mut remaining = usize::MAX;
         while remaining > 0 {

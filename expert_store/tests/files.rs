@@ -5,6 +5,7 @@ mod common;
 use common::backend::FakeBackend;
 use common::{Harness, content, files, manifest, write_files};
 use odmoe_expert_store::*;
+use odmoe_formats::ByteCount;
 use odmoe_formats::manifest::FileIndex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,16 +19,39 @@ fn shard(dir: &Path, index: u32) -> PathBuf {
 }
 
 /// Room for two of eight experts, so that most visits read.
-fn serve(dir: &Path) -> Harness {
+fn serve(dir: &Path, plan: ReadPlan) -> Harness {
     let reader = FileReader::open(dir, &manifest(&SIZES)).unwrap();
-    Harness::over(FakeBackend::unified(), Arc::new(reader), &SIZES, 2, |_| {})
+    let reader = Arc::new(reader.with_plan(plan));
+    Harness::over(FakeBackend::unified(), reader, &SIZES, 2, |_| {})
 }
 
-fn new_store() -> (TempDir, Harness) {
+fn new_store(plan: ReadPlan) -> (TempDir, Harness) {
     let dir = tempfile::tempdir().unwrap();
     write_files(dir.path(), &SIZES);
-    let harness = serve(dir.path());
+    let harness = serve(dir.path(), plan);
     (dir, harness)
+}
+
+/// Every way to read.
+fn each(test: impl Fn(ReadPlan)) {
+    for access in [Access::Direct, Access::Buffered] {
+        for (method, piece) in [
+            (Method::IoUring, None),
+            (Method::IoUring, Some(ByteCount(4096))),
+            (Method::IoUring, Some(ByteCount(12 << 10))),
+            (Method::Threads, None),
+        ] {
+            let at_once = 2;
+            let plan = ReadPlan {
+                method,
+                access,
+                at_once,
+                piece,
+            };
+            eprintln!("{plan}");
+            test(plan);
+        }
+    }
 }
 
 fn failure(h: &mut Harness, index: u32) -> LoadFailureKind {
@@ -41,7 +65,11 @@ fn failure(h: &mut Harness, index: u32) -> LoadFailureKind {
 
 #[test]
 fn objects_are_read_past_the_page_cache_or_through_it() {
-    let (_dir, mut h) = new_store();
+    each(objects_are_read_past_the_page_cache_or_through_it_by);
+}
+
+fn objects_are_read_past_the_page_cache_or_through_it_by(plan: ReadPlan) {
+    let (_dir, mut h) = new_store(plan);
     for pair in [[0, 1], [2, 3], [4, 5], [6, 7], [0, 1]] {
         h.visit(&pair);
     }
@@ -49,10 +77,10 @@ fn objects_are_read_past_the_page_cache_or_through_it() {
         matches!(
             e,
             StoreEvent::Loaded {
-                source: "direct" | "buffered",
+                source,
                 bytes: BYTES,
                 ..
-            }
+            } if *source == "buffered" || *source == plan.access.name()
         )
     };
     assert_eq!(h.events.count(source), 10);
@@ -61,9 +89,14 @@ fn objects_are_read_past_the_page_cache_or_through_it() {
 
 #[test]
 fn any_range_of_any_file_can_be_read() {
+    each(any_range_of_any_file_can_be_read_by);
+}
+
+fn any_range_of_any_file_can_be_read_by(plan: ReadPlan) {
     let dir = tempfile::tempdir().unwrap();
     write_files(dir.path(), &SIZES);
     let reader = FileReader::open(dir.path(), &manifest(&SIZES)).unwrap();
+    let reader = reader.with_plan(plan);
     let expected = &files(&SIZES)[3];
     for (offset, length) in [
         (0, 1),
@@ -120,7 +153,11 @@ fn a_store_that_is_incomplete_is_not_opened() {
 
 #[test]
 fn a_truncated_shard_is_a_short_read() {
-    let (dir, mut h) = new_store();
+    each(a_truncated_shard_is_a_short_read_by);
+}
+
+fn a_truncated_shard_is_a_short_read_by(plan: ReadPlan) {
+    let (dir, mut h) = new_store(plan);
     h.visit(&[0, 1]);
     h.visit(&[2, 3]);
     for length in [0, 4096, 4096 + 8192, 4096 + 8192 + 77] {
@@ -143,7 +180,11 @@ fn a_truncated_shard_is_a_short_read() {
 
 #[test]
 fn a_deleted_shard_fails_until_it_is_back() {
-    let (dir, mut h) = new_store();
+    each(a_deleted_shard_fails_until_it_is_back_by);
+}
+
+fn a_deleted_shard_fails_until_it_is_back_by(plan: ReadPlan) {
+    let (dir, mut h) = new_store(plan);
     std::fs::remove_file(shard(dir.path(), 0)).unwrap();
     assert_eq!(failure(&mut h, 0), LoadFailureKind::Io);
     h.visit(&[1, 2]);
@@ -154,7 +195,11 @@ fn a_deleted_shard_fails_until_it_is_back() {
 
 #[test]
 fn a_replaced_shard_is_judged_by_its_checksum() {
-    let (dir, mut h) = new_store();
+    each(a_replaced_shard_is_judged_by_its_checksum_by);
+}
+
+fn a_replaced_shard_is_judged_by_its_checksum_by(plan: ReadPlan) {
+    let (dir, mut h) = new_store(plan);
     h.visit(&[0, 1]);
     h.visit(&[2, 3]);
     // Renamed over, as tools do; the old file is still open here.
@@ -167,7 +212,7 @@ fn a_replaced_shard_is_judged_by_its_checksum() {
     h.visit(&[0]);
     h.visit(&[1, 2]);
     // Damaged in place: seen at once; then repaired by a rename, which the second look at wrong bytes finds.
-    let (dir, mut h) = new_store();
+    let (dir, mut h) = new_store(plan);
     h.visit(&[0, 1]);
     h.visit(&[2, 3]);
     std::fs::write(
@@ -186,7 +231,11 @@ fn a_replaced_shard_is_judged_by_its_checksum() {
 
 #[test]
 fn a_folder_that_goes_away_and_comes_back() {
-    let (dir, mut h) = new_store();
+    each(a_folder_that_goes_away_and_comes_back_by);
+}
+
+fn a_folder_that_goes_away_and_comes_back_by(plan: ReadPlan) {
+    let (dir, mut h) = new_store(plan);
     h.visit(&[6, 7]);
     let (here, away) = (dir.path().join("experts"), dir.path().join("away"));
     std::fs::rename(&here, &away).unwrap();

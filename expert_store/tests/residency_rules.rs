@@ -1,5 +1,6 @@
 //! Rules of residency, told to the machine event by event: no threads, no files, no waiting.
 
+use odmoe_expert_store::residency::eviction::Eviction;
 use odmoe_expert_store::residency::layout::{SizeClass, SlotLayout};
 use odmoe_expert_store::residency::*;
 use odmoe_expert_store::{LookupResult, Phase, StoreEvent, Ticket};
@@ -38,6 +39,7 @@ impl Driver {
             tiers: vec![tier],
             readers,
             prefetch: true,
+            eviction: Eviction::Lru,
             read_timeout,
         };
         let objects = (0..256).map(|i| (key(i), SLOT));
@@ -76,7 +78,7 @@ impl Driver {
     }
 
     fn hint(&mut self, indices: impl IntoIterator<Item = u32>) {
-        self.machine.hint(0, &keys(indices));
+        self.machine.hint(0, Phase::Decode, &keys(indices));
         self.commands();
     }
 
@@ -306,7 +308,7 @@ fn prefetch_that_does_not_pay_stops_and_tries_again() {
 fn prefetch_spares_what_current_hints_name() {
     let mut d = Driver::new(8, 8);
     d.visit(0..8, Phase::Decode);
-    d.machine.hint(1, &keys([0, 1, 2, 3]));
+    d.machine.hint(1, Phase::Decode, &keys([0, 1, 2, 3]));
     d.hint([10, 11, 12, 13, 14]);
     d.read_all();
     for index in 0..4 {
@@ -329,6 +331,7 @@ fn a_layer_is_held_while_all_of_it_is_in_memory() {
         tiers: vec![tier],
         readers: 4,
         prefetch: true,
+        eviction: Eviction::Lru,
         read_timeout: Duration::from_secs(30),
     };
     let objects = [(0, 0), (0, 1), (1, 0), (1, 1)];

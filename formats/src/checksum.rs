@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use xxhash_rust::xxh3;
+use twox_hash::XxHash3_128;
 
 /// An XXH3-128 digest (seed 0). Displayed as 32 lower-case hex digits, most significant first.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -11,7 +11,7 @@ pub struct Xxh3(u128);
 impl Xxh3 {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        Self(xxh3::xxh3_128(bytes))
+        Self(XxHash3_128::oneshot(bytes))
     }
 
     /// The digest that 32 lower-case hex digits spell; None for anything else.
@@ -52,7 +52,7 @@ impl FromStr for Xxh3 {
 
 /// XXH3-128 of bytes that come in pieces.
 #[derive(Clone, Default)]
-pub struct Xxh3Hasher(xxh3::Xxh3);
+pub struct Xxh3Hasher(XxHash3_128);
 
 impl Xxh3Hasher {
     /// A hasher that has seen nothing.
@@ -62,12 +62,12 @@ impl Xxh3Hasher {
 
     /// Takes in the next piece.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        self.0.write(bytes);
     }
 
     /// The digest of everything so far.
     pub fn finish(&self) -> Xxh3 {
-        Xxh3(self.0.digest128())
+        Xxh3(self.0.finish_128())
     }
 }
 

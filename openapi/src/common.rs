@@ -104,15 +104,25 @@ pub struct Usage {
     pub completion_tokens: u64,
     /// Both.
     pub total_tokens: u64,
+    /// What became of the prompt's tokens.
+    pub prompt_tokens_details: PromptTokenDetails,
+}
+
+/// What became of a prompt's tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct PromptTokenDetails {
+    /// Those that had been computed before, for a request that begins alike.
+    pub cached_tokens: u64,
 }
 
 impl Usage {
     /// With the sum filled in.
-    pub fn new(prompt_tokens: u64, completion_tokens: u64) -> Self {
+    pub fn new(prompt_tokens: u64, cached_tokens: u64, completion_tokens: u64) -> Self {
         Self {
             prompt_tokens,
             completion_tokens,
             total_tokens: prompt_tokens + completion_tokens,
+            prompt_tokens_details: PromptTokenDetails { cached_tokens },
         }
     }
 }

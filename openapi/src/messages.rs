@@ -142,11 +142,12 @@ pub enum StopReason {
 /// Token counts of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 pub struct MessageUsage {
-    /// Of the conversation.
+    /// Of the conversation, without those that had been computed before; all of them where a stream begins, which is
+    /// before that is known.
     pub input_tokens: u64,
     /// Of the answer.
     pub output_tokens: u64,
-    /// Always 0.
+    /// Always 0: what is remembered costs nothing.
     pub cache_creation_input_tokens: u64,
     /// Those of the conversation that had been computed before.
     pub cache_read_input_tokens: u64,

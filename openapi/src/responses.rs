@@ -21,7 +21,8 @@ pub struct ResponsesRequest {
     pub store: Option<bool>,
     /// Whether to send the response as it is made.
     pub stream: Option<bool>,
-    /// Whether to answer at once and make the response meanwhile. Not together with `stream`.
+    /// Whether to make the response whether or not anybody waits for it. With `stream` its events can be followed now and
+    /// later, also by whoever lost the connection.
     pub background: Option<bool>,
     /// At most this many new tokens; what the context leaves when absent.
     #[schema(minimum = 1)]
@@ -283,6 +284,23 @@ pub struct InputTokenDetails {
 pub struct OutputTokenDetails {
     /// Always 0: reasoning is not counted apart.
     pub reasoning_tokens: u64,
+}
+
+/// `GET /v1/responses/{id}/input_items`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct InputItems {
+    /// Always `list`.
+    #[schema(example = "list")]
+    pub object: String,
+    /// Messages, calls and their outputs, reasoning.
+    #[schema(value_type = Vec<Object>)]
+    pub data: Vec<Value>,
+    /// The first item's id.
+    pub first_id: Option<String>,
+    /// The last item's.
+    pub last_id: Option<String>,
+    /// Whether items follow the last one.
+    pub has_more: bool,
 }
 
 /// `DELETE /v1/responses/{id}`.

@@ -79,6 +79,7 @@ impl Generator for Instantly {
             running: 0,
             waiting: 0,
             kv_blocks_used: 0,
+            kv_blocks_remembered: 0,
             kv_blocks: 1,
             store: StoreGauges::default(),
             health: StoreHealth::Healthy,

@@ -14,6 +14,7 @@ mod serve;
 mod settings;
 mod synth;
 mod terminal;
+mod trace;
 
 use crate::config::file::{self, ConfigFileError};
 use args::{Cli, Command};
@@ -55,6 +56,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Convert(args) => convert::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Trace(args) => trace::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Pack(args) => pack::run(args),
     };

@@ -12,6 +12,8 @@ pub mod memory_limit;
 pub mod open;
 mod prefill_chunk;
 pub mod pressure;
+pub mod read_plan;
+pub mod recorder;
 pub mod report;
 pub mod settings;
 pub mod text_side;

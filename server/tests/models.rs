@@ -91,6 +91,39 @@ fn prompts_of_a_file_are_answered_in_order_and_stop_strings_end_them() {
 }
 
 #[test]
+fn bench_says_what_the_disk_gives() {
+    let world = World::new();
+    let alone = json(&world.done(&["bench", "--disk", "--repeats", "1", "--json"]));
+    assert_eq!(alone["read_plan"], "default", "too little to measure");
+    let forced = [
+        "bench",
+        "--disk",
+        "--work",
+        "1x8+2",
+        "--repeats",
+        "1",
+        "--readers",
+        "3",
+        "--read-method",
+        "threads",
+        "--read-access",
+        "buffered",
+        "--json",
+    ];
+    let forced = json(&world.done(&forced));
+    assert_eq!(forced["read_plan"], "flags");
+    assert_eq!(forced["read_method"], "threads");
+    assert_eq!(forced["read_access"], "buffered");
+    assert_eq!(forced["reads_at_once"], 3);
+    assert!(forced["decode_tokens_per_s"]["median"].as_f64() > Some(0.0));
+    for report in [alone, forced] {
+        for figure in ["disk_bytes_per_s", "disk_bytes_per_s_unverified"] {
+            assert!(report[figure]["median"].as_f64() > Some(0.0), "{report}");
+        }
+    }
+}
+
+#[test]
 fn bench_prints_one_object_with_the_agreed_fields() {
     let world = World::new();
     let small = [
@@ -118,6 +151,8 @@ fn bench_prints_one_object_with_the_agreed_fields() {
         "hit_rate_prefill",
         "hit_rate_decode",
         "bytes_read",
+        "missed_bytes_prefill",
+        "missed_bytes_decode",
         "stall_s",
         "peak_rss_bytes",
         "expert_cache_bytes",

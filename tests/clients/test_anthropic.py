@@ -27,13 +27,18 @@ def text(message):
     return "".join(block.text for block in message.content if block.type == "text")
 
 
+def read_tokens(usage):
+    """Those that were computed and those that had been before."""
+    return usage.input_tokens + usage.cache_read_input_tokens
+
+
 def test_a_message_says_what_a_chat_says(claude, client, model):
     message = ask(claude, model)
     chat = client.chat.completions.create(model=model, messages=QUESTION, temperature=0, max_tokens=32)
     assert message.type == "message" and message.role == "assistant" and message.model == model
     assert text(message) == chat.choices[0].message.content
     assert message.stop_reason == "end_turn" and message.stop_sequence is None
-    assert message.usage.input_tokens == chat.usage.prompt_tokens
+    assert read_tokens(message.usage) == chat.usage.prompt_tokens
     assert message.usage.output_tokens == chat.usage.completion_tokens
     assert message._request_id
 
@@ -43,7 +48,7 @@ def test_a_streamed_message_equals_a_whole_one(claude, model):
     events = list(ask(claude, model, STORY, stream=True))
     assert [event.type for event in events[:3]] == ["message_start", "content_block_start", "content_block_delta"]
     assert [event.type for event in events[-3:]] == ["content_block_stop", "message_delta", "message_stop"]
-    assert events[0].message.usage.input_tokens == whole.usage.input_tokens
+    assert events[0].message.usage.input_tokens == read_tokens(whole.usage) == read_tokens(events[-2].usage)
     deltas = [event.delta.text for event in events if event.type == "content_block_delta"]
     assert "".join(deltas) == text(whole) and len(deltas) > 5
     assert events[-2].usage.output_tokens == whole.usage.output_tokens
@@ -92,7 +97,15 @@ def test_counting_tokens(claude, model):
     fields = {"messages": QUESTION, "system": "Be brief."}
     counted = claude.messages.count_tokens(model=model, **fields)
     message = claude.messages.create(model=model, max_tokens=1, **fields)
-    assert counted.input_tokens == message.usage.input_tokens
+    assert counted.input_tokens == read_tokens(message.usage)
+
+
+def test_the_beginning_of_a_conversation_is_computed_once(claude, model):
+    messages = [{"role": "user", "content": "A message of Anthropic's, " + "with words " * 40}]
+    first, second = (ask(claude, model, messages, max_tokens=4) for _ in range(2))
+    assert text(first) == text(second)
+    assert first.usage.cache_read_input_tokens < 32 <= second.usage.cache_read_input_tokens
+    assert read_tokens(first.usage) == read_tokens(second.usage)
 
 
 @pytest.mark.parametrize("fields, error, said", [

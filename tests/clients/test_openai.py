@@ -70,11 +70,25 @@ def test_stream_helper(client, model):
     assert "".join(pieces) == final.choices[0].message.content == ask(client, model).choices[0].message.content
 
 
+def test_the_beginning_of_a_prompt_is_computed_once(server, client, model):
+    messages = [{"role": "user", "content": "A story that nobody has told yet, " + "of a cat and a bird " * 20}]
+    found = server.metric("vllm:prefix_cache_hits_total")
+    first, second, third = (
+        client.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=8, logprobs=True)
+        for _ in range(3))
+    cached = [answer.usage.prompt_tokens_details.cached_tokens for answer in (first, second, third)]
+    assert cached[0] < 32 < cached[1] == cached[2] < second.usage.prompt_tokens
+    assert first.choices[0].message == second.choices[0].message
+    assert first.choices[0].logprobs == second.choices[0].logprobs, "the very bits"
+    assert server.metric("vllm:prefix_cache_hits_total") == found + sum(cached)
+
+
 def test_usage_in_a_stream(client, model):
     whole = ask(client, model)
     chunks = list(ask(client, model, stream=True, stream_options={"include_usage": True}))
     assert chunks[-1].choices == []
-    assert chunks[-1].usage == whole.usage
+    assert chunks[-1].usage.to_dict() | {"prompt_tokens_details": None} == \
+        whole.usage.to_dict() | {"prompt_tokens_details": None}
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 

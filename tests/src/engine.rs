@@ -5,7 +5,7 @@ use odmoe_backend_cpu::{CpuBackend, CpuConfig, KernelSet};
 use odmoe_convert::{ConvertOptions, NoProgress, WeightFormat, convert, open_source, open_store};
 use odmoe_engine::{
     ClientId, EngineConfig, EngineEvent, EngineHandle, EngineObserver, EngineParts,
-    PositionLogprobs, Request, SamplingParams, TokenEvent, TokenSink,
+    PositionLogprobs, PrefixCache, Request, SamplingParams, TokenEvent, TokenSink,
 };
 use odmoe_expert_store::{FileReader, StoreConfig};
 use odmoe_formats::ByteCount;
@@ -155,6 +155,7 @@ impl Scoring {
         let mut positions = Vec::new();
         for event in self.events {
             match event {
+                TokenEvent::Prefilled { .. } => {}
                 TokenEvent::Token { logprobs, .. } => positions.push(logprobs.expect("asked for")),
                 TokenEvent::Finished { .. } => return positions,
                 TokenEvent::Failed { error } => panic!("{error}"),
@@ -177,7 +178,7 @@ fn store_config(manifest: &Manifest, share: f64) -> StoreConfig {
         readers: 2,
         prefetch: true,
         read_timeout: Duration::from_secs(60),
-        host_budget: None,
+        ..StoreConfig::default()
     }
 }
 
@@ -194,6 +195,7 @@ fn engine_config(manifest: &Manifest, options: EngineOptions) -> EngineConfig {
         kv_format: options.kv_format,
         max_context_tokens: context,
         predict_top: 4,
+        prefix_cache: PrefixCache::PerClient,
     }
 }
 

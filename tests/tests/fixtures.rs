@@ -13,10 +13,13 @@
 #![cfg(feature = "fixtures")]
 
 use odmoe_backend::KvFormat;
+use odmoe_bench::judge::Row;
+use odmoe_bench::policies::Policy;
 use odmoe_bench::trace::{Ranking, TraceShape};
 use odmoe_bench::{belady, recall, replay};
 use odmoe_convert::WeightFormat;
 use odmoe_engine::PositionLogprobs;
+use odmoe_expert_store::residency::eviction::Eviction;
 use odmoe_formats::gguf::Gguf;
 use odmoe_tests::engine::{EngineOptions, TestEngine};
 use odmoe_tests::golden::{numbers, read_json, token_ids};
@@ -315,12 +318,15 @@ fn replays_agree_with_the_recorded_statistics() {
     };
     for name in ["heldout", "heldout_chat"] {
         let chosen = read(format!("{name}.top8.u8"), shape);
-        let uses = chosen.decode_order();
+        let uses = chosen.decode_steps().one_by_one();
         for budget in ["0.25", "0.5", "0.75"] {
             let wanted = &stats[name]["cache"]["global"][budget];
             let slots = wanted["capacity"].as_u64().expect("a count") as usize;
             for (policy, found) in [
-                ("lru", replay::lru(&uses, slots)),
+                (
+                    "lru",
+                    replay::replay(Policy::ALL[0].policy(slots), &uses, slots),
+                ),
                 ("belady", belady::belady(&uses, slots)),
             ] {
                 // Their order within a layer is by probability, ours by expert.
@@ -345,6 +351,32 @@ fn replays_agree_with_the_recorded_statistics() {
                     (found - wanted.as_f64().expect("a share")).abs() < 1e-4,
                     "{name}, {kind}@{k}: {found} {wanted}"
                 );
+            }
+        }
+    }
+}
+
+/// The default policy goes a part of the way from LRU to the optimum, and no other that was compared goes further.
+#[test]
+fn the_default_policy_wins_on_recorded_routing() {
+    let shape = TraceShape {
+        layers: 6,
+        ranked: 8,
+        active: 4,
+        experts: 32,
+    };
+    for name in ["heldout", "heldout_chat"] {
+        let bytes = std::fs::read(tiny_moe().join(format!("traces/{name}.top8.u8")));
+        let chosen = Ranking::from_bytes(bytes.expect("a trace"), shape);
+        let steps = chosen.unwrap_or_else(|e| panic!("{e}")).decode_steps();
+        for (percent, least) in [(12.5, 0.05), (25.0, 0.2), (50.0, 0.25)] {
+            let row = Row::of(&steps, 6 * 32, percent, &Policy::ALL);
+            let (default, found) = row.policies[Policy::ALL.len() - 1];
+            assert_eq!(default, Policy::Store(Eviction::default()));
+            let closed = row.gap_closed(found);
+            assert!(closed > least, "{name}, {percent} %: {closed} of the gap");
+            for (other, hits) in &row.policies {
+                assert!(hits.hits <= found.hits, "{name}, {percent} %: {other:?}");
             }
         }
     }

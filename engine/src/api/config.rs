@@ -5,6 +5,19 @@ use odmoe_backend::{AllocateError, BackendError, KvFormat};
 use odmoe_expert_store::{LoadError, StoreError};
 use odmoe_formats::ByteCount;
 
+/// Who is spared computing the beginning of a prompt that was computed before. Answers are the same; but whoever
+/// measures how long the first token takes learns what others have sent, if they share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PrefixCache {
+    /// Nobody.
+    Off,
+    /// A client, of its own requests.
+    #[default]
+    PerClient,
+    /// All, of each other's.
+    Shared,
+}
+
 /// How the engine works. Sizes are fixed at start.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -27,6 +40,8 @@ pub struct EngineConfig {
     pub max_context_tokens: usize,
     /// Predicted experts a token for the next layer; 0 turns prediction off.
     pub predict_top: usize,
+    /// Who finds what was computed for whom.
+    pub prefix_cache: PrefixCache,
 }
 
 /// The memory sum of promise P2, computed before anything is allocated.

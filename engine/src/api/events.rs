@@ -1,5 +1,6 @@
 //! Everything countable, as plain data.
 
+use crate::scheduler::PrefixLookups;
 use odmoe_expert_store::{StoreEvent, StoreGauges, StoreHealth};
 
 /// Everything countable that happens in the engine, as plain data.
@@ -22,6 +23,8 @@ pub enum EngineEvent {
     },
     /// A sequence was preempted.
     Preempted,
+    /// Prompts were looked up among remembered prefixes.
+    PrefixLookups(PrefixLookups),
     /// The experts that the predictor named against those that the router chose, for one layer pass.
     Prediction {
         /// Distinct experts chosen.
@@ -48,6 +51,8 @@ pub struct EngineGauges {
     pub waiting: usize,
     /// KV blocks in use.
     pub kv_blocks_used: usize,
+    /// KV blocks that are free and remember a prefix.
+    pub kv_blocks_remembered: usize,
     /// KV blocks in all.
     pub kv_blocks: usize,
     /// The store's.

@@ -6,7 +6,7 @@ mod embedding;
 mod events;
 mod request;
 
-pub use config::{EngineConfig, EngineParts, LoadProgress, MemoryPlan, StartError};
+pub use config::{EngineConfig, EngineParts, LoadProgress, MemoryPlan, PrefixCache, StartError};
 pub use constraint::{ConstraintError, TokenConstraint, TokenMask, TokenRules};
 pub use embedding::{EmbeddingEnd, EmbeddingRequest, EmbeddingSink, Pooling};
 pub use events::{EngineEvent, EngineGauges, EngineObserver};

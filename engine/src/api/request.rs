@@ -135,9 +135,15 @@ pub struct RequestTimings {
     pub preemptions: u32,
 }
 
-/// What a request's sink receives: any number of `Token`s, then exactly one of the others.
+/// What a request's sink receives: `Prefilled`, any number of `Token`s, then exactly one of the others. What ends before
+/// its first token has no `Prefilled`.
 #[derive(Clone, Debug)]
 pub enum TokenEvent {
+    /// The prompt is computed.
+    Prefilled {
+        /// Its first tokens that did not have to be, as another request had begun alike.
+        cached_tokens: usize,
+    },
     /// The next token.
     Token {
         /// Its id.

@@ -1,7 +1,7 @@
 //! Fewer blocks than there could be: what a KV cache gives up for experts, or takes from them.
 //!
 //! Blocks are given up from the end, so that what is left is one range of memory a layer. One that somebody owns leaves
-//! when it is free.
+//! when it is free. What was remembered is forgotten then, so that nobody begins to share a block that is to leave.
 
 use super::BlockPool;
 
@@ -14,16 +14,19 @@ impl BlockPool {
             self.blocks()
         );
         if limit < self.limit {
-            let before = self.free.len();
-            self.free.retain(|block| (*block as usize) < limit);
-            self.withheld += before - self.free.len();
+            // They come after those that remembered nothing.
+            let forgotten = self.prefixes.forget_all();
+            self.blank.splice(..0, forgotten.into_iter().rev());
+            let before = self.blank.len();
+            self.blank.retain(|block| (*block as usize) < limit);
+            self.withheld += before - self.blank.len();
         } else {
             let fresh = self.limit..limit;
-            let fresh = fresh.rev().filter(|block| !self.owned[*block]);
+            let fresh = fresh.rev().filter(|block| self.owners[*block] == 0);
             // They come after those that are free already.
             let fresh: Vec<u32> = fresh.map(|block| block as u32).collect();
             self.withheld -= fresh.len();
-            self.free.splice(..0, fresh);
+            self.blank.splice(..0, fresh);
         }
         self.limit = limit;
     }
@@ -35,11 +38,11 @@ impl BlockPool {
 
     /// No block from here on is owned or will be handed out.
     pub fn bound(&self) -> usize {
-        let beyond = &self.owned[self.limit..];
+        let beyond = &self.owners[self.limit..];
         if self.withheld == beyond.len() {
             return self.limit;
         }
-        let last = beyond.iter().rposition(|owned| *owned);
+        let last = beyond.iter().rposition(|owners| *owners > 0);
         last.map_or(self.limit, |last| self.limit + last + 1)
     }
 }
@@ -47,6 +50,7 @@ impl BlockPool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv_cache::{BlockTable, PrefixScope};
 
     #[test]
     fn owned_blocks_leave_when_they_are_free() {
@@ -61,6 +65,32 @@ mod tests {
         pool.release(mine.drain(..));
         assert_eq!((pool.used(), pool.free(), pool.bound()), (0, 1, 1));
         assert!(!pool.allocate(2, &mut mine));
+        pool.check_owners(std::iter::empty());
+    }
+
+    #[test]
+    fn what_is_remembered_is_forgotten_and_its_owners_go_on() {
+        let mut pool = BlockPool::new(6);
+        let scope = PrefixScope(0);
+        let text = [1, 2, 3, 4];
+        let (mut table, mut other) = (BlockTable::default(), BlockTable::default());
+        assert!(table.grow_to(4, &mut pool));
+        table.remember(scope, &text[..2], 1, &mut pool);
+        other.begin_with(vec![0, 1], &mut pool);
+        pool.set_limit(1);
+        assert_eq!(pool.longest_prefix(scope, &text, 1).count(), 0);
+        table.remember(scope, &text, 1, &mut pool);
+        assert_eq!(
+            pool.longest_prefix(scope, &text, 1).count(),
+            0,
+            "what follows a forgotten block is not remembered"
+        );
+        pool.check_owners([table.blocks(), other.blocks()].into_iter());
+        assert_eq!((pool.used(), pool.bound()), (4, 4));
+        table.release(&mut pool);
+        assert_eq!((pool.used(), pool.bound()), (2, 2), "one still holds two");
+        other.release(&mut pool);
+        assert_eq!((pool.used(), pool.free(), pool.bound()), (0, 1, 1));
         pool.check_owners(std::iter::empty());
     }
 

@@ -1,6 +1,7 @@
 //! The blocks of one sequence.
 
 use super::BlockPool;
+use super::prefixes::{Parent, PrefixScope};
 use odmoe_backend::KvPosition;
 use std::sync::Arc;
 
@@ -10,11 +11,24 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct BlockTable {
     blocks: Vec<u32>,
+    /// The first of them that the pool remembers: nobody writes into these any more.
+    remembered: usize,
     /// The same blocks as plans share them, made when first asked for after a change.
     shared: Option<Arc<[u32]>>,
 }
 
 impl BlockTable {
+    /// Begins with blocks that others have filled, a prefix that the pool has just found. Only while it is empty.
+    pub fn begin_with(&mut self, prefix: Vec<u32>, pool: &mut BlockPool) {
+        assert!(self.blocks.is_empty(), "a table with blocks begins again");
+        for &block in &prefix {
+            pool.share(block);
+        }
+        self.remembered = prefix.len();
+        self.blocks = prefix;
+        self.shared = None;
+    }
+
     /// Grows to at least `blocks` blocks, or returns false and changes nothing.
     pub fn grow_to(&mut self, blocks: usize, pool: &mut BlockPool) -> bool {
         let missing = blocks.saturating_sub(self.blocks.len());
@@ -28,15 +42,45 @@ impl BlockTable {
         grown
     }
 
+    /// Has the pool remember every block that `computed`, the tokens whose keys and values are there, fills. Blocks
+    /// may be exchanged for others of the same bits, so no lane may be using the table.
+    pub fn remember(
+        &mut self,
+        scope: PrefixScope,
+        computed: &[u32],
+        block_tokens: usize,
+        pool: &mut BlockPool,
+    ) {
+        let full = computed.chunks_exact(block_tokens).enumerate();
+        for (index, tokens) in full.skip(self.remembered) {
+            let parent = match index.checked_sub(1) {
+                Some(before) => Parent::Block(self.blocks[before]),
+                None => Parent::Start(scope),
+            };
+            let block = pool.remember(parent, tokens, self.blocks[index]);
+            if block != self.blocks[index] {
+                self.blocks[index] = block;
+                self.shared = None;
+            }
+            self.remembered = index + 1;
+        }
+    }
+
     /// Gives all blocks back.
     pub fn release(&mut self, pool: &mut BlockPool) {
         self.shared = None;
+        self.remembered = 0;
         pool.release(self.blocks.drain(..));
     }
 
     /// The blocks.
     pub fn blocks(&self) -> &[u32] {
         &self.blocks
+    }
+
+    /// How many of the first blocks the pool remembers.
+    pub fn remembered(&self) -> usize {
+        self.remembered
     }
 
     /// The blocks for a plan; copied once per change, not once per plan.
@@ -80,5 +124,32 @@ mod tests {
         table.release(&mut pool);
         assert_eq!(pool.used(), 1);
         assert!(table.share().is_empty());
+    }
+
+    #[test]
+    fn two_that_computed_the_same_end_up_with_the_same_blocks() {
+        let scope = PrefixScope(3);
+        let text = [1, 2, 3, 4, 5];
+        let mut pool = BlockPool::new(8);
+        let mut tables = [BlockTable::default(), BlockTable::default()];
+        for table in &mut tables {
+            assert!(table.grow_to(3, &mut pool));
+        }
+        let [first, second] = &mut tables;
+        first.remember(scope, &text, 2, &mut pool);
+        assert_eq!(
+            (first.remembered(), second.share().to_vec()),
+            (2, vec![3, 4, 5])
+        );
+        second.remember(scope, &text, 2, &mut pool);
+        assert_eq!(*second.share(), [0, 1, 5], "the last block is not full");
+        assert_eq!(pool.used(), 4);
+        first.release(&mut pool);
+        let mut third = BlockTable::default();
+        let prefix = pool.longest_prefix(scope, &text, 2).collect();
+        third.begin_with(prefix, &mut pool);
+        second.release(&mut pool);
+        assert_eq!((third.blocks(), pool.used()), ([0, 1].as_slice(), 2));
+        pool.check_owners(std::iter::once(third.blocks()));
     }
 }

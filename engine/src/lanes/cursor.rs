@@ -127,6 +127,7 @@ impl Cursor<'_> {
     fn attend(&mut self) -> Result<Progress, BackendError> {
         let layer = self.running.layer;
         if layer == 0 {
+            self.hint_first();
             self.model.family.embed(self.step())?;
         }
         self.model.family.attend(layer, self.step())?;
@@ -178,6 +179,10 @@ impl Cursor<'_> {
         let top_k = self.model.routed(layer).top_k;
         let demand = Demand::new(layer as u32, &choices, &self.running.pass, top_k);
         self.count_prediction(&demand);
+        if self.model.predict_top > 0 {
+            let mut table = self.model.token_table.borrow_mut();
+            table.learn(layer, &demand, &self.running.pass);
+        }
         let phase = store_phase(self.kind);
         let ticket = self.store.acquire(demand.keys(), phase, Instant::now());
         self.running.phase = Phase::AwaitExperts(ExpertWork::new(ticket, demand));
@@ -186,15 +191,41 @@ impl Cursor<'_> {
         Ok(Progress::Moved)
     }
 
+    /// The first layer with experts is predicted before there is any state.
+    fn hint_first(&mut self) {
+        let layers = 0..self.model.family.layers();
+        let mut routed = layers.filter(|layer| self.model.family.routed(*layer).is_some());
+        if let Some(first) = routed.next() {
+            self.hint(first as u32, None);
+        }
+    }
+
+    /// Tells the store what a layer will likely want: what its tokens wanted before, where they are known and the layer
+    /// is among the first, else what its router says.
     fn hint(&mut self, layer: u32, predicted: Option<Vec<u8>>) {
         if self.model.predict_top == 0 {
             return;
         }
         let pass = &self.running.pass;
-        let prediction =
-            predicted.map(|bytes| Prediction::new(layer, &bytes, pass, self.model.predict_top));
+        let remembered = match self.store.holds_layer(LayerIndex(layer)) {
+            true => None,
+            false => self
+                .model
+                .token_table
+                .borrow()
+                .predict(layer as usize, pass),
+        };
+        let prediction = match (remembered, predicted) {
+            (Some(keys), _) => Some(Prediction::of(keys)),
+            (None, Some(bytes)) => {
+                let top = self.model.predict_top;
+                Some(Prediction::new(layer, &bytes, pass, top))
+            }
+            (None, None) => None,
+        };
         let keys = prediction.as_ref().map_or(&[][..], Prediction::keys);
-        self.store.hint(hint_source(self.kind), keys);
+        self.store
+            .hint(hint_source(self.kind), store_phase(self.kind), keys);
         self.running.prediction = prediction;
     }
 
@@ -292,7 +323,8 @@ pub fn hint_source(kind: LaneKind) -> u32 {
     kind as u32
 }
 
-fn store_phase(kind: LaneKind) -> StorePhase {
+/// Who asks, as the store counts it.
+pub fn store_phase(kind: LaneKind) -> StorePhase {
     match kind {
         LaneKind::Prefill => StorePhase::Prefill,
         LaneKind::Decode => StorePhase::Decode,

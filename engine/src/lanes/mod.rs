@@ -7,6 +7,7 @@
 mod cursor;
 mod experts;
 mod routing;
+mod token_table;
 
 use crate::api::{EngineObserver, RequestId, StartError};
 use crate::model::Family;
@@ -15,10 +16,12 @@ use crate::model::pass::Pass;
 use crate::model::queue::Queue;
 use crate::model::scratch::{Scratch, ScratchShape};
 use crate::scheduler::LaneKind;
-use cursor::{Cursor, Failures, Running, hint_source};
+use cursor::{Cursor, Failures, Running, hint_source, store_phase};
 use odmoe_backend::{Backend, BackendError, KvCache};
 use odmoe_expert_store::{Catalog, ExpertStore};
+use std::cell::RefCell;
 use std::sync::Arc;
+pub use token_table::TokenTable;
 
 /// What lanes share: the model, and where it runs.
 pub struct Model {
@@ -36,6 +39,8 @@ pub struct Model {
     pub hidden: usize,
     /// P; 0 predicts nothing.
     pub predict_top: usize,
+    /// What tokens asked the first layers for; empty where nothing is predicted.
+    pub token_table: RefCell<TokenTable>,
     /// Who counts.
     pub observer: Arc<dyn EngineObserver>,
 }
@@ -130,7 +135,7 @@ impl Lane {
         if let Some(work) = running.expert_work() {
             store.cancel(work.ticket());
         }
-        store.hint(hint_source(self.kind), &[]);
+        store.hint(hint_source(self.kind), store_phase(self.kind), &[]);
     }
 
     /// Does the next thing of the pass, without waiting. Sequences whose experts cannot be had are added to `failed`

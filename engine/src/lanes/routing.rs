@@ -115,6 +115,11 @@ impl Prediction {
         }
     }
 
+    /// Of experts in that order.
+    pub fn of(keys: Vec<ExpertKey>) -> Self {
+        Self { keys }
+    }
+
     /// Most wanted first.
     pub fn keys(&self) -> &[ExpertKey] {
         &self.keys
@@ -149,6 +154,7 @@ mod tests {
             kind: LaneKind::Prefill,
             spans,
             preempted: vec![],
+            lookups: Default::default(),
         };
         Pass::new(&plan, 8, |_| None)
     }

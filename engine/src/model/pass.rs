@@ -188,6 +188,7 @@ mod tests {
             kind: LaneKind::Prefill,
             spans,
             preempted: vec![],
+            lookups: Default::default(),
         };
         let pass = Pass::new(&plan, 4, |_| None);
         assert_eq!(pass.tokens, 6);
@@ -222,6 +223,7 @@ mod tests {
             kind: LaneKind::Prefill,
             spans,
             preempted: vec![],
+            lookups: Default::default(),
         };
         let pooling = |id| match id {
             RequestId(2 | 3) => Some(Pooling::Last),
@@ -256,6 +258,7 @@ mod tests {
             kind: LaneKind::Decode,
             spans,
             preempted: vec![],
+            lookups: Default::default(),
         };
         let mut pass = Pass::new(&plan, 4, |_| None);
         assert!(!pass.end(RequestId(9)));

@@ -89,6 +89,10 @@ impl Scheduler {
             !sequence.removed || sequence.lane.is_some(),
             "{id:?} was removed and stays"
         );
+        assert!(
+            sequence.table.remembered() * block_tokens <= sequence.computed,
+            "{id:?} writes into remembered blocks"
+        );
         match sequence.needs {
             LaneKind::Prefill => assert!(
                 sequence.tokens.len() <= blocks * block_tokens,

@@ -9,7 +9,12 @@
 //! is by age throughout: as a sequence takes blocks only from younger ones, the oldest always advances and nobody
 //! starves.
 //!
-//! Work per plan is bounded by sequences that run, tokens planned, blocks that change hands, and clients that wait.
+//! What was computed is remembered by the tokens that lead to it, as long as its blocks are not needed: a request that
+//! begins with the same tokens, and a preempted one when it comes back, takes the blocks and computes the rest. Its
+//! last token is always computed, for the logits.
+//!
+//! Work per plan is bounded by sequences that run, tokens planned, blocks that change hands, clients that wait, and the
+//! blocks of one request that does not fit yet.
 
 mod admission;
 mod invariants;
@@ -22,9 +27,12 @@ mod shares;
 #[cfg(test)]
 mod tests;
 
-pub use plan::{LaneKind, LanePlan, LaneSpan, Removal, SchedulerConfig, SequenceTimings};
+pub use plan::{
+    LaneKind, LanePlan, LaneSpan, NewSequence, PrefixLookups, Removal, SchedulerConfig,
+    SequenceTimings,
+};
 
-use crate::api::{ClientId, RequestId, SubmitError};
+use crate::api::{RequestId, SubmitError};
 use crate::kv_cache::BlockPool;
 use lane::OutLanes;
 use sequence::{Age, Sequence};
@@ -51,6 +59,8 @@ pub struct Scheduler {
     preempted: Vec<RequestId>,
     /// How many KV blocks there are to be.
     kv_target: usize,
+    /// Not yet told in a plan.
+    lookups: PrefixLookups,
 }
 
 impl Scheduler {
@@ -69,20 +79,15 @@ impl Scheduler {
             lanes: OutLanes::default(),
             preempted: Vec::new(),
             kv_target: config.kv_blocks,
+            lookups: PrefixLookups::default(),
         }
     }
 
     /// Queues a request. An id that is still known is a bug.
-    pub fn submit(
-        &mut self,
-        id: RequestId,
-        client: ClientId,
-        prompt: Vec<u32>,
-        max_new_tokens: u32,
-        now: Instant,
-    ) -> Result<(), SubmitError> {
+    pub fn submit(&mut self, new: NewSequence, now: Instant) -> Result<(), SubmitError> {
+        let (id, client) = (new.id, new.client);
         self.config
-            .check_request(prompt.len(), max_new_tokens, self.waiting.len())?;
+            .check_request(new.prompt.len(), new.max_new_tokens, self.waiting.len())?;
         let age = Age(self.next_age);
         self.next_age += 1;
         assert!(
@@ -90,8 +95,8 @@ impl Scheduler {
             "{id:?} was submitted twice"
         );
         self.shares.enter(client, age);
-        let sequence = Sequence::new(id, client, prompt, max_new_tokens as usize, now);
-        self.waiting.insert(age, sequence);
+        let scope = self.config.prefix_cache.scope(client);
+        self.waiting.insert(age, Sequence::new(new, scope, now));
         self.fit_kv();
         Ok(())
     }
@@ -121,6 +126,7 @@ impl Scheduler {
             kind,
             spans,
             preempted: std::mem::take(&mut self.preempted),
+            lookups: std::mem::take(&mut self.lookups),
         })
     }
 
@@ -133,14 +139,17 @@ impl Scheduler {
             sampled.len(),
             "a request was sampled twice in one lane"
         );
+        let block_tokens = self.config.kv_block_tokens;
         for flight in self.lanes.land(kind) {
-            let Some(sequence) = self.leave_lane(flight.age) else {
+            if !self.leave_lane(flight.age) {
                 continue;
-            };
+            }
+            let sequence = self.running.get_mut(&flight.age).expect("it has not left");
             let token = flight
                 .samples
                 .then(|| tokens.remove(&sequence.id).expect("a span was not sampled"));
             sequence.advance(flight.tokens, token, now);
+            sequence.remember(block_tokens, &mut self.pool);
             let client = sequence.client;
             if token.is_some() {
                 self.shares.generated(client);
@@ -208,6 +217,11 @@ impl Scheduler {
         self.pool.used()
     }
 
+    /// KV blocks that no sequence holds and that remember a prefix.
+    pub fn blocks_remembered(&self) -> usize {
+        self.pool.remembered()
+    }
+
     /// Prompt and generated tokens. Panics unless [`Scheduler::contains`].
     pub fn tokens(&self, id: RequestId) -> &[u32] {
         &self.find(id).expect("an unknown or removed request").tokens
@@ -226,18 +240,18 @@ impl Scheduler {
         sequence.filter(|sequence| !sequence.removed)
     }
 
-    /// The lane of a sequence ended. None if it was removed meanwhile; then it is gone now.
-    fn leave_lane(&mut self, age: Age) -> Option<&mut Sequence> {
+    /// The lane of a sequence ended. False if it was removed meanwhile; then it is gone now.
+    fn leave_lane(&mut self, age: Age) -> bool {
         let sequence = self
             .running
             .get_mut(&age)
             .expect("what is in a lane is running");
         sequence.lane = None;
-        if sequence.removed {
+        let stays = !sequence.removed;
+        if !stays {
             self.free(age);
-            return None;
         }
-        self.running.get_mut(&age)
+        stays
     }
 
     fn free(&mut self, age: Age) {

@@ -1,6 +1,6 @@
 //! What goes into the scheduler and what comes out, as plain data.
 
-use crate::api::RequestId;
+use crate::api::{ClientId, PrefixCache, RequestId};
 use crate::kv_cache::kv_position;
 use odmoe_backend::KvPosition;
 use std::sync::Arc;
@@ -21,6 +21,23 @@ pub struct SchedulerConfig {
     pub kv_blocks: usize,
     /// Tokens of one sequence, prompt and answer.
     pub max_context_tokens: usize,
+    /// Who finds what was computed for whom.
+    pub prefix_cache: PrefixCache,
+}
+
+/// A request as it is queued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewSequence {
+    /// Its id, not known yet.
+    pub id: RequestId,
+    /// Whose it is.
+    pub client: ClientId,
+    /// Token ids.
+    pub prompt: Vec<u32>,
+    /// At most.
+    pub max_new_tokens: u32,
+    /// Whether all its positions must be computed, whatever is remembered: somebody wants what the layers make of each.
+    pub computes_all: bool,
 }
 
 /// The two kinds of lane.
@@ -64,6 +81,15 @@ impl LaneSpan {
     }
 }
 
+/// How many tokens of new requests were looked up among remembered prefixes, and how many were found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrefixLookups {
+    /// Tokens of their prompts.
+    pub queried: usize,
+    /// Of them, those that are not computed again.
+    pub found: usize,
+}
+
 /// One lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LanePlan {
@@ -73,6 +99,8 @@ pub struct LanePlan {
     pub spans: Vec<LaneSpan>,
     /// Sequences that lost their blocks since the last plan. For counting: they are in the queue again by themselves.
     pub preempted: Vec<RequestId>,
+    /// Of requests admitted since the last plan, each counted once.
+    pub lookups: PrefixLookups,
 }
 
 impl LanePlan {
@@ -104,4 +132,6 @@ pub struct SequenceTimings {
     pub first_token_at: Option<Instant>,
     /// How often it was preempted.
     pub preemptions: u32,
+    /// Tokens of its prompt that were remembered when it was first admitted.
+    pub cached_tokens: usize,
 }

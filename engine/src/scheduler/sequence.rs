@@ -1,8 +1,8 @@
 //! One request as the scheduler sees it.
 
-use super::plan::{LaneKind, LaneSpan, SequenceTimings};
+use super::plan::{LaneKind, LaneSpan, NewSequence, SequenceTimings};
 use crate::api::{ClientId, RequestId};
-use crate::kv_cache::{BlockPool, BlockTable};
+use crate::kv_cache::{BlockPool, BlockTable, PrefixScope};
 use std::time::Instant;
 
 /// The order in which requests were submitted: a smaller age is an older request.
@@ -19,6 +19,9 @@ pub(super) struct Sequence {
     pub tokens: Vec<u32>,
     prompt_tokens: usize,
     max_new_tokens: usize,
+    /// Where its prefixes are remembered, if they are.
+    scope: Option<PrefixScope>,
+    computes_all: bool,
     pub computed: usize,
     pub table: BlockTable,
     /// Prefill until all tokens are computed and the next one is sampled, then decode.
@@ -31,19 +34,15 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    pub fn new(
-        id: RequestId,
-        client: ClientId,
-        prompt: Vec<u32>,
-        max_new_tokens: usize,
-        now: Instant,
-    ) -> Self {
+    pub fn new(new: NewSequence, scope: Option<PrefixScope>, now: Instant) -> Self {
         Self {
-            id,
-            client,
-            prompt_tokens: prompt.len(),
-            tokens: prompt,
-            max_new_tokens,
+            id: new.id,
+            client: new.client,
+            prompt_tokens: new.prompt.len(),
+            tokens: new.prompt,
+            max_new_tokens: new.max_new_tokens as usize,
+            scope,
+            computes_all: new.computes_all,
             computed: 0,
             table: BlockTable::default(),
             needs: LaneKind::Prefill,
@@ -54,6 +53,7 @@ impl Sequence {
                 first_planned_at: None,
                 first_token_at: None,
                 preemptions: 0,
+                cached_tokens: 0,
             },
         }
     }
@@ -65,6 +65,37 @@ impl Sequence {
     /// Positions that are computed if all new tokens are generated. The last one is never fed back.
     pub fn most_positions(&self) -> usize {
         self.prompt_tokens + self.max_new_tokens - 1
+    }
+
+    /// The blocks of its longest remembered prefix, short of its last token: the logits of that are wanted. None where
+    /// nothing is looked up.
+    pub fn remembered_prefix(&self, block_tokens: usize, pool: &BlockPool) -> Option<Vec<u32>> {
+        let scope = self.scope.filter(|_| !self.computes_all)?;
+        let tokens = &self.tokens[..self.tokens.len() - 1];
+        Some(pool.longest_prefix(scope, tokens, block_tokens).collect())
+    }
+
+    /// Takes the blocks of a prefix, which is not computed then, and grows to `blocks`.
+    pub fn begin(
+        &mut self,
+        prefix: Vec<u32>,
+        blocks: usize,
+        block_tokens: usize,
+        pool: &mut BlockPool,
+    ) {
+        self.computed = prefix.len() * block_tokens;
+        self.table.begin_with(prefix, pool);
+        let grown = self.table.grow_to(blocks, pool);
+        assert!(grown, "free blocks were counted wrongly");
+    }
+
+    /// Has all full blocks remembered. Not while it is in a lane.
+    pub fn remember(&mut self, block_tokens: usize, pool: &mut BlockPool) {
+        assert!(self.lane.is_none(), "{:?} is in a lane", self.id);
+        if let Some(scope) = self.scope {
+            let computed = &self.tokens[..self.computed];
+            self.table.remember(scope, computed, block_tokens, pool);
+        }
     }
 
     /// Whether a lane of this kind may take it now.
@@ -122,7 +153,7 @@ impl Sequence {
         }
     }
 
-    /// Forgets what was computed. The tokens stay: all of them are prefilled again.
+    /// Gives its blocks up. The tokens stay: they are prefilled again, but for what is still remembered then.
     pub fn preempt(&mut self, pool: &mut BlockPool) {
         assert!(self.lane.is_none(), "{:?} was preempted in a lane", self.id);
         self.table.release(pool);

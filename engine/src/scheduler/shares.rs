@@ -50,7 +50,7 @@ impl Shares {
         heads.min().map(|(_, age)| age)
     }
 
-    /// A request leaves the queue with its prompt to be computed.
+    /// A request leaves the queue with so many tokens of its prompt to be computed.
     pub fn admit(&mut self, client: ClientId, age: Age, prompt_tokens: usize) {
         let share = self.share(client);
         assert!(share.queued.remove(&age), "{age:?} was admitted twice");

@@ -1,7 +1,10 @@
 //! Rules one by one. What follows from all of them together is left to the simulation.
 
 use super::*;
+use crate::api::{ClientId, PrefixCache};
 use LaneKind::{Decode, Prefill};
+
+mod prefixes;
 
 const ROOMY: SchedulerConfig = SchedulerConfig {
     max_running: 8,
@@ -10,7 +13,18 @@ const ROOMY: SchedulerConfig = SchedulerConfig {
     kv_block_tokens: 4,
     kv_blocks: 64,
     max_context_tokens: 64,
+    prefix_cache: PrefixCache::Off,
 };
+
+fn new(client: u32, id: u64, prompt: Vec<u32>, max_new_tokens: u32) -> NewSequence {
+    NewSequence {
+        id: RequestId(id),
+        client: ClientId(client),
+        prompt,
+        max_new_tokens,
+        computes_all: false,
+    }
+}
 
 /// A scheduler, the clock, and what the fake model samples: 100, 101, ...
 struct Bench {
@@ -34,15 +48,11 @@ impl Bench {
 
     fn submit_of(&mut self, client: u32, id: u64, prompt_tokens: usize, max_new_tokens: u32) {
         let prompt = (0..prompt_tokens as u32).collect();
-        self.scheduler
-            .submit(
-                RequestId(id),
-                ClientId(client),
-                prompt,
-                max_new_tokens,
-                self.now,
-            )
-            .expect("accepted");
+        self.submit_new(new(client, id, prompt, max_new_tokens));
+    }
+
+    fn submit_new(&mut self, new: NewSequence) {
+        self.scheduler.submit(new, self.now).expect("accepted");
     }
 
     /// (id, first position, tokens, samples) of each span; empty for no lane.
@@ -219,9 +229,7 @@ fn what_can_never_fit_is_refused_with_both_numbers() {
         ..ROOMY
     });
     let now = bench.now;
-    let refused = bench
-        .scheduler
-        .submit(RequestId(1), ClientId(0), vec![0; 10], 7, now);
+    let refused = bench.scheduler.submit(new(0, 1, vec![0; 10], 7), now);
     assert_eq!(
         refused,
         Err(SubmitError::TooLong {
@@ -234,9 +242,7 @@ fn what_can_never_fit_is_refused_with_both_numbers() {
         max_context_tokens: 12,
         ..ROOMY
     });
-    let refused = bench
-        .scheduler
-        .submit(RequestId(1), ClientId(0), vec![0; 1], u32::MAX, now);
+    let refused = bench.scheduler.submit(new(0, 1, vec![0; 1], u32::MAX), now);
     assert_eq!(
         refused,
         Err(SubmitError::TooLong {
@@ -246,15 +252,11 @@ fn what_can_never_fit_is_refused_with_both_numbers() {
         })
     );
     assert!(matches!(
-        bench
-            .scheduler
-            .submit(RequestId(1), ClientId(0), vec![], 1, now),
+        bench.scheduler.submit(new(0, 1, vec![], 1), now),
         Err(SubmitError::BadPrompt(_))
     ));
     assert!(matches!(
-        bench
-            .scheduler
-            .submit(RequestId(1), ClientId(0), vec![1], 0, now),
+        bench.scheduler.submit(new(0, 1, vec![1], 0), now),
         Err(SubmitError::BadPrompt(_))
     ));
     assert!(bench.scheduler.is_idle());
@@ -270,9 +272,7 @@ fn a_full_queue_says_so_with_both_numbers() {
     bench.submit(1, 1, 1);
     bench.submit(2, 1, 1);
     let now = bench.now;
-    let refused = bench
-        .scheduler
-        .submit(RequestId(3), ClientId(0), vec![0], 1, now);
+    let refused = bench.scheduler.submit(new(0, 3, vec![0], 1), now);
     assert_eq!(
         refused,
         Err(SubmitError::QueueFull {

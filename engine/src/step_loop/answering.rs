@@ -16,6 +16,7 @@ pub struct Answering {
     logprobs: Option<u32>,
     stop_token_ids: Vec<u32>,
     tokens_left: u32,
+    has_begun: bool,
 }
 
 /// What the next tokens may be.
@@ -46,6 +47,7 @@ impl Answering {
             logprobs: request.logprobs,
             stop_token_ids: request.stop_token_ids,
             tokens_left: request.max_new_tokens,
+            has_begun: false,
         }
     }
 
@@ -73,6 +75,14 @@ impl Answering {
             constrained.is_complete = constrained.constraint.accept(sampled.token)?;
         }
         Ok(sampled)
+    }
+
+    /// Emits, the first time, that the prompt is computed.
+    pub fn begin(&mut self, cached_tokens: impl FnOnce() -> usize) {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            let cached_tokens = cached_tokens();
+            self.sink.emit(TokenEvent::Prefilled { cached_tokens });
+        }
     }
 
     /// Emits a sampled token; returns why the answer ends with it, if it does.

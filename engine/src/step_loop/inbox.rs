@@ -60,6 +60,19 @@ pub enum Purpose {
     },
 }
 
+impl Purpose {
+    /// Whether the last layer's output is wanted for every token.
+    pub fn wants_every_state(&self) -> bool {
+        matches!(
+            self,
+            Self::Embedding {
+                pooling: Pooling::Mean,
+                ..
+            }
+        )
+    }
+}
+
 /// What the engine's thread takes from the inbox at once.
 pub struct Commands {
     /// New requests, in order.
@@ -402,6 +415,7 @@ mod tests {
             running: 0,
             waiting: 0,
             kv_blocks_used: 0,
+            kv_blocks_remembered: 0,
             kv_blocks: 4,
             store: StoreGauges::default(),
             health: StoreHealth::Healthy,

@@ -14,7 +14,7 @@ use crate::api::{EngineEvent, EngineGauges, FinishReason, RequestError, RequestI
 use crate::lanes::{Lane, Model, PassOutput, Progress};
 use crate::model::pass::Pass;
 use crate::sampler::Sampled;
-use crate::scheduler::{LaneKind, Scheduler};
+use crate::scheduler::{LaneKind, NewSequence, PrefixLookups, Scheduler};
 use inbox::{Limits, Shared, Submission};
 use odmoe_backend::BackendError;
 use odmoe_expert_store::ExpertStore;
@@ -133,16 +133,16 @@ impl StepLoop {
     }
 
     fn accept(&mut self, submission: Submission) {
-        let prompt = submission.request.prompt.clone();
-        let new_tokens = submission.request.max_new_tokens;
+        let request = &submission.request;
+        let new = NewSequence {
+            id: submission.id,
+            client: request.client,
+            prompt: request.prompt.clone(),
+            max_new_tokens: request.max_new_tokens,
+            computes_all: submission.purpose.wants_every_state(),
+        };
         self.scheduler
-            .submit(
-                submission.id,
-                submission.request.client,
-                prompt,
-                new_tokens,
-                submission.at,
-            )
+            .submit(new, submission.at)
             .expect("checked against the same limits by the handle");
         self.sequences
             .insert(submission.id, Sequence::new(submission, self.limits.vocab));
@@ -182,6 +182,10 @@ impl StepLoop {
         };
         for _ in &plan.preempted {
             self.model.observer.record(&EngineEvent::Preempted);
+        }
+        if plan.lookups != PrefixLookups::default() {
+            let lookups = EngineEvent::PrefixLookups(plan.lookups);
+            self.model.observer.record(&lookups);
         }
         let pooling = |id| self.sequences.get(&id).and_then(Sequence::pooling);
         let pass = Pass::new(&plan, self.kv_block_tokens, pooling);
@@ -246,6 +250,7 @@ impl StepLoop {
         for (id, sampled) in sampled {
             let sequence = self.sequences.get_mut(&id).expect("sampled just now");
             let answering = sequence.answering().expect("answers are sampled");
+            answering.begin(|| self.scheduler.timings(id).cached_tokens);
             if let Some(reason) = answering.emit(sampled) {
                 self.finish(id, reason);
             }
@@ -344,6 +349,7 @@ impl StepLoop {
             running: self.scheduler.running(),
             waiting: self.scheduler.waiting(),
             kv_blocks_used: self.scheduler.blocks_used(),
+            kv_blocks_remembered: self.scheduler.blocks_remembered(),
             kv_blocks: self.scheduler.kv_blocks(),
             store: self.store.gauges(),
             health: self.store.health(),

@@ -26,7 +26,7 @@ impl Pooled {
     }
 
     /// Takes in the states [T, H] of the tokens from `first_position` on, little-endian F32. Those of position 0 begin
-    /// anew: the text was preempted and is computed again.
+    /// anew: the text was preempted and is computed again. A mean's text is always computed from there on.
     pub fn add(&mut self, first_position: usize, states: &[u8], hidden: usize) {
         if first_position == 0 {
             self.sum.clear();

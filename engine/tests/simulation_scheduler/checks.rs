@@ -3,16 +3,39 @@
 use crate::events::Simulation;
 use crate::random::mix;
 use odmoe_engine::scheduler::{LaneKind, LaneSpan};
-use odmoe_engine::{ClientId, RequestId};
+use odmoe_engine::{ClientId, PrefixCache, RequestId};
 
-/// The one token that belongs at a position of a request, prompt and answer alike.
-pub fn token_at(id: RequestId, position: usize) -> u32 {
-    mix(id.0 << 32 | position as u64) as u32
+/// The text that a request reads and writes: tokens of a story that others tell too, then its own.
+#[derive(Clone, Copy)]
+pub struct Text {
+    pub id: RequestId,
+    pub story: u64,
+    /// The first position that is its own.
+    pub fork: usize,
 }
+
+impl Text {
+    /// The one token that belongs at a position, prompt and answer alike.
+    pub fn token_at(&self, position: usize) -> u32 {
+        let author = if position < self.fork {
+            u64::MAX - self.story
+        } else {
+            self.id.0
+        };
+        mix(author << 32 ^ position as u64) as u32
+    }
+}
+
+/// What a position of the cache holds: all tokens up to it, in order, and who may see them.
+pub type Prefix = u64;
 
 /// What the simulation knows of a request that lives.
 pub struct Live {
     pub client: ClientId,
+    pub text: Text,
+    /// By position, prompt and answer.
+    pub prefixes: Vec<Prefix>,
+    pub computes_all: bool,
     pub prompt_tokens: usize,
     pub max_new_tokens: usize,
     pub tokens: usize,
@@ -49,17 +72,24 @@ impl Simulation<'_> {
             !live.removed && live.lane.is_none(),
             "{id:?} is in two lanes or was removed"
         );
-        let computed = *live.computed.get_or_insert(0);
+        let begins = live.computed.is_none();
+        let computed = *live.computed.get_or_insert(span.first_position);
         assert_eq!(
             span.first_position, computed,
             "{id:?} skips or repeats positions"
         );
+        if begins && computed > 0 {
+            assert!(!live.computes_all, "{id:?} is not computed whole");
+            assert_eq!(computed % self.config.kv_block_tokens, 0);
+            self.reached.found += 1;
+            self.reached.found_again += u64::from(live.preemptions > 0);
+        }
         let end = computed + span.tokens.len();
         assert!(end > computed && end <= live.tokens);
         for (position, &token) in (computed..).zip(&span.tokens) {
             assert_eq!(
                 token,
-                token_at(id, position),
+                live.text.token_at(position),
                 "{id:?} has a wrong token at {position}"
             );
         }
@@ -101,23 +131,39 @@ impl Simulation<'_> {
         }
     }
 
+    /// What the cache holds at each position of a request, depending on who may share it.
+    pub fn prefixes(&self, text: Text, client: ClientId, tokens: usize) -> Vec<Prefix> {
+        let who = match self.config.prefix_cache {
+            PrefixCache::Off => text.id.0 << 32,
+            PrefixCache::PerClient => u64::from(client.0),
+            PrefixCache::Shared => 0,
+        };
+        let next = |before: &mut Prefix, position| {
+            *before = mix(before.rotate_left(9) ^ u64::from(text.token_at(position)));
+            Some(*before)
+        };
+        (0..tokens).scan(mix(who + 1), next).collect()
+    }
+
     pub fn write(&mut self, spans: &[LaneSpan]) {
         for span in spans {
-            for (i, place) in span.kv_positions(self.config.kv_block_tokens).enumerate() {
+            let prefixes = &self.live[&span.id].prefixes[span.first_position..];
+            let places = span.kv_positions(self.config.kv_block_tokens);
+            for (place, &prefix) in places.zip(prefixes) {
                 let slot =
                     place.block as usize * self.config.kv_block_tokens + place.offset as usize;
-                self.cache[slot] = Some((span.id, span.first_position + i, span.tokens[i]));
+                self.cache[slot] = prefix;
             }
         }
     }
 
-    /// Attention of the span's last token sees every position up to it, as it was written.
+    /// Attention of the span's last token sees every position up to it, as it was written, whoever wrote it.
     pub fn check_cache(&self, span: &LaneSpan) {
         let block_tokens = self.config.kv_block_tokens;
-        for position in 0..span.sample_position() {
+        let prefixes = &self.live[&span.id].prefixes;
+        for (position, &expected) in prefixes[..span.sample_position()].iter().enumerate() {
             let slot = span.blocks[position / block_tokens] as usize * block_tokens
                 + position % block_tokens;
-            let expected = Some((span.id, position, token_at(span.id, position)));
             assert_eq!(
                 self.cache[slot], expected,
                 "position {position} of {:?}",
@@ -133,7 +179,7 @@ impl Simulation<'_> {
         assert!(
             (0..)
                 .zip(tokens)
-                .all(|(position, &token)| token == token_at(id, position))
+                .all(|(position, &token)| token == live.text.token_at(position))
         );
         let told = self.scheduler.timings(id).preemptions;
         assert_eq!(

@@ -1,10 +1,12 @@
 //! What can happen to a scheduler, at random.
 
-use crate::checks::{Live, token_at};
+use crate::checks::{Live, Prefix, Text};
 use crate::random::{Random, mix};
 use crate::reached::Reached;
-use odmoe_engine::scheduler::{LaneKind, LanePlan, Removal, Scheduler, SchedulerConfig};
-use odmoe_engine::{ClientId, RequestId, SubmitError};
+use odmoe_engine::scheduler::{
+    LaneKind, LanePlan, NewSequence, Removal, Scheduler, SchedulerConfig,
+};
+use odmoe_engine::{ClientId, PrefixCache, RequestId, SubmitError};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -21,8 +23,8 @@ pub struct Simulation<'a> {
     /// By id, which is the order of submission.
     pub live: BTreeMap<RequestId, Live>,
     pub out: BTreeMap<LaneKind, LanePlan>,
-    /// By slot (block * block_tokens + offset): which position of which request was written last, and its token.
-    pub cache: Vec<Option<(RequestId, usize, u32)>>,
+    /// By slot (block * block_tokens + offset): what was written last.
+    pub cache: Vec<Prefix>,
     /// Of each client.
     pub last_first_planned: BTreeMap<ClientId, RequestId>,
     pub reached: &'a mut Reached,
@@ -38,6 +40,11 @@ impl<'a> Simulation<'a> {
             kv_block_tokens: random.within(1, 5),
             kv_blocks: random.within(1, 16),
             max_context_tokens: random.within(2, 40),
+            prefix_cache: match random.below(4) {
+                0 => PrefixCache::Off,
+                1 => PrefixCache::Shared,
+                _ => PrefixCache::PerClient,
+            },
         };
         Self {
             random,
@@ -48,7 +55,7 @@ impl<'a> Simulation<'a> {
             kv_target: config.kv_blocks,
             live: BTreeMap::new(),
             out: BTreeMap::new(),
-            cache: vec![None; config.kv_blocks * config.kv_block_tokens],
+            cache: vec![0; config.kv_blocks * config.kv_block_tokens],
             last_first_planned: BTreeMap::new(),
             reached,
         }
@@ -129,21 +136,31 @@ impl<'a> Simulation<'a> {
         // Now and then one too many.
         let most_new_tokens = (limit - prompt_tokens).max(1) + self.random.below(2);
         let max_new_tokens = self.random.within(1, most_new_tokens);
-        let prompt = (0..prompt_tokens)
-            .map(|position| token_at(id, position))
-            .collect();
+        let text = Text {
+            id,
+            story: self.random.below(3) as u64,
+            fork: self.random.below(2) * self.random.below(limit + 1),
+        };
         let waiting = self.scheduler.waiting();
         let client = ClientId(self.random.below(3) as u32);
-        match self
-            .scheduler
-            .submit(id, client, prompt, max_new_tokens as u32, self.now)
-        {
+        let computes_all = self.random.below(8) == 0;
+        let new = NewSequence {
+            id,
+            client,
+            prompt: (0..prompt_tokens).map(|i| text.token_at(i)).collect(),
+            max_new_tokens: max_new_tokens as u32,
+            computes_all,
+        };
+        match self.scheduler.submit(new, self.now) {
             Ok(()) => {
                 assert!(
                     prompt_tokens + max_new_tokens <= limit && waiting < self.config.max_waiting
                 );
                 let live = Live {
                     client,
+                    text,
+                    prefixes: self.prefixes(text, client, limit),
+                    computes_all,
                     prompt_tokens,
                     max_new_tokens,
                     tokens: prompt_tokens,
@@ -179,6 +196,7 @@ impl<'a> Simulation<'a> {
 
     fn plan(&mut self, kind: LaneKind) {
         let was_out = self.out.contains_key(&kind);
+        let remembered_before = self.scheduler.blocks_remembered();
         let Some(plan) = self.scheduler.plan(kind, self.now) else {
             return;
         };
@@ -187,6 +205,12 @@ impl<'a> Simulation<'a> {
         for id in &plan.preempted {
             self.note_preempted(*id);
         }
+        let (used, remembered) = (
+            self.scheduler.blocks_used(),
+            self.scheduler.blocks_remembered(),
+        );
+        assert!(used + remembered <= self.config.kv_blocks);
+        self.reached.forgotten += u64::from(remembered < remembered_before);
         for span in &plan.spans {
             self.enter(kind, span);
         }
@@ -219,7 +243,7 @@ impl<'a> Simulation<'a> {
             live.lane = None;
             live.computed = Some(span.sample_position());
             if span.samples && (!live.removed || self.random.below(2) == 0) {
-                sampled.push((span.id, token_at(span.id, live.tokens)));
+                sampled.push((span.id, live.text.token_at(live.tokens)));
             }
             if live.removed {
                 self.live.remove(&span.id);

@@ -19,6 +19,11 @@ pub struct Reached {
     pub both_out: u64,
     pub kv_changed: u64,
     pub kv_held_back: u64,
+    /// Began with a prefix that was remembered; and after a preemption.
+    pub found: u64,
+    pub found_again: u64,
+    /// Plans that took blocks which remembered something.
+    pub forgotten: u64,
 }
 
 impl Reached {
@@ -41,6 +46,9 @@ impl Reached {
             self.both_out,
             self.kv_changed,
             self.kv_held_back,
+            self.found,
+            self.found_again,
+            self.forgotten,
         ];
         assert!(often.iter().all(|&times| times >= 1000), "{self:?}");
     }

@@ -9,7 +9,7 @@ use odmoe_backend_checking::{CheckingBackend, CheckingConfig, Completion};
 use odmoe_backend_cpu::{CpuBackend, CpuConfig, KernelSet};
 use odmoe_engine::{
     ClientId, EmbeddingEnd, EmbeddingRequest, EngineConfig, EngineHandle, EngineParts, Pooling,
-    Request, RequestId, SamplingParams,
+    PrefixCache, Request, RequestId, SamplingParams,
 };
 use odmoe_expert_store::StoreConfig;
 use odmoe_formats::ByteCount;
@@ -74,7 +74,7 @@ impl Setup {
                 readers: 2,
                 prefetch: true,
                 read_timeout: Duration::from_secs(60),
-                host_budget: None,
+                ..StoreConfig::default()
             },
             config: EngineConfig {
                 max_running: 8,
@@ -86,6 +86,7 @@ impl Setup {
                 kv_format: KvFormat::F16,
                 max_context_tokens: 2048,
                 predict_top: 4,
+                prefix_cache: PrefixCache::PerClient,
             },
             log: Log::default(),
             manifest: model.manifest.clone(),

@@ -3,7 +3,8 @@
 use super::engine::{Setup, TestEngine};
 use super::model::TestModel;
 use super::sink::Answer;
-use odmoe_engine::{EngineEvent, Request};
+use odmoe_engine::scheduler::PrefixLookups;
+use odmoe_engine::{EngineEvent, PrefixCache, Request};
 use odmoe_expert_store::{Catalog, StoreEvent};
 use odmoe_formats::ByteCount;
 
@@ -14,11 +15,12 @@ fn bits(answers: &[Answer]) -> Bits {
     answers.iter().map(Answer::bits).collect()
 }
 
-/// All experts in memory, no prediction, one thread, each request alone.
+/// All experts in memory, no prediction, nothing remembered, one thread, each request alone.
 pub fn reference(model: &TestModel, requests: &[Request]) -> Bits {
     let mut setup = Setup::new(model);
     setup.config.predict_top = 0;
     setup.store.prefetch = false;
+    setup.config.prefix_cache = PrefixCache::Off;
     let engine = setup.start();
     let answers: Vec<_> = requests
         .iter()
@@ -90,6 +92,8 @@ pub struct Counts {
     pub evictions: usize,
     pub prefetches: usize,
     pub preemptions: usize,
+    /// Prompt tokens that were looked up, and found, among remembered prefixes.
+    pub prefixes: PrefixLookups,
 }
 
 impl Counts {
@@ -100,6 +104,10 @@ impl Counts {
                 EngineEvent::Store(StoreEvent::Evicted { .. }) => counts.evictions += 1,
                 EngineEvent::Store(StoreEvent::PrefetchIssued) => counts.prefetches += 1,
                 EngineEvent::Preempted => counts.preemptions += 1,
+                EngineEvent::PrefixLookups(lookups) => {
+                    counts.prefixes.queried += lookups.queried;
+                    counts.prefixes.found += lookups.found;
+                }
                 _ => {}
             }
         }

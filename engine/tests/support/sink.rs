@@ -14,6 +14,7 @@ const NEVER: Duration = Duration::from_secs(60);
 /// What a request got.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
+    pub cached_tokens: Option<usize>,
     pub tokens: Vec<u32>,
     pub logprobs: Vec<Option<PositionLogprobs>>,
     pub end: Option<Result<(FinishReason, RequestTimings), RequestError>>,
@@ -102,7 +103,12 @@ impl TokenSink for Sink {
     fn emit(&mut self, event: TokenEvent) {
         let mut answer = self.0.answer.lock().unwrap();
         let late = answer.end.is_some();
+        let mut early = true;
         match event {
+            TokenEvent::Prefilled { cached_tokens } => {
+                early = answer.cached_tokens.replace(cached_tokens).is_none()
+                    && answer.tokens.is_empty();
+            }
             TokenEvent::Token { token, logprobs } => {
                 answer.tokens.push(token);
                 answer.logprobs.push(logprobs);
@@ -113,6 +119,7 @@ impl TokenSink for Sink {
         self.0.changed.notify_all();
         // Seen by the engine as a panic of its own thread, and so by every later check.
         assert!(!late, "an event after the end");
+        assert!(early, "the prompt was computed twice, or after a token");
     }
 
     fn is_closed(&self) -> bool {

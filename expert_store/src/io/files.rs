@@ -1,9 +1,11 @@
-//! Reads the files of a store: expert shards past the page cache where the system lets us, the rest through it.
+//! Reads the files of a store: expert shards as planned and as the system lets us, the rest through the page cache.
 //!
 //! What happens while serving: a shard that is deleted or replaced goes on to be read by its open descriptor, as it
 //! was; once that is closed (descriptors are bounded, a failed read closes its own, a wrong checksum asks for a new
 //! one) the new file is seen, and its checksum decides. A truncated shard is a short read at once.
 
+use super::plan::{Access, Method, ReadPlan};
+use super::ring::Ring;
 use crate::api::{ReadError, ShardReader};
 use lru::LruCache;
 use odmoe_formats::ByteCount;
@@ -14,7 +16,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Descriptors kept open. Those inside a read come on top: one a reader.
 const OPEN_FILES_MAX: NonZeroUsize = NonZeroUsize::new(32).expect("not zero");
@@ -44,24 +46,28 @@ pub enum OpenError {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Mode {
-    Direct,
-    Buffered,
-}
-
 struct StoreFile {
     path: PathBuf,
-    /// Holds objects that are paged: read past the page cache.
+    /// Holds objects that are paged.
     paged: bool,
     /// The file system does not do direct reads.
     refuses_direct: AtomicBool,
 }
 
+/// What readers of one store share.
+struct Shared {
+    files: Vec<StoreFile>,
+    open: Mutex<LruCache<(FileIndex, Access), Arc<File>>>,
+    /// Rings that nobody reads by at the moment; never more than reads were under way at once.
+    rings: Mutex<Vec<Ring>>,
+    /// The kernel made no ring.
+    refuses_rings: AtomicBool,
+}
+
 /// Reads the files of a store folder.
 pub struct FileReader {
-    files: Vec<StoreFile>,
-    open: Mutex<LruCache<(FileIndex, Mode), Arc<File>>>,
+    shared: Arc<Shared>,
+    plan: ReadPlan,
 }
 
 impl FileReader {
@@ -96,83 +102,187 @@ impl FileReader {
             files[object.file.0 as usize].paged = true;
         }
         Ok(Self {
-            files,
-            open: Mutex::new(LruCache::new(OPEN_FILES_MAX)),
+            shared: Arc::new(Shared {
+                files,
+                open: Mutex::new(LruCache::new(OPEN_FILES_MAX)),
+                rings: Mutex::default(),
+                refuses_rings: AtomicBool::new(false),
+            }),
+            plan: ReadPlan::default(),
         })
     }
 
-    fn file(&self, index: FileIndex) -> &StoreFile {
-        &self.files[index.0 as usize]
-    }
-
-    fn cache(&self) -> MutexGuard<'_, LruCache<(FileIndex, Mode), Arc<File>>> {
-        self.open
-            .lock()
-            .expect("no panic while the descriptors are locked")
-    }
-
-    /// Opened outside the lock: a slow disk must not hold up readers of what is open.
-    fn descriptor(&self, index: FileIndex, mode: Mode) -> io::Result<Arc<File>> {
-        if let Some(file) = self.cache().get(&(index, mode)) {
-            return Ok(file.clone());
+    /// The same files, opened once for both, read by another plan.
+    pub fn with_plan(&self, plan: ReadPlan) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            plan,
         }
-        let path = &self.file(index).path;
-        let file = match mode {
-            Mode::Direct => open_direct(path)?,
-            Mode::Buffered => File::open(path)?,
-        };
-        let file = Arc::new(file);
-        self.cache().put((index, mode), file.clone());
-        Ok(file)
     }
 
-    /// Direct where it can be, or None where the system refuses that.
+    /// How experts are read: as planned, as far as the system does it.
+    pub fn plan(&self) -> ReadPlan {
+        let no_rings = self.shared.refuses_rings.load(Ordering::Relaxed);
+        let mut plan = self.plan;
+        if no_rings {
+            (plan.method, plan.piece) = (Method::Threads, None);
+        }
+        plan
+    }
+
+    /// Drops a file from the page cache, so that the next read comes from storage.
+    pub(crate) fn forget(&self, file: FileIndex) {
+        if let Ok(descriptor) = self.shared.descriptor(file, Access::Buffered) {
+            drop_page_cache(&descriptor, 0, u64::MAX);
+        }
+    }
+
+    /// Past the page cache where it can be, or None where the plan or the system is against that.
     fn read_direct(
         &self,
         index: FileIndex,
         offset: u64,
         into: &mut [u8],
-    ) -> Option<io::Result<usize>> {
-        let file = self.file(index);
-        if !file.paged || file.refuses_direct.load(Ordering::Relaxed) || !is_aligned(offset, into) {
+        seen: &mut dyn FnMut(&[u8]),
+    ) -> Option<io::Result<Got>> {
+        let file = self.shared.file(index);
+        if self.access(file) == Access::Buffered || !is_aligned(offset, into) {
             return None;
         }
         let result = self
-            .descriptor(index, Mode::Direct)
-            .and_then(|f| read_full(&f, offset, into));
+            .shared
+            .descriptor(index, Access::Direct)
+            .and_then(|f| self.read_object(&f, offset, into, seen));
         match result {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 file.refuses_direct.store(true, Ordering::Relaxed);
-                self.cache().pop(&(index, Mode::Direct));
+                lock(&self.shared.open).pop(&(index, Access::Direct));
                 None
             }
             result => Some(result),
         }
     }
 
-    fn read_buffered(&self, index: FileIndex, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        let descriptor = self.descriptor(index, Mode::Buffered)?;
-        let got = read_full(&descriptor, offset, into)?;
-        if self.file(index).paged {
-            drop_page_cache(&descriptor, offset, got as u64);
+    fn read_buffered(
+        &self,
+        index: FileIndex,
+        offset: u64,
+        into: &mut [u8],
+        seen: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<Got> {
+        let descriptor = self.shared.descriptor(index, Access::Buffered)?;
+        if !self.shared.file(index).paged {
+            let filled = read_full(&descriptor, offset, into, 0)?;
+            return Ok(Got { filled, seen: 0 });
         }
+        let got = self.read_object(&descriptor, offset, into, seen)?;
+        drop_page_cache(&descriptor, offset, got.filled as u64);
         Ok(got)
     }
+
+    /// Reads by the plan's method; what a ring leaves out, a plain read gets, or it says why not.
+    fn read_object(
+        &self,
+        file: &File,
+        offset: u64,
+        into: &mut [u8],
+        seen: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<Got> {
+        let mut got = Got::default();
+        if self.plan.method == Method::IoUring
+            && let Some(mut ring) = self.shared.take_ring()
+        {
+            let piece = self.plan.piece.map_or(u64::MAX, |piece| piece.0);
+            let piece = usize::try_from(piece).unwrap_or(usize::MAX);
+            let read = ring.read(file, offset, into, piece, seen);
+            (got.filled, got.seen) = (read.filled, read.seen);
+            lock(&self.shared.rings).push(ring);
+        }
+        got.filled = read_full(file, offset, into, got.filled)?;
+        Ok(got)
+    }
+
+    /// How a file is read, as far as is known by now.
+    fn access(&self, file: &StoreFile) -> Access {
+        if file.paged && !file.refuses_direct.load(Ordering::Relaxed) {
+            self.plan.access
+        } else {
+            Access::Buffered
+        }
+    }
+}
+
+impl Shared {
+    fn file(&self, index: FileIndex) -> &StoreFile {
+        &self.files[index.0 as usize]
+    }
+
+    /// Opened outside the lock: a slow disk must not hold up readers of what is open.
+    fn descriptor(&self, index: FileIndex, access: Access) -> io::Result<Arc<File>> {
+        if let Some(file) = lock(&self.open).get(&(index, access)) {
+            return Ok(file.clone());
+        }
+        let path = &self.file(index).path;
+        let file = match access {
+            Access::Direct => open_direct(path)?,
+            Access::Buffered => File::open(path)?,
+        };
+        let file = Arc::new(file);
+        lock(&self.open).put((index, access), file.clone());
+        Ok(file)
+    }
+
+    /// A ring of one's own, to be put back; None where the kernel makes none.
+    fn take_ring(&self) -> Option<Ring> {
+        if self.refuses_rings.load(Ordering::Relaxed) {
+            return None;
+        }
+        let idle = lock(&self.rings).pop();
+        idle.or_else(|| match Ring::new() {
+            Ok(ring) => Some(ring),
+            Err(_) => {
+                self.refuses_rings.store(true, Ordering::Relaxed);
+                None
+            }
+        })
+    }
+}
+
+/// What a read brought so far, from the start without a gap, and how much of it was shown.
+#[derive(Clone, Copy, Default)]
+struct Got {
+    filled: usize,
+    seen: usize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ShardReader for FileReader {
     fn read_at(&self, file: FileIndex, offset: u64, into: &mut [u8]) -> Result<(), ReadError> {
+        self.read_showing(file, offset, into, &mut |_| {})?;
+        Ok(())
+    }
+
+    fn read_showing(
+        &self,
+        file: FileIndex,
+        offset: u64,
+        into: &mut [u8],
+        seen: &mut dyn FnMut(&[u8]),
+    ) -> Result<usize, ReadError> {
         let result = self
-            .read_direct(file, offset, into)
-            .unwrap_or_else(|| self.read_buffered(file, offset, into));
-        let path = || self.file(file).path.display().to_string();
+            .read_direct(file, offset, into, seen)
+            .unwrap_or_else(|| self.read_buffered(file, offset, into, seen));
+        let path = || self.shared.file(file).path.display().to_string();
         let error = match result {
-            Ok(got) if got == into.len() => return Ok(()),
+            Ok(got) if got.filled == into.len() => return Ok(got.seen),
             Ok(got) => ReadError::Short {
                 path: path(),
                 offset,
                 wanted: into.len() as u64,
-                got: got as u64,
+                got: got.filled as u64,
             },
             Err(error) => ReadError::Io {
                 path: path(),
@@ -184,18 +294,13 @@ impl ShardReader for FileReader {
     }
 
     fn source(&self, file: FileIndex) -> &'static str {
-        let file = self.file(file);
-        if file.paged && !file.refuses_direct.load(Ordering::Relaxed) {
-            "direct"
-        } else {
-            "buffered"
-        }
+        self.access(self.shared.file(file)).name()
     }
 
     fn reopen(&self, file: FileIndex) {
-        let mut cache = self.cache();
-        cache.pop(&(file, Mode::Direct));
-        cache.pop(&(file, Mode::Buffered));
+        let mut open = lock(&self.shared.open);
+        open.pop(&(file, Access::Direct));
+        open.pop(&(file, Access::Buffered));
     }
 }
 
@@ -204,9 +309,8 @@ fn is_aligned(offset: u64, into: &[u8]) -> bool {
     aligned(offset) && aligned(into.len() as u64) && aligned(into.as_ptr() as u64)
 }
 
-/// Reads until `into` is full or the file ends; returns the bytes read.
-fn read_full(file: &File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-    let mut got = 0;
+/// Reads until `into`, of which `got` bytes are there, is full or the file ends; returns the bytes that are there.
+fn read_full(file: &File, offset: u64, into: &mut [u8], mut got: usize) -> io::Result<usize> {
     while got < into.len() {
         match file.read_at(&mut into[got..], offset + got as u64) {
             Ok(0) => break,
@@ -242,7 +346,7 @@ fn open_direct(_path: &Path) -> io::Result<File> {
     Err(io::ErrorKind::InvalidInput.into())
 }
 
-/// Experts have a cache of their own; a second copy would only take memory from the rest.
+/// Experts have a cache of their own; a second copy would only take memory from the rest. `u64::MAX` bytes: to the end.
 #[cfg(target_os = "linux")]
 fn drop_page_cache(file: &File, offset: u64, bytes: u64) {
     use rustix::fs::{Advice, fadvise};
@@ -250,7 +354,7 @@ fn drop_page_cache(file: &File, offset: u64, bytes: u64) {
     let _ = fadvise(
         file,
         offset,
-        std::num::NonZeroU64::new(bytes),
+        std::num::NonZeroU64::new(bytes).filter(|bytes| bytes.get() != u64::MAX),
         Advice::DontNeed,
     );
 }

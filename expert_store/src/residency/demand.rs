@@ -22,7 +22,11 @@ impl Machine {
         self.advance(now);
         let ticket = Ticket(self.fresh_id());
         self.tickets.insert(ticket, TicketState::default());
+        if phase == Phase::Decode {
+            self.tell_policies(keys);
+        }
         let mut distinct = HashSet::new();
+        let mut foresight = self.judge_hints(keys, phase);
         for &key in keys {
             assert!(
                 distinct.insert(key),
@@ -30,9 +34,22 @@ impl Machine {
             );
             let result = self.look_up(ticket, key, phase);
             self.events.push(StoreEvent::Lookup { phase, result, key });
+            if let Some(foresight) = &mut foresight {
+                foresight.count(key, result);
+            }
+        }
+        if let Some(foresight) = foresight {
+            self.tell_foresight(phase, &foresight);
         }
         self.pump();
         ticket
+    }
+
+    /// Lets policies know where decode is.
+    fn tell_policies(&mut self, keys: &[ExpertKey]) {
+        let Some(first) = keys.first() else { return };
+        let pools = self.tiers.iter_mut().flat_map(|tier| &mut tier.classes);
+        pools.for_each(|pool| pool.policy.reached(first.layer));
     }
 
     fn look_up(&mut self, ticket: Ticket, key: ExpertKey, phase: Phase) -> LookupResult {

@@ -3,7 +3,7 @@
 //! An extent that must go is *drained*: its slots are handed out no more, what is idle in them leaves at once, the rest
 //! when its pins, reads and copies end. Then its memory is released, and its places can be taken by a new extent.
 
-use super::eviction::Heat;
+use super::eviction::{Eviction, Heat};
 use super::layout::{FIRST_EXTENT_SLOTS, SizeClass};
 use super::slots::{Census, ClassPool, FREE, Slot, SlotState};
 use odmoe_formats::ExpertKey;
@@ -42,8 +42,8 @@ const ABSENT: Slot = Slot {
 
 impl ClassPool {
     /// A class whose slots are there from the start.
-    pub(super) fn new(class: SizeClass, slots_per_extent: usize) -> Self {
-        let mut pool = Self::empty(class.slot_bytes, slots_per_extent);
+    pub(super) fn new(class: SizeClass, slots_per_extent: usize, eviction: Eviction) -> Self {
+        let mut pool = Self::empty(class.slot_bytes, slots_per_extent, eviction);
         pool.target = class.slots;
         while let Some(range) = pool.next_allocation(u64::MAX) {
             pool.extent_allocated(range.start);

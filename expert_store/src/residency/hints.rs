@@ -1,12 +1,13 @@
-//! Prefetch: hints go into idle readers and into slots that nobody will miss.
+//! Prefetch: hints go into idle readers and into slots that nobody will miss, where that is expected to pay.
 
-use super::command::{Command, SlotId};
+use super::command::{Command, Moment, SlotId};
 use super::flight::{Flight, Stage};
+use super::forecast::Place;
 use super::machine::Machine;
 use super::pump::Claim;
-use crate::api::StoreEvent;
-use odmoe_formats::ExpertKey;
-use std::collections::BTreeMap;
+use crate::api::{LookupResult, Phase, StoreEvent};
+use odmoe_formats::{ExpertKey, LayerIndex};
+use std::collections::{BTreeMap, HashSet};
 
 /// Reads that each reader may have, including the one it is in, before prefetches hold back: enough that a reader
 /// finds its next one while the caller computes.
@@ -20,9 +21,39 @@ pub(super) struct Hints {
 
 #[derive(Debug)]
 struct Hint {
+    /// Of one layer.
     keys: Vec<ExpertKey>,
+    /// Which of them were not in tier 0 when the hint came.
+    absent: Vec<bool>,
+    phase: Phase,
+    since: Moment,
     /// The first that was not looked at yet.
     next: usize,
+}
+
+impl Hint {
+    /// Whether it was given for a demand like this.
+    fn foresaw(&self, layer: LayerIndex, phase: Phase) -> bool {
+        self.phase == phase && self.keys.first().is_some_and(|key| key.layer == layer)
+    }
+}
+
+/// What is known of a demand's misses from a hint.
+#[derive(Debug, Default)]
+pub(super) struct Foresight {
+    keys: HashSet<ExpertKey>,
+    missed: usize,
+    foreseen: usize,
+}
+
+impl Foresight {
+    /// Counts what would not have been there without the hint.
+    pub(super) fn count(&mut self, key: ExpertKey, result: LookupResult) {
+        if result != LookupResult::Hit {
+            self.missed += 1;
+            self.foreseen += usize::from(self.keys.contains(&key));
+        }
+    }
 }
 
 impl Hints {
@@ -33,9 +64,9 @@ impl Hints {
 }
 
 impl Machine {
-    /// What a source will likely want soon, most likely first; replaces its last hint. What that one had asked for
-    /// and no reader has taken is called back.
-    pub fn hint(&mut self, source: u32, keys: &[ExpertKey]) {
+    /// What a source will likely want soon of one layer, most likely first; replaces its last hint. What that one had
+    /// asked for and no reader has taken is called back.
+    pub fn hint(&mut self, source: u32, phase: Phase, keys: &[ExpertKey]) {
         if !self.settings.prefetch {
             return;
         }
@@ -43,13 +74,19 @@ impl Machine {
         if keys.is_empty() {
             self.hints.by_source.remove(&source);
         } else {
-            self.hints.by_source.insert(
-                source,
-                Hint {
-                    keys: keys.to_vec(),
-                    next: 0,
-                },
-            );
+            let hint = Hint {
+                keys: keys.to_vec(),
+                absent: keys
+                    .iter()
+                    .map(|key| self.resident(0, *key).is_none())
+                    .collect(),
+                phase,
+                since: self.now,
+                next: 0,
+            };
+            self.hints.by_source.insert(source, hint);
+            let keys = keys.to_vec();
+            self.events.push(StoreEvent::Hinted { phase, keys });
         }
         let stale: Vec<_> = self
             .flights
@@ -82,10 +119,60 @@ impl Machine {
         }
     }
 
-    /// Whether readers are idle and prefetch pays.
+    /// Whether nobody waits, readers are idle and prefetch pays.
     fn may_prefetch(&self) -> bool {
         let under_way = self.reads.len() + self.copies.len();
-        self.throttle.allows() && under_way < self.settings.readers * READS_PER_READER
+        self.throttle.allows()
+            && under_way < self.settings.readers * READS_PER_READER
+            && !self.is_waited_for()
+    }
+
+    /// Whether a ticket waits for a read: a read ahead beside it would take of its bandwidth.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.flights
+            .values()
+            .any(|flight| !flight.waiters.is_empty())
+    }
+
+    /// A demand has come: judges the hint that foresaw it, which is over thereby.
+    pub(super) fn judge_hints(&mut self, keys: &[ExpertKey], phase: Phase) -> Option<Foresight> {
+        let layer = keys.first()?.layer;
+        let hints = &mut self.hints.by_source;
+        let mut hints = hints.values_mut();
+        let hint = hints.find(|hint| hint.next < usize::MAX && hint.foresaw(layer, phase))?;
+        hint.next = usize::MAX;
+        let window = self
+            .now
+            .0
+            .saturating_sub(hint.since.max(self.waited_until).0);
+        self.forecasts.demanded(phase, window);
+        let wanted: HashSet<ExpertKey> = keys.iter().copied().collect();
+        let of = hint.keys.len();
+        for (at, key) in hint
+            .keys
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| hint.absent[*at])
+        {
+            self.forecasts
+                .judged(phase, Place { at, of }, wanted.contains(key));
+        }
+        Some(Foresight {
+            keys: hint.keys.iter().copied().collect(),
+            ..Foresight::default()
+        })
+    }
+
+    /// Tells what a hint was worth.
+    pub(super) fn tell_foresight(&mut self, phase: Phase, foresight: &Foresight) {
+        let &Foresight {
+            missed, foreseen, ..
+        } = foresight;
+        self.events.push(StoreEvent::Foreseen {
+            phase,
+            missed,
+            foreseen,
+        });
     }
 
     /// Begins the next prefetch of a source. Says whether there may be another.
@@ -96,7 +183,7 @@ impl Machine {
                 return false;
             };
             let wanted = self.resident(0, key).is_none() && !self.flights.contains_key(&key);
-            if wanted && !self.start_prefetch(key) {
+            if wanted && !(self.would_pay(hint) && self.start_prefetch(key)) {
                 return false;
             }
             self.hints
@@ -108,6 +195,17 @@ impl Machine {
                 return true;
             }
         }
+    }
+
+    fn would_pay(&self, hint: &Hint) -> bool {
+        let place = Place {
+            at: hint.next,
+            of: hint.keys.len(),
+        };
+        let begun = hint.since.max(self.waited_until);
+        let elapsed = self.now.0.saturating_sub(begun.0);
+        self.forecasts
+            .pays(hint.phase, place, elapsed, self.reads.len())
     }
 
     /// Begins to bring an object one tier up, if there is a slot for it.

@@ -1,8 +1,9 @@
 //! The machine's state and its smallest steps; the events are in the modules beside it.
 
 use super::command::{Command, CopyId, Grant, Moment, PinId, ReadId, SlotId};
-use super::eviction::Heat;
+use super::eviction::{Eviction, Heat};
 use super::flight::{CopyInFlight, Flight, ReadInFlight, Stage};
+use super::forecast::Forecasts;
 use super::health::Health;
 use super::hints::Hints;
 use super::layout::SlotLayout;
@@ -22,6 +23,8 @@ pub struct Settings {
     pub readers: usize,
     /// Whether hints are followed.
     pub prefetch: bool,
+    /// Who leaves when a slot is needed.
+    pub eviction: Eviction,
     /// After this without an answer a read has failed.
     pub read_timeout: Duration,
 }
@@ -51,6 +54,9 @@ pub struct Machine {
     /// Prefetched, in memory or on the way, and neither used nor gone since.
     pub(super) prefetched: BTreeSet<ExpertKey>,
     pub(super) throttle: Throttle,
+    pub(super) forecasts: Forecasts,
+    /// When a read that a ticket waited for last ended.
+    pub(super) waited_until: Moment,
     pub(super) health: Health,
     /// The last moment that an event named.
     pub(super) now: Moment,
@@ -76,7 +82,7 @@ impl Machine {
             tiers: settings
                 .tiers
                 .iter()
-                .map(|layout| Tier::new(layout.clone()))
+                .map(|layout| Tier::new(layout.clone(), settings.eviction))
                 .collect(),
             absent,
             settings,
@@ -90,6 +96,8 @@ impl Machine {
             hints: Hints::default(),
             prefetched: BTreeSet::new(),
             throttle: Throttle::default(),
+            forecasts: Forecasts::default(),
+            waited_until: Moment::default(),
             health: Health::default(),
             now: Moment::default(),
             last_progress: Moment::default(),
@@ -272,7 +280,8 @@ impl Machine {
         let gone = self.highest_resident(key).is_none() && !self.flights.contains_key(&key);
         let wasted = gone && self.prefetched.remove(&key);
         if wasted {
-            self.events.push(StoreEvent::PrefetchWasted);
+            let bytes = self.sizes[&key];
+            self.events.push(StoreEvent::PrefetchWasted { bytes });
         }
         wasted
     }
@@ -296,7 +305,8 @@ impl Machine {
         let first = self.prefetched.remove(&key);
         if first {
             self.throttle.used();
-            self.events.push(StoreEvent::PrefetchUsed);
+            let bytes = self.sizes[&key];
+            self.events.push(StoreEvent::PrefetchUsed { bytes });
         }
         first
     }

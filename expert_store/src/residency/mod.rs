@@ -21,6 +21,7 @@ mod demand;
 pub mod eviction;
 mod extents;
 mod flight;
+mod forecast;
 mod health;
 mod hints;
 pub mod layout;

@@ -12,6 +12,9 @@ impl Machine {
     pub fn read_started(&mut self, read: ReadId, at: Moment) {
         self.advance(at);
         self.last_progress = self.last_progress.max(at);
+        if self.reads.values().all(|read| read.started.is_none()) {
+            self.forecasts.begins(at);
+        }
         self.reads
             .get_mut(&read)
             .expect("reads are answered once")
@@ -27,6 +30,7 @@ impl Machine {
             seconds,
             source,
         } = report;
+        self.reckon(&state, at);
         let prefetch = self.prefetched.contains(&state.key);
         self.events.push(StoreEvent::Loaded {
             key: state.key,
@@ -92,6 +96,19 @@ impl Machine {
             slot: state.slot,
             priority,
         });
+    }
+
+    /// What a read says of how long reads take, and of whether reading ahead pays.
+    fn reckon(&mut self, state: &ReadInFlight, at: Moment) {
+        self.forecasts.has_read(at);
+        if state.lost {
+            return;
+        }
+        if !self.flights[&state.key].waiters.is_empty() {
+            self.waited_until = self.waited_until.max(at);
+        } else if self.is_waited_for() {
+            self.throttle.delayed();
+        }
     }
 
     fn end_read(&mut self, read: ReadId, at: Moment) -> ReadInFlight {

@@ -139,7 +139,7 @@ fn extent(tier: usize, class: usize, places: &Range<usize>, pool: &ClassPool) ->
 
 impl Tier {
     /// Sets what the tier is to hold.
-    fn aim(&mut self, layout: SlotLayout) {
+    fn aim(&mut self, layout: SlotLayout, eviction: Eviction) {
         for class in layout.classes() {
             if !self
                 .classes
@@ -148,7 +148,7 @@ impl Tier {
             {
                 let per_extent = layout.slots_per_extent(class.slot_bytes);
                 self.classes
-                    .push(ClassPool::empty(class.slot_bytes, per_extent));
+                    .push(ClassPool::empty(class.slot_bytes, per_extent, eviction));
             }
         }
         for pool in &mut self.classes {

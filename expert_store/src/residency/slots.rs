@@ -1,7 +1,7 @@
 //! The books of one tier: who owns each slot, and the counts that rules are made of.
 
 use super::command::Moment;
-use super::eviction::{EvictionPolicy, Heat, SegmentedLru};
+use super::eviction::{Eviction, EvictionPolicy, Heat};
 use super::extents::ExtentState;
 use super::layout::{FIRST_EXTENT_SLOTS, SlotLayout};
 use odmoe_formats::ExpertKey;
@@ -129,7 +129,7 @@ pub(super) struct ClassPool {
 
 impl ClassPool {
     /// A class without slots.
-    pub(super) fn empty(slot_bytes: u64, slots_per_extent: usize) -> Self {
+    pub(super) fn empty(slot_bytes: u64, slots_per_extent: usize, eviction: Eviction) -> Self {
         Self {
             slot_bytes,
             slots: Vec::new(),
@@ -139,7 +139,7 @@ impl ClassPool {
             slots_per_extent,
             usable: 0,
             target: 0,
-            policy: Box::<SegmentedLru>::default(),
+            policy: eviction.policy(),
             census: Census::default(),
             waiting_decode: BTreeMap::new(),
             waiting_prefill: BTreeMap::new(),
@@ -205,11 +205,11 @@ pub(super) struct Tier {
 }
 
 impl Tier {
-    pub(super) fn new(layout: SlotLayout) -> Self {
+    pub(super) fn new(layout: SlotLayout, eviction: Eviction) -> Self {
         let classes = layout
             .classes()
             .iter()
-            .map(|c| ClassPool::new(*c, layout.slots_per_extent(c.slot_bytes)))
+            .map(|c| ClassPool::new(*c, layout.slots_per_extent(c.slot_bytes), eviction))
             .collect();
         Self {
             layout,

@@ -3,6 +3,8 @@
 /// What a used prefetch earns, against the one that a wasted one costs: with less than one used in four, the bytes
 /// cost more than the stalls that they save.
 const EARNED_BY_USE: u32 = 3;
+/// What a prefetch costs that a demand had to wait behind.
+const COST_OF_DELAY: u32 = 3;
 /// Trust at the start, and the most that can be gained: bounds how long a change of luck goes unnoticed.
 const CREDIT_START: u32 = 16;
 const CREDIT_MAX: u32 = 48;
@@ -36,6 +38,11 @@ impl Throttle {
     /// A prefetched object left memory unused.
     pub(super) fn wasted(&mut self) {
         self.credit = self.credit.saturating_sub(1);
+    }
+
+    /// A prefetch that nobody has asked for ended while a demand waited.
+    pub(super) fn delayed(&mut self) {
+        self.credit = self.credit.saturating_sub(COST_OF_DELAY);
     }
 
     /// A hint came.

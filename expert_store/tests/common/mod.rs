@@ -147,8 +147,8 @@ impl Recorder {
     pub fn prefetches(&self) -> [usize; 3] {
         [
             self.count(|e| matches!(e, StoreEvent::PrefetchIssued)),
-            self.count(|e| matches!(e, StoreEvent::PrefetchUsed)),
-            self.count(|e| matches!(e, StoreEvent::PrefetchWasted)),
+            self.count(|e| matches!(e, StoreEvent::PrefetchUsed { .. })),
+            self.count(|e| matches!(e, StoreEvent::PrefetchWasted { .. })),
         ]
     }
 }
@@ -237,7 +237,7 @@ impl Harness {
 
     pub fn hint(&mut self, source: u32, indices: &[u32]) {
         let keys: Vec<_> = indices.iter().map(|i| key(*i)).collect();
-        self.store.hint(source, &keys);
+        self.store.hint(source, Phase::Decode, &keys);
     }
 
     /// Takes what has landed, checking that slots hold the right bytes; adds the number of keys still to come.

@@ -72,7 +72,8 @@ impl World {
         if self.random.percent(50) {
             let count = self.random.within(0..=6);
             let keys = self.choose(count);
-            self.machine.hint(10 + self.lanes[lane].source, &keys);
+            self.machine
+                .hint(10 + self.lanes[lane].source, phase, &keys);
             self.after_step();
         }
     }

@@ -2,9 +2,10 @@
 
 use crate::executor::Executor;
 use crate::lanes::Lane;
+use odmoe_expert_store::residency::eviction::Eviction;
 use odmoe_expert_store::residency::layout::{SlotLayout, slot_bytes};
 use odmoe_expert_store::residency::{Command, Machine, Moment, Settings, SlotId};
-use odmoe_expert_store::{EvictionReason, LookupResult, StoreEvent, StoreHealth};
+use odmoe_expert_store::{EvictionReason, LookupResult, Phase, StoreEvent, StoreHealth};
 use odmoe_formats::{ByteCount, ExpertKey};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -175,6 +176,7 @@ impl World {
             tiers: layouts.clone(),
             readers: random.within(1..=4),
             prefetch: random.percent(80),
+            eviction: Eviction::ALL[random.within(0..=1)],
             read_timeout: Duration::from_millis(500),
         };
         let lanes = (0..random.within(1..=4))
@@ -319,7 +321,7 @@ impl World {
         let source = self.random.below(3) as u32;
         let count = self.random.within(0..=5);
         let keys = self.choose(count);
-        self.machine.hint(source, &keys);
+        self.machine.hint(source, Phase::Decode, &keys);
         self.after_step();
     }
 
@@ -412,8 +414,8 @@ impl World {
                 t.evicted_by_budget += usize::from(*reason == EvictionReason::Budget);
             }
             StoreEvent::PrefetchIssued => t.issued += 1,
-            StoreEvent::PrefetchUsed => t.used += 1,
-            StoreEvent::PrefetchWasted => t.wasted += 1,
+            StoreEvent::PrefetchUsed { .. } => t.used += 1,
+            StoreEvent::PrefetchWasted { .. } => t.wasted += 1,
             _ => {}
         }
     }

@@ -1,8 +1,12 @@
 //! Every option of the command line, which is also every option of the environment and of the configuration file.
 
+mod reading;
 mod serve;
+mod trace;
 
+pub use reading::ReadArgs;
 pub use serve::{AccessArgs, ListenArgs, LogFormat, ServeArgs, TimeArgs};
+pub use trace::{CompareArgs, ReplayArgs, TraceArgs, TraceCommand};
 
 use crate::cli::bench::Work;
 use crate::config::{
@@ -13,6 +17,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::KernelSet;
 use odmoe_convert::random_model::{Preset, Quantisation};
+use odmoe_expert_store::residency::eviction::Eviction;
 use odmoe_formats::BlockFormat;
 use std::path::PathBuf;
 
@@ -40,6 +45,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure a model on this machine.
     Bench(Box<BenchArgs>),
+    /// Record which experts a model uses, and judge eviction policies and predictions by it.
+    Trace(TraceArgs),
     /// Make a random model of a given shape.
     Synth(SynthArgs),
     /// Pack a store into one deterministic archive: how the embedded model is made.
@@ -54,7 +61,11 @@ impl Command {
             Self::Serve(args) => args.model.config.clone(),
             Self::Generate(args) => args.model.config.clone(),
             Self::Bench(args) => args.model.config.clone(),
-            Self::Convert(_) | Self::Inspect(_) | Self::Synth(_) | Self::Pack(_) => None,
+            Self::Convert(_)
+            | Self::Inspect(_)
+            | Self::Trace(_)
+            | Self::Synth(_)
+            | Self::Pack(_) => None,
         }
     }
 
@@ -115,9 +126,9 @@ pub struct ModelArgs {
     #[arg(long, env = "ODMOE_CPU", value_name = "KERNELS", value_parser = parse_kernels)]
     pub cpu: Option<KernelSet>,
 
-    /// Threads that read experts.
-    #[arg(long, env = "ODMOE_READERS", value_name = "N", default_value_t = 4, value_parser = positive(64))]
-    pub readers: u32,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reading: ReadArgs,
 
     /// Give up on a read after this many seconds.
     #[arg(
@@ -131,6 +142,23 @@ pub struct ModelArgs {
     /// Do not read experts ahead of demand.
     #[arg(long, env = "ODMOE_NO_PREFETCH", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub no_prefetch: bool,
+
+    /// Which expert leaves memory when another needs its place: next-turn or lru.
+    #[arg(long, env = "ODMOE_EVICTION", value_name = "POLICY", default_value_t = Eviction::default())]
+    pub eviction: Eviction,
+
+    /// Record which experts are asked for in this file, for `odmoe trace`. No token and no text is in it.
+    #[arg(long, env = "ODMOE_RECORD_TRACE", value_name = "FILE")]
+    pub record_trace: Option<PathBuf>,
+
+    /// Compute every prompt whole, even if an earlier one began alike.
+    #[arg(long, env = "ODMOE_NO_PREFIX_CACHE", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub no_prefix_cache: bool,
+
+    /// Let every API key profit from what was computed for the others. Whoever measures how long a first token takes
+    /// then learns which prompts others have sent.
+    #[arg(long, env = "ODMOE_SHARE_PREFIX_CACHE", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub share_prefix_cache: bool,
 
     /// Where converted models are kept. [default: odmoe in the user's cache folder]
     #[arg(long, env = "ODMOE_STORE_DIR", value_name = "FOLDER")]
@@ -288,6 +316,11 @@ pub struct BenchArgs {
     /// tokens, one new token. Repeat it for each; each prints its own result.
     #[arg(long, value_name = "STREAMSxPROMPT+NEW", conflicts_with_all = ["prompt_tokens", "generate_tokens", "streams"])]
     pub work: Vec<Work>,
+
+    /// Measure how fast experts can be read at random, with nothing else to do: alone, or before each repeat of each
+    /// --work.
+    #[arg(long)]
+    pub disk: bool,
 
     /// How often each is measured, after a round of the first that is not.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive(1000))]

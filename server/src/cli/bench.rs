@@ -1,6 +1,7 @@
 //! `odmoe bench`: the one harness for speed, hit rates and bytes moved, on the engine itself.
 
 mod count;
+mod disk;
 mod figures;
 mod machine;
 mod work;
@@ -11,9 +12,10 @@ use crate::cli::progress::OpeningReporter;
 use crate::cli::{Failure, settings, terminal};
 use crate::model::open::{OpenModel, prepare};
 use count::{Counter, Counts};
+use disk::DiskRounds;
 use figures::{Figure, Measured};
 use odmoe_engine::{ClientId, Request, SamplingParams, TokenEvent};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,10 +30,16 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let most = |of: fn(&Work) -> u32| works.iter().map(of).max().expect("at least one");
     let mut model_args = args.model.clone();
     model_args.max_running = model_args.max_running.max(most(|work| work.streams));
+    // Every prompt is to be computed whole.
+    model_args.no_prefix_cache = true;
     let reporter = OpeningReporter::new();
     let show = |progress| reporter.show(&progress);
     let settings = settings::settings(&model_args, None)?;
     let prepared = prepare(settings, &show, reporter.conversion()).map_err(Failure::failed)?;
+    if args.disk && args.work.is_empty() {
+        reporter.finish();
+        return disk::run(&prepared, args.repeats, args.json);
+    }
     let room = prepared.context_tokens();
     if let Some(work) = works.iter().find(|work| work.context_tokens() > room) {
         return Err(Failure::Usage(format!(
@@ -44,7 +52,16 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         .start(counter.clone(), &show)
         .map_err(Failure::failed)?;
     reporter.finish();
-    let bench = Bench {
+    let disk = match args.disk {
+        true => Some(DiskRounds::new(
+            &model.prepared,
+            &model.reader,
+            model.reading,
+        )?),
+        false => None,
+    };
+    let mut bench = Bench {
+        disk,
         args,
         text: text_ids(args, most(|work| work.prompt_tokens), &model)?,
         model,
@@ -94,6 +111,7 @@ fn text_ids(args: &BenchArgs, length: u32, model: &OpenModel) -> Result<Option<V
 }
 
 struct Bench<'a> {
+    disk: Option<DiskRounds>,
     args: &'a BenchArgs,
     model: OpenModel,
     counter: Arc<Counter>,
@@ -109,9 +127,13 @@ struct Round {
 }
 
 impl Bench<'_> {
-    fn measure(&self, work: Work) -> Result<Measured, Failure> {
+    fn measure(&mut self, work: Work) -> Result<Measured, Failure> {
         let mut measured = Measured::default();
+        self.disk.iter_mut().for_each(DiskRounds::clear);
         for repeat in 1..=u64::from(self.args.repeats) {
+            if let Some(disk) = &mut self.disk {
+                disk.round()?;
+            }
             measured.add(&self.round(work, repeat)?, work.prompt_tokens);
         }
         Ok(measured)
@@ -131,6 +153,7 @@ impl Bench<'_> {
             let mut times = Vec::new();
             while let Some(timed) = answer.next() {
                 match timed.event {
+                    TokenEvent::Prefilled { .. } => {}
                     TokenEvent::Token { .. } => times.push(timed.at),
                     TokenEvent::Finished { .. } => break,
                     TokenEvent::Failed { error } => return Err(Failure::failed(error)),
@@ -178,7 +201,7 @@ impl Bench<'_> {
 
     fn print(&self, work: Work, measured: &Measured) -> Result<(), Failure> {
         let prepared = &self.model.prepared;
-        let report = json!({
+        let mut report = json!({
             "streams": work.streams,
             "prompt_tokens": work.prompt_tokens,
             "generate_tokens": work.generate_tokens,
@@ -190,6 +213,9 @@ impl Bench<'_> {
             "missed_bytes_prefill": measured.missed_bytes_prefill.json(),
             "missed_bytes_decode": measured.missed_bytes_decode.json(),
             "bytes_read": measured.bytes_read.json(),
+            "prefetch_used_bytes": measured.prefetch_used_bytes.json(),
+            "prefetch_wasted_bytes": measured.prefetch_wasted_bytes.json(),
+            "recall_on_misses": measured.recall_on_misses.json(),
             "stall_s": measured.stall_s.json(),
             "peak_rss_bytes": machine::peak_rss_bytes(Path::new("/")),
             "expert_cache_bytes": prepared.plan.experts.0,
@@ -198,6 +224,9 @@ impl Bench<'_> {
             "commit": machine::commit(),
             "machine": machine::describe(Path::new("/")),
         });
+        if let (Some(disk), Value::Object(fields)) = (&self.disk, &mut report) {
+            fields.extend(disk.json());
+        }
         if self.args.json {
             return terminal::print(&format!("{report}\n"));
         }
@@ -220,7 +249,11 @@ impl Bench<'_> {
             line("hits", &measured.hit_rate_prefill, "of lookups in prefill"),
             line("", &measured.hit_rate_decode, "of lookups in decode"),
             line("read", &measured.bytes_read, "bytes"),
+            line("ahead", &measured.prefetch_used_bytes, "bytes, used"),
+            line("", &measured.prefetch_wasted_bytes, "bytes, for nothing"),
+            line("", &measured.recall_on_misses, "of misses predicted"),
             line("stalled", &measured.stall_s, "s"),
+            self.disk.as_ref().map_or(String::new(), DiskRounds::human),
             format!(
                 "  {} streams of {} and {} tokens, {} repeats; median (least to most)\n",
                 work.streams, work.prompt_tokens, work.generate_tokens, self.args.repeats

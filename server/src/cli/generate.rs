@@ -162,6 +162,7 @@ impl Generator<'_> {
                 return Err(Failure::Failed("the engine went away".to_owned()));
             };
             match timed.event {
+                TokenEvent::Prefilled { .. } => {}
                 // What was on its way when the stop string was found.
                 TokenEvent::Token { .. } if is_stopped => {}
                 TokenEvent::Token { token, .. } => {

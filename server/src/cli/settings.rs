@@ -6,6 +6,7 @@ use crate::model::cache_folder::cache_folder;
 use crate::model::locate::locate;
 use crate::model::settings::Settings;
 use crate::model::{cpu_limit, memory_limit};
+use odmoe_engine::PrefixCache;
 use std::path::{Path, PathBuf};
 
 /// The folder for converted and unpacked models.
@@ -31,9 +32,16 @@ pub fn settings(args: &ModelArgs, served_name: Option<String>) -> Result<Setting
         prefill_chunk_tokens: args.prefill_chunk.map(|tokens| tokens as usize),
         threads: args.threads.map_or(processors, |threads| threads as usize),
         kernels: args.cpu,
-        readers: args.readers as usize,
+        reading: args.reading.settings(),
         read_timeout: args.read_timeout.0,
         prefetch: !args.no_prefetch,
+        eviction: args.eviction,
+        record_trace: args.record_trace.clone(),
+        prefix_cache: match (args.no_prefix_cache, args.share_prefix_cache) {
+            (true, _) => PrefixCache::Off,
+            (false, true) => PrefixCache::Shared,
+            (false, false) => PrefixCache::PerClient,
+        },
         served_name,
     })
 }

@@ -9,7 +9,7 @@ use super::keys::SecretDigest;
 use super::record::Record;
 use super::router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
@@ -19,7 +19,10 @@ use std::time::Instant;
 const OPEN_PATHS: [&str; 2] = ["/health", "/ready"];
 const ADMIN_PATH: &str = "/admin";
 const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE, OPTIONS");
-const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static("x-request-id, retry-after");
+const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
+    "x-request-id, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, \
+     x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens",
+);
 const PREFLIGHT_AGE_S: HeaderValue = HeaderValue::from_static("600");
 
 /// Lets browsers call from the server's own pages and from listed origins; pages of others get nothing.
@@ -102,10 +105,37 @@ pub(crate) async fn check_key(
     match caller(&app, given.as_ref()) {
         _ if opens_metrics => next.run(request).await,
         None => ApiError::bad_key().into_response(),
-        Some(account) => match enter(&app, account, &request) {
-            Ok(()) => next.run(request).await,
-            Err(error) => error.into_response(),
-        },
+        Some(account) => {
+            let is_limited = request.method() == Method::POST;
+            let mut response = match enter(&app, Arc::clone(&account), &request) {
+                Ok(()) => next.run(request).await,
+                Err(error) => error.into_response(),
+            };
+            if is_limited {
+                tell_allowances(&account, response.headers_mut());
+            }
+            response
+        }
+    }
+}
+
+/// What is left of the caller's limits, by OpenAI's names: of tokens, when the answer begins.
+fn tell_allowances(account: &Account, headers: &mut HeaderMap) {
+    for allowance in account.allowances(Instant::now()) {
+        let told = [
+            ("limit", allowance.limit.to_string()),
+            ("remaining", allowance.left.to_string()),
+            (
+                "reset",
+                format!("{:.3}s", allowance.full_after.as_secs_f64()),
+            ),
+        ];
+        for (what, value) in told {
+            let name = format!("x-ratelimit-{what}-{}", allowance.of);
+            let name = HeaderName::try_from(name).expect("made of letters and dashes");
+            let value = HeaderValue::try_from(value).expect("made of digits");
+            headers.insert(name, value);
+        }
     }
 }
 

@@ -33,6 +33,19 @@ struct Places {
     are_shared: bool,
 }
 
+/// What is left of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Allowance {
+    /// `requests` or `tokens`.
+    pub(crate) of: &'static str,
+    /// A minute.
+    pub(crate) limit: u64,
+    /// Now.
+    pub(crate) left: u64,
+    /// When all of it is there again.
+    pub(crate) full_after: Duration,
+}
+
 /// A limit that a caller has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reached {
@@ -122,6 +135,26 @@ impl Account {
         }
     }
 
+    /// What is left of the limits on requests and tokens a minute, where there are any.
+    pub(crate) fn allowances(&self, now: Instant) -> Vec<Allowance> {
+        let mut taken = self.taken();
+        let Taken {
+            requests, tokens, ..
+        } = &mut *taken;
+        [("requests", requests), ("tokens", tokens)]
+            .into_iter()
+            .filter_map(|(of, bucket)| {
+                let bucket = bucket.as_mut()?;
+                Some(Allowance {
+                    of,
+                    limit: bucket.most() as u64,
+                    left: bucket.left(now) as u64,
+                    full_after: bucket.wait_for(f64::INFINITY, now).unwrap_or_default(),
+                })
+            })
+            .collect()
+    }
+
     /// Takes places for `count` answers of the `capacity` that the engine has. Where there are several callers, one takes
     /// at most as many as it leaves free, so that a single one fills half of the queue and others still find room.
     pub(crate) fn take_places(
@@ -176,7 +209,7 @@ impl Accounts {
         let account = |(key, client): (&ApiKey, u32)| {
             let limits = key.limits.or(config.key_limits);
             let account = Account::new(&key.name, ClientId(client), limits, &all, are_shared, now);
-            (key.digest.clone(), Arc::new(account))
+            (key.digest, Arc::new(account))
         };
         let anybody = Account::new(ANYBODY, ClientId(0), config.key_limits, &all, false, now);
         Self {

@@ -164,7 +164,7 @@ impl BacklogReceiver {
 fn size_bytes(event: &TokenEvent) -> usize {
     let scores = match event {
         TokenEvent::Token { logprobs, .. } => logprobs.as_ref().map_or(0, |l| l.top.len()),
-        TokenEvent::Finished { .. } | TokenEvent::Failed { .. } => 0,
+        TokenEvent::Prefilled { .. } | TokenEvent::Finished { .. } | TokenEvent::Failed { .. } => 0,
     };
     size_of::<(u32, TokenEvent)>() + scores * size_of::<TokenLogprob>()
 }

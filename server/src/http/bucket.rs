@@ -26,11 +26,26 @@ impl Bucket {
 
     /// How long until there is `amount`, at most a minute's worth; None if there is now.
     pub(crate) fn wait_for(&mut self, amount: f64, now: Instant) -> Option<Duration> {
+        self.refill(now);
+        let missing = amount.min(self.per_minute) - self.level;
+        (missing > 0.0).then(|| Duration::from_secs_f64(missing / self.per_minute * MINUTE_S))
+    }
+
+    /// What there is now, never less than nothing.
+    pub(crate) fn left(&mut self, now: Instant) -> f64 {
+        self.refill(now);
+        self.level.max(0.0)
+    }
+
+    /// What it holds when it is full.
+    pub(crate) fn most(&self) -> f64 {
+        self.per_minute
+    }
+
+    fn refill(&mut self, now: Instant) {
         let minutes = now.saturating_duration_since(self.at).as_secs_f64() / MINUTE_S;
         self.at = self.at.max(now);
         self.level = (self.level + minutes * self.per_minute).min(self.per_minute);
-        let missing = amount.min(self.per_minute) - self.level;
-        (missing > 0.0).then(|| Duration::from_secs_f64(missing / self.per_minute * MINUTE_S))
     }
 
     pub(crate) fn take(&mut self, amount: f64) {
@@ -71,6 +86,9 @@ mod tests {
         let mut bucket = Bucket::new(60, start);
         bucket.take(180.0);
         assert_eq!(bucket.wait_for(1.0, start), Some(Duration::from_secs(121)));
+        assert_eq!((bucket.left(start), bucket.most()), (0.0, 60.0));
+        let half = start + Duration::from_secs(150);
+        assert_eq!(bucket.left(half), 30.0);
         assert_eq!(bucket.wait_for(1e9, start + Duration::from_secs(180)), None);
     }
 }

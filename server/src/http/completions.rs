@@ -59,9 +59,8 @@ pub(crate) async fn completions(
     let (model, shared) = (Arc::clone(&admitted.model), Arc::clone(&app));
     let (job, mut dialect) = app.blocking(move || prepare(&shared, model, &body)).await?;
     if let Some(top) = job.logprobs {
-        let client = record.client();
         let echoed = &mut dialect.echoed;
-        echo::score(&app, &admitted.model, &job, (client, top), echoed).await?;
+        echo::score(&app, &admitted.model, &job, (&record, top), echoed).await?;
     }
     if job.max_new_tokens == Some(0) {
         return Ok(without_answers(&job, dialect, &record));
@@ -189,7 +188,7 @@ fn prompts(
 /// The prompts alone, where no token is to be made.
 fn without_answers(job: &Job, mut dialect: CompletionDialect, record: &Record) -> Response {
     let prompt_tokens: usize = job.prompts.iter().map(Vec::len).sum();
-    let usage = Usage::new(prompt_tokens as u64, 0);
+    let usage = Usage::new(prompt_tokens as u64, 0, 0);
     record.set_tokens(usage.prompt_tokens, 0);
     record.set_outcome("length");
     let answers = job.prompts.len() as u32 * job.sampling.n;

@@ -20,6 +20,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
         responses::retrieve,
         responses::delete,
         responses::cancel,
+        responses::input_items,
         embeddings::embeddings,
         tokens::tokenize,
         tokens::detokenize,

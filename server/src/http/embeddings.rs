@@ -4,6 +4,7 @@ use super::app::{Admitted, App};
 use super::batch::{Batch, Outcome, Reply};
 use super::body::{self, Body};
 use super::error::ApiError;
+use super::job::Delivery;
 use super::record::Record;
 use super::respond::json_in_pieces;
 use super::{held, job};
@@ -13,7 +14,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use odmoe_engine::{ClientId, EmbeddingEnd, EmbeddingRequest, EmbeddingSink, Pooling, SubmitError};
+use odmoe_engine::{EmbeddingEnd, EmbeddingRequest, EmbeddingSink, Pooling, SubmitError};
 use odmoe_openapi::{
     Embedding, EmbeddingInput, EmbeddingList, EmbeddingPooling, EmbeddingUsage, EmbeddingVector,
     EmbeddingsRequest, EncodingFormat, ErrorResponse, Prompt,
@@ -61,15 +62,7 @@ pub(crate) async fn embeddings(
         .blocking(move || prepare(&shared, &served, &body))
         .await?;
     let tokens: usize = wanted.texts.iter().map(Vec::len).sum();
-    let embedding = embed(&app, &model, &wanted, record.client());
-    let vectors = match app.config.timeouts.request {
-        None => embedding.await,
-        Some(limit) => {
-            let left = limit.saturating_sub(record.arrived.elapsed());
-            let embedded = tokio::time::timeout(left, embedding).await;
-            embedded.unwrap_or_else(|_| Err(ApiError::request_timed_out(limit)))
-        }
-    };
+    let vectors = embed(&app, &model, &wanted, &record).await;
     let outcome = vectors.as_ref().map_or_else(ApiError::code, |_| "stop");
     record.set_outcome(outcome);
     let vectors = vectors?;
@@ -99,12 +92,12 @@ async fn embed(
     app: &App,
     model: &Arc<ServedModel>,
     wanted: &Wanted,
-    client: ClientId,
+    record: &Record,
 ) -> Result<Vec<Vec<f32>>, ApiError> {
     let metrics = app.metrics.model(&model.name);
     let submit = |model: &ServedModel, place: usize, reply| {
         let request = EmbeddingRequest {
-            client,
+            client: record.client(),
             tokens: wanted.texts[place].clone(),
             pooling: wanted.pooling,
         };
@@ -116,7 +109,7 @@ async fn embed(
         SubmitError::TooLong { prompt, limit, .. } => ApiError::text_too_long(prompt, limit),
         other => ApiError::submit(other, "input", app.config.retry_after),
     };
-    let mut batch = Batch::new(app, Arc::clone(model));
+    let mut batch = Batch::new(app, Arc::clone(model), record, Delivery::Whole);
     let vectors = batch.run(wanted.texts.len(), submit, refuse).await?;
     match vectors.iter().flatten().all(|value| value.is_finite()) {
         true => Ok(vectors),

@@ -48,6 +48,8 @@ pub(crate) struct Generation {
     events: BacklogReceiver,
     deadlines: Deadlines,
     prompt_tokens: u64,
+    /// Of them, those that did not have to be computed.
+    cached_tokens: u64,
     completion_tokens: u64,
     retry_after: Duration,
     /// Ends when the server stops waiting for requests.
@@ -62,6 +64,8 @@ pub(crate) struct Generation {
 
 struct Choice {
     id: RequestId,
+    /// Whether it is the first answer to its prompt: the others find what it has computed.
+    is_first: bool,
     answer: Answer,
     is_over: bool,
     /// Tells the sink that a cancellation is a stop string's doing.
@@ -94,6 +98,7 @@ impl Generation {
             events,
             deadlines,
             prompt_tokens: 0,
+            cached_tokens: 0,
             completion_tokens: 0,
             retry_after: app.config.retry_after,
             stopping: Box::pin(async move { lifecycle.reached(LifePhase::Stopping).await }),
@@ -162,6 +167,7 @@ impl Generation {
         );
         self.choices.push(Choice {
             id,
+            is_first: choice == 0,
             answer,
             is_over: false,
             stopped_by_text,
@@ -201,7 +207,11 @@ impl Generation {
     }
 
     pub(crate) fn usage(&self) -> Usage {
-        Usage::new(self.prompt_tokens, self.completion_tokens)
+        Usage::new(
+            self.prompt_tokens,
+            self.cached_tokens,
+            self.completion_tokens,
+        )
     }
 
     /// The next update; None once all answers have ended. May be dropped while it waits without losing anything.
@@ -249,6 +259,12 @@ impl Generation {
             return None;
         }
         match event {
+            TokenEvent::Prefilled { cached_tokens } => {
+                if choice.is_first {
+                    self.cached_tokens += cached_tokens as u64;
+                }
+                None
+            }
             TokenEvent::Token { token, logprobs } => {
                 self.completion_tokens += 1;
                 self.record
@@ -380,6 +396,7 @@ impl TokenSink for ChannelSink {
     fn emit(&mut self, event: TokenEvent) {
         let now = Instant::now();
         match &event {
+            TokenEvent::Prefilled { .. } => {}
             TokenEvent::Token { .. } => self.meter.token(now),
             TokenEvent::Finished { reason, timings } => {
                 let how = match reason {

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const DONE: &str = "data: [DONE]\n\n";
 /// A comment: clients skip it, proxies see life.
-const KEEP_ALIVE: &str = ":\n\n";
+pub(crate) const KEEP_ALIVE: &str = ":\n\n";
 
 /// How an endpoint words its answers.
 pub(crate) trait Dialect: Send + Sync + 'static {
@@ -256,11 +256,15 @@ pub(crate) fn all_at_once<D: Dialect>(dialect: &D, chunks: Vec<D::Chunk>) -> Res
 }
 
 fn events<D: Dialect>(chunks: Vec<D::Chunk>) -> String {
-    let one = |chunk: &D::Chunk| match D::name(chunk) {
+    chunks.iter().map(named_event::<D>).collect()
+}
+
+/// One server-sent event, with its name where events have names.
+pub(crate) fn named_event<D: Dialect>(chunk: &D::Chunk) -> String {
+    match D::name(chunk) {
         Some(name) => format!("event: {name}\n{}", event(chunk)),
         None => event(chunk),
-    };
-    chunks.iter().map(one).collect()
+    }
 }
 
 /// JSON of an object whose last member is an empty list, with that list's items written only as they are sent.

@@ -88,6 +88,11 @@ fn client_routes() -> Vec<Route> {
         ("/responses/{id}", "GET", get(responses::retrieve)),
         ("/responses/{id}", "DELETE", delete(responses::delete)),
         ("/responses/{id}/cancel", "POST", post(responses::cancel)),
+        (
+            "/responses/{id}/input_items",
+            "GET",
+            get(responses::input_items),
+        ),
         ("/embeddings", "POST", post(embeddings::embeddings)),
         ("/tokenize", "POST", post(tokens::tokenize)),
         ("/detokenize", "POST", post(tokens::detokenize)),

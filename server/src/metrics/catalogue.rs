@@ -64,6 +64,8 @@ pub(crate) const EVICTION_REASONS: &[&str] = &["demand", "prefetch", "budget"];
 pub(crate) const LOAD_FAILURES: &[&str] = &["checksum", "io", "short_read", "timeout"];
 pub(crate) const LOAD_SOURCES: &[&str] = &["direct", "buffered", "memory"];
 pub(crate) const CALLER_LIMITS: &[&str] = &["requests", "tokens", "concurrent", "share"];
+pub(crate) const PREFETCHES: &[&str] = &["used", "wasted"];
+pub(crate) const FORESEEN: &[&str] = &["foreseen", "unforeseen"];
 pub(crate) const PREDICTIONS: &[&str] = &["predicted", "missed"];
 
 const fn model(name: &'static str, kind: Kind, help: &'static str) -> Metric {
@@ -99,6 +101,8 @@ pub(crate) const CATALOGUE: &[Metric] = &[
     model("vllm:num_requests_running", Gauge, "Sequences that are being generated."),
     model("vllm:num_requests_waiting", Gauge, "Sequences that wait to be generated."),
     model("vllm:kv_cache_usage_perc", Gauge, "Share of the KV cache's blocks in use, 0 to 1."),
+    model("vllm:prefix_cache_queries_total", Counter, "Prompt tokens that were looked up in the prefix cache."),
+    model("vllm:prefix_cache_hits_total", Counter, "Of them, those that were found and not computed again."),
     model("vllm:num_preemptions_total", Counter, "Sequences put back to make room."),
     model("vllm:prompt_tokens_total", Counter, "Prompt tokens of accepted requests."),
     model("vllm:generation_tokens_total", Counter, "Tokens generated."),
@@ -119,6 +123,7 @@ pub(crate) const CATALOGUE: &[Metric] = &[
     model("vllm:request_params_max_tokens", Histogram(TOKENS), "The most tokens that a sequence was allowed."),
     model("vllm:request_params_n", Histogram(CHOICES), "Answers asked for."),
     model("vllm:iteration_tokens_total", Histogram(ITERATION_TOKENS), "Tokens of a pass through the model."),
+    paging("odmoe_prefix_cache_blocks", Gauge, &[], "KV blocks that are free and remember the prefix of a prompt."),
     paging("odmoe_expert_cache_lookups_total", Counter, &[("phase", PHASES), ("result", LOOKUP_RESULTS)],
         "Experts asked for, by what was found; hit rate = (hit + prefetch_hit) / all."),
     paging("odmoe_expert_cache_evictions_total", Counter, &[("reason", EVICTION_REASONS)],
@@ -139,6 +144,10 @@ pub(crate) const CATALOGUE: &[Metric] = &[
     paging("odmoe_expert_prefetch_issued_total", Counter, &[], "Reads begun ahead of demand."),
     paging("odmoe_expert_prefetch_used_total", Counter, &[], "Experts read ahead of demand and then used."),
     paging("odmoe_expert_prefetch_wasted_total", Counter, &[], "Experts read ahead of demand and not used."),
+    paging("odmoe_expert_prefetch_bytes_total", Counter, &[("outcome", PREFETCHES)],
+        "Bytes read ahead of demand, by what came of them."),
+    paging("odmoe_expert_foreseen_misses_total", Counter, &[("outcome", FORESEEN)],
+        "Experts asked for that only a prefetch could have had in memory; recall on misses = foreseen / all."),
     paging("odmoe_predictor_experts_total", Counter, &[("outcome", PREDICTIONS)],
         "Experts that a router chose, by whether they had been predicted; recall = predicted / all."),
     paging("odmoe_requests_limited_total", Counter, &[("limit", CALLER_LIMITS)],

@@ -18,6 +18,9 @@ pub struct ModelMetrics {
     running: Gauge,
     waiting: Gauge,
     kv_usage: Gauge,
+    prefix_queries: Counter,
+    prefix_hits: Counter,
+    prefix_blocks: Gauge,
     preemptions: Counter,
     prompt_tokens: Counter,
     generation_tokens: Counter,
@@ -56,6 +59,9 @@ impl ModelMetrics {
             running: gauge("vllm:num_requests_running"),
             waiting: gauge("vllm:num_requests_waiting"),
             kv_usage: gauge("vllm:kv_cache_usage_perc"),
+            prefix_queries: counter("vllm:prefix_cache_queries_total"),
+            prefix_hits: counter("vllm:prefix_cache_hits_total"),
+            prefix_blocks: registry.gauge("odmoe_prefix_cache_blocks", &[]),
             preemptions: counter("vllm:num_preemptions_total"),
             prompt_tokens: counter("vllm:prompt_tokens_total"),
             generation_tokens: counter("vllm:generation_tokens_total"),
@@ -96,6 +102,7 @@ impl ModelMetrics {
         self.waiting.set(gauges.waiting as f64);
         self.kv_usage
             .set(gauges.kv_blocks_used as f64 / gauges.kv_blocks.max(1) as f64);
+        self.prefix_blocks.set(gauges.kv_blocks_remembered as f64);
         self.paging.set_gauges(&gauges.store);
     }
 }
@@ -107,6 +114,10 @@ impl EngineObserver for ModelMetrics {
             EngineEvent::ExpertStall { seconds } => self.paging.record_stall(*seconds),
             EngineEvent::Step { tokens, .. } => self.iteration_tokens.record(*tokens as f64),
             EngineEvent::Preempted => self.preemptions.increment(1),
+            EngineEvent::PrefixLookups(lookups) => {
+                self.prefix_queries.increment(lookups.queried as u64);
+                self.prefix_hits.increment(lookups.found as u64);
+            }
             EngineEvent::Prediction { chosen, predicted } => {
                 self.paging.record_prediction(*chosen, *predicted);
             }

@@ -2,7 +2,8 @@
 
 use super::Registry;
 use super::catalogue::{
-    EVICTION_REASONS, LOAD_FAILURES, LOAD_SOURCES, LOOKUP_RESULTS, PHASES, PREDICTIONS,
+    EVICTION_REASONS, FORESEEN, LOAD_FAILURES, LOAD_SOURCES, LOOKUP_RESULTS, PHASES, PREDICTIONS,
+    PREFETCHES,
 };
 use metrics::{Counter, Gauge, Histogram};
 use odmoe_expert_store::{
@@ -21,6 +22,10 @@ pub(crate) struct PagingMetrics {
     prefetch_issued: Counter,
     prefetch_used: Counter,
     prefetch_wasted: Counter,
+    /// In the order of [`PREFETCHES`].
+    prefetch_bytes: Vec<Counter>,
+    /// In the order of [`FORESEEN`].
+    misses: Vec<Counter>,
     predicted: Counter,
     unpredicted: Counter,
     stall_seconds: Histogram,
@@ -63,6 +68,8 @@ impl PagingMetrics {
             prefetch_issued: registry.counter("odmoe_expert_prefetch_issued_total", &[]),
             prefetch_used: registry.counter("odmoe_expert_prefetch_used_total", &[]),
             prefetch_wasted: registry.counter("odmoe_expert_prefetch_wasted_total", &[]),
+            prefetch_bytes: by("odmoe_expert_prefetch_bytes_total", "outcome", PREFETCHES),
+            misses: by("odmoe_expert_foreseen_misses_total", "outcome", FORESEEN),
             predicted: predictions[0].clone(),
             unpredicted: predictions[1].clone(),
             stall_seconds: registry.histogram("odmoe_expert_stall_seconds", &[]),
@@ -104,8 +111,20 @@ impl PagingMetrics {
             }
             StoreEvent::LoadFailed { kind, .. } => self.failures[failure_index(*kind)].increment(1),
             StoreEvent::PrefetchIssued => self.prefetch_issued.increment(1),
-            StoreEvent::PrefetchUsed => self.prefetch_used.increment(1),
-            StoreEvent::PrefetchWasted => self.prefetch_wasted.increment(1),
+            StoreEvent::PrefetchUsed { bytes } => {
+                self.prefetch_used.increment(1);
+                self.prefetch_bytes[0].increment(*bytes);
+            }
+            StoreEvent::PrefetchWasted { bytes } => {
+                self.prefetch_wasted.increment(1);
+                self.prefetch_bytes[1].increment(*bytes);
+            }
+            StoreEvent::Foreseen {
+                missed, foreseen, ..
+            } => {
+                self.misses[0].increment(*foreseen as u64);
+                self.misses[1].increment(missed.saturating_sub(*foreseen) as u64);
+            }
             _ => {}
         }
     }

@@ -2,6 +2,7 @@
 
 use super::catalogue::{CATALOGUE, Kind, LABELLED_LATER, combinations};
 use super::*;
+use odmoe_engine::scheduler::PrefixLookups;
 use odmoe_engine::{EngineEvent, EngineGauges, EngineObserver};
 use odmoe_expert_store::{
     EvictionReason, LoadFailureKind, LookupResult, Phase, StoreEvent, StoreGauges, StoreHealth,
@@ -24,6 +25,7 @@ fn complete() -> MetricsHandle {
         kv_format: odmoe_backend::KvFormat::F32,
         max_context_tokens: 1,
         predict_top: 0,
+        prefix_cache: odmoe_engine::PrefixCache::PerClient,
     };
     metrics.set_cache_config("m", &config);
     metrics
@@ -126,6 +128,9 @@ const PROMISED: &[(&str, &str)] = &[
     ("vllm:num_requests_running", "gauge"),
     ("vllm:num_requests_waiting", "gauge"),
     ("vllm:kv_cache_usage_perc", "gauge"),
+    ("vllm:prefix_cache_queries_total", "counter"),
+    ("vllm:prefix_cache_hits_total", "counter"),
+    ("odmoe_prefix_cache_blocks", "gauge"),
     ("vllm:num_preemptions_total", "counter"),
     ("vllm:prompt_tokens_total", "counter"),
     ("vllm:generation_tokens_total", "counter"),
@@ -160,6 +165,8 @@ const PROMISED: &[(&str, &str)] = &[
     ("odmoe_expert_prefetch_issued_total", "counter"),
     ("odmoe_expert_prefetch_used_total", "counter"),
     ("odmoe_expert_prefetch_wasted_total", "counter"),
+    ("odmoe_expert_prefetch_bytes_total", "counter"),
+    ("odmoe_expert_foreseen_misses_total", "counter"),
     ("odmoe_expert_cache_resident_bytes", "gauge"),
     ("odmoe_expert_cache_capacity_bytes", "gauge"),
     ("odmoe_expert_cache_budget_bytes", "gauge"),
@@ -272,8 +279,13 @@ fn store_events_are_counted() {
             kind: LoadFailureKind::Checksum,
         },
         StoreEvent::PrefetchIssued,
-        StoreEvent::PrefetchUsed,
-        StoreEvent::PrefetchWasted,
+        StoreEvent::PrefetchUsed { bytes: 40 },
+        StoreEvent::PrefetchWasted { bytes: 50 },
+        StoreEvent::Foreseen {
+            phase: Phase::Decode,
+            missed: 5,
+            foreseen: 3,
+        },
     ];
     for event in events {
         model.record(&EngineEvent::Store(event));
@@ -299,6 +311,19 @@ fn store_events_are_counted() {
         ("odmoe_expert_prefetch_issued_total", 1.0),
         ("odmoe_expert_prefetch_used_total", 1.0),
         ("odmoe_expert_prefetch_wasted_total", 1.0),
+        ("odmoe_expert_prefetch_bytes_total{outcome=\"used\"}", 40.0),
+        (
+            "odmoe_expert_prefetch_bytes_total{outcome=\"wasted\"}",
+            50.0,
+        ),
+        (
+            "odmoe_expert_foreseen_misses_total{outcome=\"foreseen\"}",
+            3.0,
+        ),
+        (
+            "odmoe_expert_foreseen_misses_total{outcome=\"unforeseen\"}",
+            2.0,
+        ),
     ];
     check(&metrics, &expected);
 }
@@ -313,6 +338,10 @@ fn engine_events_are_counted() {
         prefill: true,
     });
     model.record(&EngineEvent::Preempted);
+    model.record(&EngineEvent::PrefixLookups(PrefixLookups {
+        queried: 40,
+        found: 32,
+    }));
     model.record(&EngineEvent::Prediction {
         chosen: 8,
         predicted: 5,
@@ -328,6 +357,14 @@ fn engine_events_are_counted() {
         (
             "vllm:num_preemptions_total{model_name=\"m\",engine=\"0\"}",
             1.0,
+        ),
+        (
+            "vllm:prefix_cache_queries_total{model_name=\"m\",engine=\"0\"}",
+            40.0,
+        ),
+        (
+            "vllm:prefix_cache_hits_total{model_name=\"m\",engine=\"0\"}",
+            32.0,
         ),
     ];
     check(&metrics, &expected);
@@ -351,6 +388,7 @@ fn gauges_show_the_last_step() {
             running: 2,
             waiting: 3,
             kv_blocks_used: 10,
+            kv_blocks_remembered: 9,
             kv_blocks: 40,
             store,
             health: StoreHealth::Healthy,
@@ -363,6 +401,7 @@ fn gauges_show_the_last_step() {
         ("odmoe_expert_loads_in_flight", 4.0),
         ("odmoe_expert_load_queue_depth", 6.0),
         ("odmoe_expert_readers_stuck", 8.0),
+        ("odmoe_prefix_cache_blocks", 9.0),
         (
             "vllm:num_requests_running{model_name=\"m\",engine=\"0\"}",
             2.0,

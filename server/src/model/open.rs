@@ -9,6 +9,8 @@ use crate::model::live_budget::{LiveBudget, LiveBudgetParts, LiveChange, LiveKv}
 use crate::model::locate::ModelLocation;
 use crate::model::memory_limit;
 use crate::model::prefill_chunk::prefill_chunk;
+use crate::model::read_plan::{Reading, measuring_memory, reading};
+use crate::model::recorder::Recorder;
 use crate::model::settings::Settings;
 use crate::model::text_side::{TextSide, TextSideError, check_text, open_text_side};
 use crate::state::{LoadingProgress, ServedModel, Stage};
@@ -60,6 +62,14 @@ pub enum OpenModelError {
     )]
     CacheFolder {
         /// The folder, or a file in it.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The routing trace cannot be written.
+    #[error("{path}: {source}; name another file with --record-trace")]
+    Trace {
+        /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -116,6 +126,10 @@ pub struct OpenModel {
     pub prepared: PreparedModel,
     /// The engine.
     pub engine: EngineHandle,
+    /// How its experts are read.
+    pub reading: Reading,
+    /// The files that they are read from.
+    pub reader: FileReader,
 }
 
 /// Finds or makes the store and divides the memory. A conversion, if there is one, is a part of `progress`, and is told
@@ -178,7 +192,9 @@ impl PreparedModel {
         observer: Arc<dyn EngineObserver>,
         progress: OpenProgress<'_>,
     ) -> Result<OpenModel, OpenModelError> {
-        let reader = Arc::new(FileReader::open(&self.folder, &self.manifest)?);
+        let (reader, reading) = self.reader(progress)?;
+        let mut store_config = self.store_config.clone();
+        store_config.readers = reading.plan.at_once;
         let begin = self.base_fraction();
         let on_load = |done: ByteCount, total: ByteCount| {
             let share = done.0 as f64 / total.0.max(1) as f64;
@@ -198,11 +214,18 @@ impl PreparedModel {
                 ));
             }
         };
+        let observer: Arc<dyn EngineObserver> = match &self.settings.record_trace {
+            None => observer,
+            Some(path) => Recorder::begin(path, &self.manifest, observer).map_err(|source| {
+                let path = path.clone();
+                OpenModelError::Trace { path, source }
+            })?,
+        };
         let parts = EngineParts {
             manifest: self.manifest.clone(),
             backend: self.backend.clone(),
-            reader,
-            store: self.store_config.clone(),
+            reader: Arc::new(reader.with_plan(reading.plan)),
+            store: store_config,
             config: self.engine_config.clone(),
             observer,
         };
@@ -210,7 +233,36 @@ impl PreparedModel {
         Ok(OpenModel {
             prepared: self,
             engine,
+            reading,
+            reader,
         })
+    }
+
+    /// Opens the store's files, and finds out how its experts are read best.
+    pub fn reader(
+        &self,
+        progress: OpenProgress<'_>,
+    ) -> Result<(FileReader, Reading), OpenModelError> {
+        let reader = FileReader::open(&self.folder, &self.manifest)?;
+        let catalog = Arc::new(Catalog::new(&self.manifest));
+        let measuring = || {
+            progress(LoadingProgress::stage(
+                Stage::LoadingBase,
+                self.base_fraction(),
+                "measuring how this disk is read best, once",
+            ));
+        };
+        let reading = reading(
+            &self.settings.reading,
+            self.settings.cache_folder.as_deref(),
+            &self.folder,
+            &catalog,
+            &reader,
+            measuring_memory(self.budget.bytes),
+            &measuring,
+        );
+        tracing::info!(plan = %reading.plan, from = reading.origin.name(), "reading experts");
+        Ok((reader, reading))
     }
 
     fn base_fraction(&self) -> f64 {
@@ -396,8 +448,8 @@ pub fn divide(
     let limit = settings.memory_limit.as_ref();
     let mut store_config = StoreConfig {
         budget: experts.least,
-        readers: settings.readers,
         prefetch: settings.prefetch,
+        eviction: settings.eviction,
         read_timeout: settings.read_timeout,
         ..StoreConfig::default()
     };
@@ -459,5 +511,6 @@ fn engine_config(
         } else {
             0
         },
+        prefix_cache: settings.prefix_cache,
     }
 }

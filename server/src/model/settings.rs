@@ -3,8 +3,11 @@
 use crate::config::{ExpertCacheSize, KvCacheSize};
 use crate::model::locate::ModelLocation;
 use crate::model::memory_limit::MemoryLimit;
+use crate::model::read_plan::ReadSettings;
 use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::KernelSet;
+use odmoe_engine::PrefixCache;
+use odmoe_expert_store::residency::eviction::Eviction;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,12 +36,18 @@ pub struct Settings {
     pub threads: usize,
     /// None: the fastest.
     pub kernels: Option<KernelSet>,
-    /// Threads that read.
-    pub readers: usize,
+    /// How experts are read, as far as it is not to be measured.
+    pub reading: ReadSettings,
     /// After this a read fails.
     pub read_timeout: Duration,
     /// Whether experts are read ahead of demand.
     pub prefetch: bool,
+    /// Which expert leaves memory when another needs its place.
+    pub eviction: Eviction,
+    /// Where to record which experts are asked for.
+    pub record_trace: Option<PathBuf>,
+    /// Who is spared computing the beginning of a prompt again.
+    pub prefix_cache: PrefixCache,
     /// The name that clients use, if not the store's.
     pub served_name: Option<String>,
 }

@@ -91,7 +91,7 @@ impl World {
         output.read_line(&mut line).unwrap();
         let address = line
             .trim()
-            .rsplit_once("http://")
+            .rsplit_once("://")
             .map(|(_, address)| address.to_owned());
         let address = address.unwrap_or_else(|| panic!("no address in {line:?}"));
         Server {
@@ -110,6 +110,11 @@ pub struct Server {
 }
 
 impl Server {
+    /// Of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it prints until it is ready.
     pub fn until_ready(&mut self) -> String {
         let mut text = String::new();

@@ -24,6 +24,14 @@ pub fn valid() -> Vec<Wanted> {
         ("GET", "/docs/"),
         ("GET", "/v1/loading/progress"),
         ("GET", "/v1/responses/resp_unknown"),
+        (
+            "GET",
+            "/v1/responses/resp_unknown?stream=true&starting_after=3",
+        ),
+        (
+            "GET",
+            "/v1/responses/resp_unknown/input_items?limit=2&order=asc&after=x",
+        ),
         ("DELETE", "/v1/responses/resp_unknown"),
         ("POST", "/v1/responses/resp_unknown/cancel"),
         ("GET", "/admin/cache"),
@@ -115,6 +123,10 @@ fn bodies() -> Vec<(&'static str, Value)> {
             "/v1/responses",
             json!({"input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}],
             "max_output_tokens": 3, "stream": true, "background": false}),
+        ),
+        (
+            "/v1/responses",
+            json!({"input": "hi", "max_output_tokens": 3, "stream": true, "background": true}),
         ),
         (
             "/v1/messages",

@@ -1,6 +1,6 @@
 //! The plug for eviction policies.
 
-use odmoe_formats::ExpertKey;
+use odmoe_formats::{ExpertKey, LayerIndex};
 
 /// Where an object enters, and where a use puts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,10 @@ pub enum Heat {
 /// but seeded ones), so that a recorded trace replays exactly; that it never forgets an object by itself; and that
 /// [`Self::victim`] finds an object if `may_leave` accepts any.
 pub trait EvictionPolicy: Send {
+    /// Decode asks for objects of a layer, in this class or not; the uses come next. A layer that is not after the one
+    /// before it begins a pass.
+    fn reached(&mut self, _layer: LayerIndex) {}
+
     /// An object became resident.
     fn insert(&mut self, key: ExpertKey, heat: Heat);
 

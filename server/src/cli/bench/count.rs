@@ -16,6 +16,12 @@ pub struct Counts {
     pub decode: Lookups,
     /// Read from storage.
     pub bytes_read: u64,
+    /// Of it, read ahead of demand and then used.
+    pub prefetch_used_bytes: u64,
+    /// The same, not used.
+    pub prefetch_wasted_bytes: u64,
+    /// Lookups in decode that only a prefetch could have made hits, and of them those that were predicted.
+    pub foreseen: Lookups,
     /// Waiting for experts with nothing else to do.
     pub stall_s: f64,
 }
@@ -53,6 +59,9 @@ impl Counts {
             prefill: self.prefill.since(before.prefill),
             decode: self.decode.since(before.decode),
             bytes_read: self.bytes_read - before.bytes_read,
+            prefetch_used_bytes: self.prefetch_used_bytes - before.prefetch_used_bytes,
+            prefetch_wasted_bytes: self.prefetch_wasted_bytes - before.prefetch_wasted_bytes,
+            foreseen: self.foreseen.since(before.foreseen),
             stall_s: self.stall_s - before.stall_s,
         }
     }
@@ -74,6 +83,20 @@ impl Counts {
                 }
             }
             EngineEvent::Store(StoreEvent::Loaded { bytes, .. }) => self.bytes_read += bytes,
+            EngineEvent::Store(StoreEvent::PrefetchUsed { bytes }) => {
+                self.prefetch_used_bytes += bytes;
+            }
+            EngineEvent::Store(StoreEvent::PrefetchWasted { bytes }) => {
+                self.prefetch_wasted_bytes += bytes;
+            }
+            EngineEvent::Store(StoreEvent::Foreseen {
+                phase: Phase::Decode,
+                missed,
+                foreseen,
+            }) => {
+                self.foreseen.hits += *foreseen as u64;
+                self.foreseen.all += *missed as u64;
+            }
             EngineEvent::ExpertStall { seconds } => self.stall_s += seconds,
             _ => {}
         }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 pub struct Figure(Vec<f64>);
 
 impl Figure {
-    fn add(&mut self, value: Option<f64>) {
+    /// Adds a value, if there is one.
+    pub fn add(&mut self, value: Option<f64>) {
         self.0.extend(value.filter(|value| value.is_finite()));
     }
 
@@ -67,6 +68,12 @@ pub struct Measured {
     pub missed_bytes_decode: Figure,
     /// Bytes read from storage, those that nobody used with them.
     pub bytes_read: Figure,
+    /// Of them, read ahead of demand and then used.
+    pub prefetch_used_bytes: Figure,
+    /// Read ahead of demand, and gone without a use.
+    pub prefetch_wasted_bytes: Figure,
+    /// Of decode's lookups that only a prefetch could have made hits, the share that was predicted.
+    pub recall_on_misses: Figure,
     /// Waiting for experts with nothing else to do.
     pub stall_s: Figure,
 }
@@ -96,6 +103,12 @@ impl Measured {
         self.missed_bytes_prefill.add(missed(round.counts.prefill));
         self.missed_bytes_decode.add(missed(round.counts.decode));
         self.bytes_read.add(Some(round.counts.bytes_read as f64));
+        let counts = &round.counts;
+        self.prefetch_used_bytes
+            .add(Some(counts.prefetch_used_bytes as f64));
+        self.prefetch_wasted_bytes
+            .add(Some(counts.prefetch_wasted_bytes as f64));
+        self.recall_on_misses.add(counts.foreseen.rate());
         self.stall_s.add(Some(round.counts.stall_s));
     }
 }

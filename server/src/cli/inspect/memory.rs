@@ -4,8 +4,11 @@ use crate::config::{ExpertCacheSize, KvCacheSize};
 use crate::model::locate::ModelLocation;
 use crate::model::memory_limit::MemoryLimit;
 use crate::model::open::divide;
+use crate::model::read_plan::ReadSettings;
 use crate::model::settings::Settings;
 use odmoe_backend::KvFormat;
+use odmoe_engine::PrefixCache;
+use odmoe_expert_store::residency::eviction::Eviction;
 use odmoe_formats::manifest::Manifest;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -78,9 +81,12 @@ fn default_settings(location: ModelLocation, percent: f64, limit: Option<MemoryL
         prefill_chunk_tokens: None,
         threads: 1,
         kernels: None,
-        readers: 4,
+        reading: ReadSettings::default(),
         read_timeout: Duration::from_secs(30),
         prefetch: true,
+        eviction: Eviction::default(),
+        record_trace: None,
+        prefix_cache: PrefixCache::default(),
         served_name: None,
     }
 }

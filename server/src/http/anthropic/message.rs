@@ -112,7 +112,9 @@ impl Message {
     }
 
     fn count(&mut self, usage: Usage) {
-        self.object.usage.input_tokens = usage.prompt_tokens;
+        let cached = usage.prompt_tokens_details.cached_tokens;
+        self.object.usage.input_tokens = usage.prompt_tokens - cached;
+        self.object.usage.cache_read_input_tokens = cached;
         self.object.usage.output_tokens = usage.completion_tokens;
     }
 }

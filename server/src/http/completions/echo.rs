@@ -4,8 +4,9 @@ use super::super::app::App;
 use super::super::batch::{Batch, Outcome, Reply};
 use super::super::error::ApiError;
 use super::super::job::Job;
+use super::super::record::Record;
 use crate::state::ServedModel;
-use odmoe_engine::{ClientId, FinishReason, PositionLogprobs, TokenEvent, TokenSink};
+use odmoe_engine::{FinishReason, PositionLogprobs, TokenEvent, TokenSink};
 use odmoe_openapi::Prompt;
 use odmoe_text::{IncrementalDetokenizer, Tokenizer};
 use std::sync::Arc;
@@ -64,7 +65,7 @@ pub(super) async fn score(
     app: &App,
     model: &Arc<ServedModel>,
     job: &Job,
-    (client, top): (ClientId, u32),
+    (record, top): (&Record, u32),
     prompts: &mut [EchoedPrompt],
 ) -> Result<(), ApiError> {
     let scored: Vec<usize> = (0..prompts.len())
@@ -77,12 +78,16 @@ pub(super) async fn score(
             scores: Vec::new(),
         };
         let (first, rest) = tokens.split_at(1);
-        model
-            .engine
-            .score(client, first.to_vec(), rest.to_vec(), top, Box::new(sink))
+        model.engine.score(
+            record.client(),
+            first.to_vec(),
+            rest.to_vec(),
+            top,
+            Box::new(sink),
+        )
     };
     let refuse = |error| ApiError::submit(error, job.prompt_param, app.config.retry_after);
-    let mut batch = Batch::new(app, Arc::clone(model));
+    let mut batch = Batch::new(app, Arc::clone(model), record, job.delivery);
     let scores = batch.run(scored.len(), submit, refuse).await?;
     for (place, scores) in scored.into_iter().zip(scores) {
         prompts[place].scores = scores;
@@ -99,7 +104,11 @@ struct Scores {
 impl TokenSink for Scores {
     fn emit(&mut self, event: TokenEvent) {
         match event {
-            TokenEvent::Token { logprobs, .. } => self.scores.extend(logprobs),
+            TokenEvent::Prefilled { .. } => {}
+            TokenEvent::Token { logprobs, .. } => {
+                self.reply.moved();
+                self.scores.extend(logprobs);
+            }
             TokenEvent::Finished {
                 reason: FinishReason::Cancelled,
                 ..

@@ -1,6 +1,10 @@
 //! `/v1/responses`: answers as lists of items, which can be kept and gone on from.
 
 mod input;
+mod items;
+mod log;
+mod making;
+mod output;
 mod request;
 mod store;
 mod turn;
@@ -9,23 +13,26 @@ use super::access::given_key;
 use super::app::App;
 use super::body;
 use super::error::ApiError;
-use super::generation::{Generation, Update};
+use super::generation::Generation;
+use super::job::Delivery;
 use super::keys::SecretDigest;
 use super::record::Record;
-use super::respond::respond;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use super::respond::{event_stream_response, respond};
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use log::EventLog;
 use odmoe_openapi::{
-    DeletedResponse, ErrorResponse, ResponseEvent, ResponseObject, ResponseStatus, ResponsesRequest,
+    DeletedResponse, ErrorResponse, InputItems, ResponseEvent, ResponseObject, ResponsesRequest,
 };
 use request::Asked;
+use serde::Deserialize;
 use std::sync::Arc;
+use std::time::Duration;
 use store::{CancelError, Owner};
-use tokio::sync::Notify;
-use turn::Turn;
 
 pub(crate) use store::ResponseStore;
 
@@ -61,69 +68,106 @@ pub(crate) async fn create(
         .await?;
     let Asked {
         job,
-        turn,
+        mut turn,
         in_background,
     } = asked;
     let generation = Generation::start(&app, admitted, &job, record)?;
+    let keep_alive = app.config.keep_alive;
     if !in_background {
-        return respond(generation, turn, job.delivery, app.config.keep_alive).await;
+        return respond(generation, turn, job.delivery, keep_alive).await;
     }
+    let is_streamed = job.delivery != Delivery::Whole;
+    let log = is_streamed.then(|| EventLog::new(generation.share()));
+    turn.keeper.log.clone_from(&log);
     let cancel = app.responses.keep_running(owner, turn.kept());
-    let response = Json(&turn.object).into_response();
-    tokio::spawn(make(generation, turn, cancel));
+    let response = match log {
+        Some(log) => followed(log, 0, keep_alive),
+        None => Json(&turn.object).into_response(),
+    };
+    tokio::spawn(making::make(generation, turn, cancel));
     Ok(response)
 }
 
-/// Makes a response for which nobody waits.
-async fn make(mut generation: Generation, mut turn: Turn, cancel: Arc<Notify>) {
-    loop {
-        let update = tokio::select! {
-            update = generation.next() => update,
-            () = cancel.notified() => {
-                turn.break_off(ResponseStatus::Cancelled, None);
-                return;
-            }
-        };
-        match update {
-            Some(Update::Piece { piece, .. }) => {
-                turn.take(piece);
-            }
-            Some(Update::Ended { piece, reason, .. }) => {
-                turn.take(piece);
-                turn.end(reason);
-            }
-            Some(Update::Failed(error)) => {
-                turn.break_off(ResponseStatus::Failed, Some(turn::failure(&error)));
-                return;
-            }
-            None => {
-                turn.finish(generation.usage());
-                return;
-            }
-        }
-    }
+/// The events of a response from one on.
+fn followed(log: Arc<EventLog>, first: usize, keep_alive: Duration) -> Response {
+    event_stream_response(Body::from_stream(log.follow(first, keep_alive)))
 }
 
-/// Shows a response that was stored.
+/// How a stored response is shown.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Shown {
+    stream: Option<bool>,
+    starting_after: Option<u64>,
+}
+
+/// Shows a response that was stored, or the events of one that was asked for in the background and as a stream.
 #[utoipa::path(
     get,
     path = "/v1/responses/{id}",
     tag = "responses",
-    params(("id" = String, Path, description = "The response's id")),
+    params(
+        ("id" = String, Path, description = "The response's id"),
+        ("stream" = Option<bool>, Query, description = "Send its events, those that were and those that come"),
+        ("starting_after" = Option<u64>, Query, description = "With `stream`: the number of the last event that is known"),
+    ),
     responses(
-        (status = 200, description = "The response", body = ResponseObject),
+        (status = 200, description = "The response; with `stream`, server-sent events",
+            content((ResponseObject = "application/json"), (ResponseEvent = "text/event-stream"))),
+        (status = 400, description = "It has no events: it was not asked for with `background` and `stream`", body = ErrorResponse),
         (status = 404, description = "None of this id is stored for this key", body = ErrorResponse),
     )
 )]
 pub(crate) async fn retrieve(
     State(app): State<Arc<App>>,
     id: Result<Path<String>, PathRejection>,
+    shown: Result<Query<Shown>, QueryRejection>,
     headers: HeaderMap,
-) -> Result<Json<ResponseObject>, ApiError> {
-    let id = id_of(id)?;
+) -> Result<Response, ApiError> {
+    let (id, shown) = (id_of(id)?, items::query(shown)?);
     let kept = app.responses.get(owner(&headers), &id);
     let kept = kept.ok_or_else(|| ApiError::unknown_response(&id))?;
-    Ok(Json(ResponseObject::clone(&kept.object)))
+    if shown.stream != Some(true) {
+        return Ok(Json(ResponseObject::clone(&kept.object)).into_response());
+    }
+    let Some(log) = kept.log else {
+        let message = "only a response that was asked for with background and stream can be followed; retrieve it without \
+                       stream";
+        return Err(ApiError::invalid("stream", message));
+    };
+    let first = shown
+        .starting_after
+        .map_or(0, |last| last.saturating_add(1));
+    let first = usize::try_from(first).unwrap_or(usize::MAX);
+    Ok(followed(log, first, app.config.keep_alive))
+}
+
+/// Lists what a stored response answers: the items of the conversation before it.
+#[utoipa::path(
+    get,
+    path = "/v1/responses/{id}/input_items",
+    tag = "responses",
+    params(
+        ("id" = String, Path, description = "The response's id"),
+        ("limit" = Option<u32>, Query, description = "So many items at most, 1 to 100; 20 when absent", minimum = 1, maximum = 100),
+        ("order" = Option<String>, Query, description = "`asc` or `desc`; `desc` when absent", pattern = "^(asc|desc)$"),
+        ("after" = Option<String>, Query, description = "The id of the last item of the page before"),
+    ),
+    responses(
+        (status = 200, description = "A page of items", body = InputItems),
+        (status = 400, description = "A part of the query is not allowed", body = ErrorResponse),
+        (status = 404, description = "None of this id is stored for this key", body = ErrorResponse),
+    )
+)]
+pub(crate) async fn input_items(
+    State(app): State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+    page: Result<Query<items::Page>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Json<InputItems>, ApiError> {
+    let (id, page) = (id_of(id)?, items::query(page)?);
+    let kept = app.responses.get(owner(&headers), &id);
+    let kept = kept.ok_or_else(|| ApiError::unknown_response(&id))?;
+    items::page(&kept, &page).map(Json)
 }
 
 /// Forgets a response, and ends it if it is being made.

@@ -62,6 +62,7 @@ pub(super) fn read(
         owner,
         is_kept: request.store != Some(false),
         messages,
+        log: None,
     };
     let object = object(request, model, &job);
     let turn = Turn::new(object, model.tokenizer.clone(), with_logprobs, keeper);
@@ -97,17 +98,10 @@ fn check_supported(request: &ResponsesRequest, sampling: &SamplingFields) -> Res
             return Err(ApiError::unsupported(param, message));
         }
     }
-    if request.background == Some(true) {
-        if request.stream == Some(true) {
-            let message =
-                "a response in the background cannot be streamed; retrieve it until it is whole";
-            return Err(ApiError::unsupported("background", message));
-        }
-        if request.store == Some(false) {
-            let message =
-                "a response in the background must be stored to be retrieved; leave store out";
-            return Err(ApiError::invalid("store", message));
-        }
+    if request.background == Some(true) && request.store == Some(false) {
+        let message =
+            "a response in the background must be stored to be retrieved; leave store out";
+        return Err(ApiError::invalid("store", message));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Responses that are kept for later: so many, and so many bytes; the oldest go first.
 
 use super::super::keys::SecretDigest;
+use super::log::EventLog;
 use odmoe_openapi::{ChatMessage, ResponseObject, ResponseStatus};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -17,6 +18,8 @@ pub(crate) struct Kept {
     pub(crate) object: Arc<ResponseObject>,
     /// Without instructions; with the response itself.
     pub(crate) messages: Arc<Vec<ChatMessage>>,
+    /// Where it was asked for in the background and as a stream.
+    pub(crate) log: Option<Arc<EventLog>>,
 }
 
 /// Why a response was not cancelled.
@@ -172,9 +175,11 @@ impl State {
     }
 }
 
-/// About what an entry takes: its JSON, and as much again for being taken apart.
+/// About what an entry takes: its JSON, and as much again for being taken apart. The log of one that is being made is
+/// counted elsewhere, but is small then.
 fn size(kept: &Kept) -> usize {
-    2 * (json_bytes(&*kept.object) + json_bytes(&*kept.messages))
+    let log = kept.log.as_ref().map_or(0, |log| log.bytes());
+    2 * (json_bytes(&*kept.object) + json_bytes(&*kept.messages)) + log
 }
 
 fn json_bytes(value: &impl Serialize) -> usize {

@@ -4,16 +4,19 @@ use super::super::answer::{Piece, TokenScore};
 use super::super::app::App;
 use super::super::chat::token_logprobs;
 use super::super::error::ApiError;
-use super::super::respond::{Dialect, End, WholeAnswer, event};
+use super::super::respond::{Dialect, End, WholeAnswer, named_event};
+use super::log::EventLog;
+use super::output::{
+    as_message, new_id, new_message, parts, reasoning_done, reasoning_text, text_done,
+};
 use super::store::{Kept, Owner};
 use odmoe_openapi::{
-    ChatMessage, ChatTokenLogprob, Content, FinishReason, IncompleteDetails, InputTokenDetails,
-    OutputItem, OutputText, OutputTokenDetails, ReasoningText, ResponseEvent, ResponseEventBody,
-    ResponseFailure, ResponseObject, ResponsePart, ResponseStatus, ResponseUsage, Usage,
+    ChatMessage, FinishReason, IncompleteDetails, InputTokenDetails, OutputItem,
+    OutputTokenDetails, ResponseEvent, ResponseEventBody, ResponseFailure, ResponseObject,
+    ResponsePart, ResponseStatus, ResponseUsage, Usage,
 };
 use odmoe_text::Tokenizer;
-use odmoe_text::output::{OutputCall, OutputMessage, OutputPart};
-use serde_json::json;
+use odmoe_text::output::OutputPart;
 use std::sync::Arc;
 
 /// Keeps the response when it is over.
@@ -23,6 +26,8 @@ pub(super) struct Keeper {
     pub(super) is_kept: bool,
     /// The conversation up to the response, without instructions.
     pub(super) messages: Vec<ChatMessage>,
+    /// Where its events go, if others than who asked may follow them.
+    pub(super) log: Option<Arc<EventLog>>,
 }
 
 /// See the module.
@@ -60,6 +65,7 @@ impl Turn {
         Kept {
             object: Arc::new(self.object.clone()),
             messages: Arc::new(messages),
+            log: self.keeper.log.clone(),
         }
     }
 
@@ -248,26 +254,53 @@ impl Turn {
     }
 
     /// The response is over.
-    pub(super) fn finish(&mut self, usage: Usage) {
+    fn finish(&mut self, usage: Usage) {
+        self.count(usage);
+        self.keep();
+    }
+
+    /// The same, but it is not kept yet; its last event.
+    pub(super) fn last(&mut self, usage: Usage) -> Vec<ResponseEvent> {
+        self.count(usage);
+        let response = self.as_it_is();
+        self.number(vec![match response.status {
+            ResponseStatus::Incomplete => ResponseEventBody::Incomplete { response },
+            _ => ResponseEventBody::Completed { response },
+        }])
+    }
+
+    fn count(&mut self, usage: Usage) {
         self.object.usage = Some(ResponseUsage {
             input_tokens: usage.prompt_tokens,
-            input_tokens_details: InputTokenDetails::default(),
+            input_tokens_details: InputTokenDetails {
+                cached_tokens: usage.prompt_tokens_details.cached_tokens,
+                ..InputTokenDetails::default()
+            },
             output_tokens: usage.completion_tokens,
             output_tokens_details: OutputTokenDetails::default(),
             total_tokens: usage.total_tokens,
         });
-        self.keep();
     }
 
-    /// The response cannot be made, or nobody wants it any more.
-    pub(super) fn break_off(&mut self, status: ResponseStatus, failure: Option<ResponseFailure>) {
+    /// The response cannot be made.
+    pub(super) fn fail(&mut self, error: &ApiError) -> Vec<ResponseEvent> {
+        self.break_off(ResponseStatus::Failed, Some(failure(error)));
+        let response = self.as_it_is();
+        self.number(vec![ResponseEventBody::Failed { response }])
+    }
+
+    /// Nobody wants the response any more.
+    pub(super) fn cancel(&mut self) {
+        self.break_off(ResponseStatus::Cancelled, None);
+    }
+
+    fn break_off(&mut self, status: ResponseStatus, failure: Option<ResponseFailure>) {
         self.close(ResponseStatus::Incomplete, &mut Vec::new());
         self.object.status = status;
         self.object.error = failure;
-        self.keep();
     }
 
-    fn keep(&self) {
+    pub(super) fn keep(&self) {
         let keeper = &self.keeper;
         if self.object.background {
             keeper.app.responses.finish(self.kept());
@@ -316,12 +349,9 @@ impl Dialect for Turn {
     }
 
     fn usage(&mut self, usage: Usage) -> Vec<ResponseEvent> {
-        self.finish(usage);
-        let response = self.as_it_is();
-        self.number(vec![match response.status {
-            ResponseStatus::Incomplete => ResponseEventBody::Incomplete { response },
-            _ => ResponseEventBody::Completed { response },
-        }])
+        let last = self.last(usage);
+        self.keep();
+        last
     }
 
     /// Reasoning comes before content and content before calls, as models answer.
@@ -342,11 +372,9 @@ impl Dialect for Turn {
     }
 
     fn failure(&mut self, error: &ApiError) -> String {
-        self.break_off(ResponseStatus::Failed, Some(failure(error)));
-        let response = self.as_it_is();
-        let events = self.number(vec![ResponseEventBody::Failed { response }]);
-        let one = |chunk: &ResponseEvent| format!("event: {}\n{}", chunk.body.name(), event(chunk));
-        events.iter().map(one).collect()
+        let events = self.fail(error);
+        self.keep();
+        events.iter().map(named_event::<Self>).collect()
     }
 
     fn farewell(&self) -> &'static str {
@@ -354,7 +382,7 @@ impl Dialect for Turn {
     }
 }
 
-pub(super) fn failure(error: &ApiError) -> ResponseFailure {
+fn failure(error: &ApiError) -> ResponseFailure {
     let code = match error.status.as_u16() {
         429 => "rate_limit_exceeded",
         _ => "server_error",
@@ -363,115 +391,4 @@ pub(super) fn failure(error: &ApiError) -> ResponseFailure {
         code: code.into(),
         message: error.to_body().error.message,
     }
-}
-
-fn new_id(prefix: &str) -> String {
-    format!("{prefix}_{}", uuid::Uuid::new_v4().simple())
-}
-
-fn new_message() -> OutputItem {
-    OutputItem::Message {
-        id: new_id("msg"),
-        status: ResponseStatus::InProgress,
-        role: "assistant".into(),
-        content: vec![OutputText {
-            kind: "output_text".into(),
-            ..OutputText::default()
-        }],
-    }
-}
-
-fn reasoning_text(text: String) -> ReasoningText {
-    ReasoningText {
-        kind: "reasoning_text".into(),
-        text,
-    }
-}
-
-fn text_done(id: &str, output_index: u32, text: &OutputText) -> [ResponseEventBody; 2] {
-    let logprobs: Vec<ChatTokenLogprob> = text.logprobs.clone();
-    [
-        ResponseEventBody::TextDone {
-            item_id: id.to_owned(),
-            output_index,
-            content_index: 0,
-            text: text.text.clone(),
-            logprobs,
-        },
-        ResponseEventBody::PartDone {
-            item_id: id.to_owned(),
-            output_index,
-            content_index: 0,
-            part: ResponsePart::Text(text.clone()),
-        },
-    ]
-}
-
-fn reasoning_done(id: &str, output_index: u32, text: &ReasoningText) -> [ResponseEventBody; 2] {
-    [
-        ResponseEventBody::ReasoningDone {
-            item_id: id.to_owned(),
-            output_index,
-            content_index: 0,
-            text: text.text.clone(),
-        },
-        ResponseEventBody::PartDone {
-            item_id: id.to_owned(),
-            output_index,
-            content_index: 0,
-            part: ResponsePart::Reasoning(text.clone()),
-        },
-    ]
-}
-
-/// A whole answer as the parts that it was joined from.
-fn parts(message: OutputMessage) -> Vec<OutputPart> {
-    let mut parts = Vec::new();
-    if !message.reasoning.is_empty() {
-        parts.push(OutputPart::Reasoning(message.reasoning));
-    }
-    if !message.content.is_empty() {
-        parts.push(OutputPart::Content(message.content));
-    }
-    let calls = message.tool_calls.into_iter().zip(0..);
-    parts.extend(calls.flat_map(|(call, index)| {
-        let OutputCall {
-            id,
-            name,
-            arguments: text,
-        } = call;
-        [
-            OutputPart::ToolCall { index, id, name },
-            OutputPart::Arguments { index, text },
-        ]
-    }));
-    parts
-}
-
-/// What the response adds to its conversation.
-fn as_message(output: &[OutputItem]) -> ChatMessage {
-    let mut message = ChatMessage {
-        role: "assistant".into(),
-        ..ChatMessage::default()
-    };
-    for item in output {
-        match item {
-            OutputItem::Message { content, .. } => {
-                message.content = Some(Content::Text(content[0].text.clone()));
-            }
-            OutputItem::Reasoning { content, .. } => {
-                let thoughts = message.reasoning_content.get_or_insert_default();
-                thoughts.push_str(&content[0].text);
-            }
-            OutputItem::FunctionCall {
-                call_id,
-                name,
-                arguments,
-                ..
-            } => message.tool_calls.get_or_insert_default().push(json!({
-                "id": call_id, "type": "function", "function": {"name": name, "arguments": arguments},
-            })),
-        }
-    }
-    message
 }

@@ -98,7 +98,7 @@ async fn a_prompt_can_be_scored_without_an_answer() {
     assert_eq!(choice["logprobs"]["token_logprobs"], json!([null, -0.5]));
     assert_eq!(
         whole["usage"],
-        json!({"prompt_tokens": 2, "completion_tokens": 0, "total_tokens": 2})
+        json!({"prompt_tokens": 2, "completion_tokens": 0, "total_tokens": 2, "prompt_tokens_details": {"cached_tokens": 0}})
     );
     let streams = with(
         more,

@@ -36,6 +36,8 @@ pub enum Act {
     Text(String),
     /// Waits for [`FakeEngine::open_gate`].
     Gate,
+    /// The prompt is computed, but for so many tokens.
+    Prefilled(usize),
     Finish(FinishReason),
     Fail(RequestError),
 }
@@ -249,7 +251,7 @@ async fn embed(acts: Vec<Act>, mut gate: Gate, sink: Box<dyn EmbeddingSink>, val
         match act {
             Act::Gate if !gate.passes().await => return sink.end(EmbeddingEnd::Cancelled),
             Act::Fail(error) => return sink.end(EmbeddingEnd::Failed(error)),
-            Act::Gate | Act::Token(_) | Act::Text(_) | Act::Finish(_) => {}
+            Act::Gate | Act::Token(_) | Act::Text(_) | Act::Prefilled(_) | Act::Finish(_) => {}
         }
     }
     let timings = RequestTimings::default();
@@ -268,7 +270,7 @@ impl Generator for Arc<FakeEngine> {
         })
     }
 
-    /// Scores as its own tokens are scored.
+    /// Scores as its own tokens are scored, behind the gates that the script begins with.
     fn score(
         &self,
         client: ClientId,
@@ -286,14 +288,16 @@ impl Generator for Arc<FakeEngine> {
             logprobs: Some(top),
             rules: None,
         };
-        self.accept(request.clone(), |_, gate| {
+        self.accept(request.clone(), |acts, gate| {
             let player = Player {
                 request,
                 sink,
                 gate,
             };
+            let gates = acts.into_iter().take_while(|act| matches!(act, Act::Gate));
             let given = continuation.into_iter().map(Act::Token);
-            player.play(given.chain([Act::Finish(FinishReason::Length)]).collect())
+            let end = [Act::Finish(FinishReason::Length)];
+            player.play(gates.chain(given).chain(end).collect())
         })
     }
 
@@ -329,6 +333,7 @@ impl Generator for Arc<FakeEngine> {
             running: *self.running.borrow(),
             waiting: 0,
             kv_blocks_used: 3,
+            kv_blocks_remembered: 0,
             kv_blocks: 12,
             store: StoreGauges::default(),
             health: self.health.lock().unwrap().clone(),
@@ -353,6 +358,10 @@ impl Player {
                 Act::Token(token) => self.token(token),
                 Act::Text(text) => text.bytes().any(|byte| self.token(u32::from(byte))),
                 Act::Gate => self.wait().await,
+                Act::Prefilled(cached_tokens) => {
+                    self.sink.emit(TokenEvent::Prefilled { cached_tokens });
+                    false
+                }
                 Act::Finish(reason) => self.finish(reason),
                 Act::Fail(error) => {
                     self.sink.emit(TokenEvent::Failed { error });

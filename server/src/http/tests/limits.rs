@@ -66,6 +66,37 @@ async fn requests_a_minute() {
 }
 
 #[tokio::test]
+async fn what_is_left_of_a_limit_is_told_with_every_answer() {
+    let server = server(KeyLimits {
+        requests_per_minute: Some(2),
+        tokens_per_minute: Some(40),
+        ..KeyLimits::default()
+    })
+    .await;
+    server.engine.open_gate(9);
+    let told = |reply: &Reply, name: &str| {
+        let value = reply.header(&format!("x-ratelimit-{name}"));
+        value.map(|value| value.trim_end_matches('s').parse::<f64>().unwrap())
+    };
+    let first = call("a", json!({})).send(server.address).await;
+    assert_eq!(first.status, 200);
+    assert_eq!(told(&first, "limit-requests"), Some(2.0));
+    assert_eq!(told(&first, "remaining-requests"), Some(1.0));
+    let reset = told(&first, "reset-requests").unwrap();
+    assert!(reset > 0.0 && reset <= 30.0, "{reset}");
+    assert_eq!(told(&first, "limit-tokens"), Some(40.0));
+    // A prompt of 19 tokens and an answer of one; what has come back since is not known.
+    let left = told(&first, "remaining-tokens").unwrap();
+    assert!((20.0..=40.0).contains(&left), "{left}");
+    assert_eq!(status(&server, "a").await, 200);
+    let refused = call("a", json!({})).send(server.address).await;
+    assert_eq!(refused.status, 429);
+    assert_eq!(told(&refused, "remaining-requests"), Some(0.0));
+    let unlimited = call("b", json!({})).send(server.address).await;
+    assert_eq!(told(&unlimited, "limit-requests"), None);
+}
+
+#[tokio::test]
 async fn tokens_a_minute_count_prompts_and_answers() {
     let server = server(KeyLimits {
         tokens_per_minute: Some(20),
@@ -110,6 +141,30 @@ async fn requests_at_once_count_until_they_are_sent_or_given_up() {
     while status(&server, "a").await != 200 {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn a_batch_takes_no_more_than_its_share_and_goes_on_within_it() {
+    let server = server(KeyLimits::default()).await;
+    let texts: Vec<String> = (0..12).map(|i| format!("text {i}")).collect();
+    let body = json!({"model": "tiny/moe", "input": texts});
+    let batch = Call::new("POST", "/v1/embeddings")
+        .header("authorization", "Bearer a")
+        .json(body.clone());
+    let batch = batch.open(server.address).await;
+    server.engine.until_running(4).await;
+    let stream = call("b", json!({"stream": true}))
+        .open(server.address)
+        .await;
+    server.engine.until_running(5).await;
+    let again = Call::new("POST", "/v1/embeddings").header("authorization", "Bearer a");
+    let again = again.json(body).send(server.address).await;
+    assert_eq!(again.error(), (429, "queue_share_full".into(), None));
+    server.engine.open_gate(13);
+    assert_eq!(batch.finish().await.status, 200);
+    assert_eq!(stream.finish().await.status, 200);
+    assert_eq!(server.engine.requests().len(), 13);
+    server.engine.until_running(0).await;
 }
 
 #[tokio::test]

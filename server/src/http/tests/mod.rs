@@ -3,6 +3,7 @@
 mod access;
 mod advisories;
 mod anthropic;
+mod background;
 mod cancellation;
 mod client;
 mod echo;
@@ -23,6 +24,7 @@ mod tls;
 mod tokens;
 mod tools;
 mod traces;
+mod usage;
 mod whole;
 
 use super::{HttpConfig, serve_until};

@@ -63,7 +63,7 @@ async fn usage_comes_last_and_only_when_asked_for() {
     let server = Server::saying("a").await;
     let body = chat(json!({"stream": true, "stream_options": {"include_usage": true}}));
     let reply = server.post(CHAT, body).await;
-    let usage = r#"[],"usage":{"prompt_tokens":19,"completion_tokens":2,"total_tokens":21}"#;
+    let usage = r#"[],"usage":{"prompt_tokens":19,"completion_tokens":2,"total_tokens":21,"prompt_tokens_details":{"cached_tokens":0}}"#;
     let expected = [
         delta(0, ROLE),
         delta(0, r#"{"content":"a"}"#),
@@ -96,7 +96,9 @@ async fn a_completion_stream_has_no_opening() {
         choice("a", "null"),
         choice("b", "null"),
         choice("", "\"stop\""),
-        chunk(r#"[],"usage":{"prompt_tokens":2,"completion_tokens":3,"total_tokens":5}"#),
+        chunk(
+            r#"[],"usage":{"prompt_tokens":2,"completion_tokens":3,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":0}}"#,
+        ),
         DONE.into(),
     ];
     assert_eq!(settled(&reply.body), expected.concat());

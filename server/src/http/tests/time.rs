@@ -71,6 +71,34 @@ async fn silence_of_the_engine_has_its_time() {
     server.engine.until_running(0).await;
 }
 
+/// Texts to embed, and a prompt to score, are silent until they end.
+#[tokio::test]
+async fn batches_have_their_time_too() {
+    let embed = json!({"model": "tiny/moe", "input": ["a", "b"]});
+    let score =
+        json!({"model": "tiny/moe", "prompt": "abc", "echo": true, "logprobs": 1, "max_tokens": 0});
+    let stall = Timeouts {
+        stall: SHORT,
+        ..NEVER
+    };
+    let request = Timeouts {
+        request: SHORT,
+        ..NEVER
+    };
+    for (timeouts, code) in [(stall, "generation_stalled"), (request, "request_timeout")] {
+        let config = HttpConfig {
+            timeouts,
+            ..HttpConfig::default()
+        };
+        let server = Server::with(config, FakeEngine::new(|_| vec![Act::Gate])).await;
+        for (path, body) in [("/v1/embeddings", &embed), ("/v1/completions", &score)] {
+            let reply = server.post(path, body.clone()).await;
+            assert_eq!(reply.error(), (504, code.into(), None), "{path}");
+            server.engine.until_running(0).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn without_time_outs_nothing_ends_by_itself() {
     let server = silent(NEVER).await;

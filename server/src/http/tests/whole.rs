@@ -10,7 +10,7 @@ async fn a_chat_answer_has_openai_s_shape() {
     let reply = server.post(CHAT, chat(json!({}))).await;
     assert_eq!(reply.status, 200, "{}", reply.body);
     assert_eq!(reply.header("content-type"), Some("application/json"));
-    let expected = r#"{"id":"ID","object":"chat.completion","created":TIME,"model":"tiny/moe","system_fingerprint":"BUILD","choices":[{"index":0,"message":{"role":"assistant","content":"Grüße!","refusal":null},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":19,"completion_tokens":9,"total_tokens":28}}"#;
+    let expected = r#"{"id":"ID","object":"chat.completion","created":TIME,"model":"tiny/moe","system_fingerprint":"BUILD","choices":[{"index":0,"message":{"role":"assistant","content":"Grüße!","refusal":null},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":19,"completion_tokens":9,"total_tokens":28,"prompt_tokens_details":{"cached_tokens":0}}}"#;
     assert_eq!(settled(&reply.body), expected);
     assert!(
         reply.json()["id"]
@@ -29,7 +29,7 @@ async fn a_chat_answer_has_openai_s_shape() {
 async fn a_completion_has_openai_s_shape() {
     let server = Server::saying("there").await;
     let reply = server.post(COMPLETIONS, completion(json!({}))).await;
-    let expected = r#"{"id":"ID","object":"text_completion","created":TIME,"model":"tiny/moe","system_fingerprint":"BUILD","choices":[{"index":0,"text":"there","logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":2,"completion_tokens":6,"total_tokens":8}}"#;
+    let expected = r#"{"id":"ID","object":"text_completion","created":TIME,"model":"tiny/moe","system_fingerprint":"BUILD","choices":[{"index":0,"text":"there","logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":2,"completion_tokens":6,"total_tokens":8,"prompt_tokens_details":{"cached_tokens":0}}}"#;
     assert_eq!(settled(&reply.body), expected);
     assert!(reply.json()["id"].as_str().unwrap().starts_with("cmpl-"));
     assert_eq!(server.engine.requests()[0].max_new_tokens, 16);
