@@ -109,7 +109,8 @@ impl BlockPool {
             1,
             "KV block {block} is remembered too late"
         );
-        let is_forgotten = matches!(parent, Parent::Block(parent) if !self.prefixes.contains(parent));
+        let is_forgotten =
+            matches!(parent, Parent::Block(parent) if !self.prefixes.contains(parent));
         if is_forgotten || block as usize >= self.limit {
             return block;
         }

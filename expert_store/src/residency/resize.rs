@@ -5,6 +5,7 @@
 //! larger of the old and the new budget.
 
 use super::command::{Command, Extent, Moment, SlotId};
+use super::eviction::Eviction;
 use super::flight::Stage;
 use super::layout::SlotLayout;
 use super::machine::Machine;
@@ -20,7 +21,8 @@ impl Machine {
         assert_eq!(tiers.len(), self.tiers.len(), "a layout for each tier");
         self.advance(now);
         for (tier, layout) in tiers.into_iter().enumerate() {
-            self.change_classes(tier, |state| state.aim(layout));
+            let eviction = self.settings.eviction;
+            self.change_classes(tier, |state| state.aim(layout, eviction));
         }
         self.pump();
     }
