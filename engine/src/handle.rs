@@ -6,8 +6,10 @@ use crate::api::{
     SubmitError, TokenSink,
 };
 use crate::memory;
-use crate::start;
+use crate::start::{self, Started};
 use crate::step_loop::inbox::Shared;
+use odmoe_expert_store::{Catalog, StoreError};
+use odmoe_formats::ByteCount;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -21,6 +23,7 @@ pub struct EngineHandle {
 struct Running {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    catalog: Arc<Catalog>,
 }
 
 impl EngineHandle {
@@ -35,11 +38,16 @@ impl EngineHandle {
 
     /// Loads and verifies the base, allocates KV and slots, starts the engine's thread.
     pub fn start(parts: EngineParts, progress: LoadProgress<'_>) -> Result<Self, StartError> {
-        let (shared, thread) = start::start(parts, progress)?;
+        let Started {
+            shared,
+            thread,
+            catalog,
+        } = start::start(parts, progress)?;
         Ok(Self {
             running: Arc::new(Running {
                 shared,
                 thread: Mutex::new(Some(thread)),
+                catalog,
             }),
         })
     }
@@ -87,6 +95,23 @@ impl EngineHandle {
     /// Ends a request wherever it is, within a step; ended or unknown ids are ignored.
     pub fn cancel(&self, id: RequestId) {
         self.running.shared.cancel(id);
+    }
+
+    /// Changes what expert slots may take while requests run: none fails by it, and no token changes. Returns what the
+    /// slots of that budget take; the store's gauges say how far it is. Never blocks.
+    pub fn set_expert_budget(&self, budget: ByteCount) -> Result<ByteCount, StoreError> {
+        let slots = self.running.catalog.check_budget(budget)?;
+        self.running.shared.set_expert_budget(budget);
+        Ok(slots.bytes())
+    }
+
+    /// Changes how many KV blocks there are to be while requests run, from one to
+    /// [`EngineConfig::kv_blocks_max`]; returns how many it takes on. Blocks that are held leave when they are free, and
+    /// as many stay as the longest accepted request may need. Never blocks.
+    ///
+    /// With [`Self::set_expert_budget`] this moves memory between experts and KV: who is to have more waits for the other.
+    pub fn set_kv_blocks(&self, blocks: usize) -> usize {
+        self.running.shared.set_kv_blocks(blocks)
     }
 
     /// The gauges after the last step.

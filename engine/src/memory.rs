@@ -33,14 +33,14 @@ pub fn predict_top(model: &ModelConfig, config: &EngineConfig) -> usize {
     config.predict_top.min(model.num_experts() as usize)
 }
 
-/// The KV cache of a model.
-pub fn kv_spec(model: &ModelConfig, config: &EngineConfig) -> KvSpec {
+/// The KV cache of a model with so many blocks.
+pub fn kv_spec(model: &ModelConfig, config: &EngineConfig, blocks: usize) -> KvSpec {
     KvSpec {
         layers: model.num_hidden_layers as usize,
         kv_heads: model.num_key_value_heads as usize,
         head_dim: model.head_dim as usize,
         block_tokens: config.kv_block_tokens,
-        blocks: config.kv_blocks,
+        blocks,
         format: config.kv_format,
     }
 }
@@ -68,7 +68,7 @@ pub fn plan(manifest: &Manifest, store: &StoreConfig, config: &EngineConfig) -> 
     let scratch = lanes + scratch_bytes_max(largest_op(&manifest.config, &shapes)) as u64;
     MemoryPlan {
         base: ByteCount(base),
-        kv: ByteCount(kv_spec(&manifest.config, config).bytes() as u64),
+        kv: ByteCount(kv_spec(&manifest.config, config, config.kv_blocks).bytes() as u64),
         experts: slots.map_or(store.budget, |slots| slots.bytes()),
         scratch: ByteCount(scratch),
         overhead: ByteCount(FIXED_OVERHEAD.0 + READ_BYTES as u64),

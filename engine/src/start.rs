@@ -11,7 +11,7 @@ use crate::model::{Family, families};
 use crate::scheduler::{LaneKind, Scheduler, SchedulerConfig};
 use crate::step_loop::inbox::{Limits, Shared};
 use crate::step_loop::{StepLoop, StepLoopParts};
-use odmoe_backend::Waker;
+use odmoe_backend::{AllocateError, KvCache, Waker};
 use odmoe_expert_store::{Catalog, ExpertStore, StoreEvent, StoreHealth, StoreObserver};
 use odmoe_formats::BlockFormat;
 use odmoe_formats::manifest::Manifest;
@@ -20,18 +20,29 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// Starts an engine; returns what its handles share, and its thread.
-pub fn start(
-    parts: EngineParts,
-    progress: LoadProgress<'_>,
-) -> Result<(Arc<Shared>, JoinHandle<()>), StartError> {
+/// What a handle has of a running engine.
+pub struct Started {
+    /// Shared with the engine's thread.
+    pub shared: Arc<Shared>,
+    /// The engine's thread.
+    pub thread: JoinHandle<()>,
+    /// What is paged.
+    pub catalog: Arc<Catalog>,
+}
+
+/// Starts an engine.
+pub fn start(parts: EngineParts, progress: LoadProgress<'_>) -> Result<Started, StartError> {
     let manifest = parts.manifest.clone();
     let family = load_family(&parts, progress)?;
     check_expert_formats(&manifest, &parts.backend.capabilities().formats)?;
-    let scheduler_config = scheduler_config(&parts);
+    let kv = allocate_kv(&parts)?;
+    let scheduler_config = scheduler_config(&parts, kv.spec().blocks);
     let limits = Limits {
         vocab: manifest.config.vocab_size as usize,
-        sequence_tokens: scheduler_config.longest_sequence_tokens(),
+        kv_blocks: parts.config.kv_blocks,
+        kv_blocks_max: scheduler_config.kv_blocks,
+        kv_block_tokens: parts.config.kv_block_tokens,
+        context_tokens: scheduler_config.max_context_tokens,
         max_running: parts.config.max_running,
         max_waiting: parts.config.max_waiting,
     };
@@ -40,9 +51,6 @@ pub fn start(
     let waker: Waker = Arc::new(move || bell.ring());
     parts.backend.set_waker(waker.clone());
     let lanes = lanes(&parts)?;
-    let kv = parts
-        .backend
-        .allocate_kv(memory::kv_spec(&manifest.config, &parts.config))?;
     let catalog = Arc::new(Catalog::new(&manifest));
     let store = ExpertStore::new(
         catalog.clone(),
@@ -56,22 +64,24 @@ pub fn start(
         family,
         queue: Queue::new(parts.backend.clone()),
         kv,
-        catalog,
+        catalog: catalog.clone(),
         vocab: limits.vocab,
         hidden: manifest.config.hidden_size as usize,
         predict_top: memory::predict_top(&manifest.config, &parts.config),
         token_table: RefCell::default(),
         observer: parts.observer.clone(),
     };
+    let mut scheduler = Scheduler::new(scheduler_config);
+    scheduler.set_kv_blocks(parts.config.kv_blocks);
     let step_loop = StepLoop::new(StepLoopParts {
         shared: shared.clone(),
         limits,
-        scheduler: Scheduler::new(scheduler_config),
+        scheduler,
         store,
         model,
         lanes,
         kv_block_tokens: parts.config.kv_block_tokens,
-        kv_blocks: parts.config.kv_blocks,
+        expert_budget: parts.store.budget,
     });
     let thread = std::thread::Builder::new().name("odmoe-engine".into());
     let alive = Alive(shared.clone());
@@ -80,7 +90,11 @@ pub fn start(
         .map_err(|error| {
             StartError::Store(odmoe_expert_store::StoreError::Thread(error.to_string()))
         })?;
-    Ok((shared, thread))
+    Ok(Started {
+        shared,
+        thread,
+        catalog,
+    })
 }
 
 /// Says that the engine's thread has ended, however it does.
@@ -133,15 +147,30 @@ fn lanes(parts: &EngineParts) -> Result<[Lane; 2], StartError> {
     ])
 }
 
+/// Storage for as many blocks as there can be, of which the first are used. Where the system has no addresses for so many,
+/// there will never be more than at the start.
+fn allocate_kv(parts: &EngineParts) -> Result<KvCache, AllocateError> {
+    let (model, config) = (&parts.manifest.config, &parts.config);
+    let allocate = |blocks| {
+        parts
+            .backend
+            .allocate_kv(memory::kv_spec(model, config, blocks))
+    };
+    let most = config.kv_blocks_max.max(config.kv_blocks);
+    let kv = allocate(most).or_else(|_| allocate(config.kv_blocks))?;
+    parts.backend.use_kv_blocks(&kv, config.kv_blocks);
+    Ok(kv)
+}
+
 /// The handle refuses what the queue cannot take, so the scheduler's own limit is never met: every live request fits.
-fn scheduler_config(parts: &EngineParts) -> SchedulerConfig {
+fn scheduler_config(parts: &EngineParts, kv_blocks: usize) -> SchedulerConfig {
     let config = &parts.config;
     SchedulerConfig {
         max_running: config.max_running,
         max_waiting: config.max_running + config.max_waiting,
         prefill_chunk_tokens: config.prefill_chunk_tokens,
         kv_block_tokens: config.kv_block_tokens,
-        kv_blocks: config.kv_blocks,
+        kv_blocks,
         max_context_tokens: config
             .max_context_tokens
             .min(parts.manifest.config.max_position_embeddings as usize),

@@ -170,6 +170,8 @@ pub enum EvictionReason {
     Demand,
     /// A prefetch needed the slot.
     Prefetch,
+    /// The budget fell.
+    Budget,
 }
 
 /// Everything countable that happens in the store, as plain data.
@@ -277,8 +279,10 @@ impl StoreObserver for NoObserver {
 pub struct StoreGauges {
     /// Bytes of verified experts in memory, all tiers.
     pub resident: ByteCount,
-    /// Bytes of all slots, all tiers.
+    /// Bytes of all slots that there are, all tiers.
     pub capacity: ByteCount,
+    /// Bytes of all slots that there are to be, all tiers: what `capacity` goes towards after a change of budget.
+    pub budget: ByteCount,
     /// Bytes of experts with a pin, all tiers.
     pub pinned: ByteCount,
     /// Reads under way.

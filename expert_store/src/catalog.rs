@@ -1,5 +1,6 @@
 //! What can be paged: every object of the manifest, by key.
 
+use crate::api::StoreError;
 use crate::residency::layout::{self, SlotLayout};
 use odmoe_formats::manifest::{Manifest, PageableObject};
 use odmoe_formats::{ByteCount, ExpertKey};
@@ -78,6 +79,13 @@ impl Catalog {
     /// the store will allocate, at most `budget`.
     pub fn slots(&self, budget: ByteCount) -> Option<SlotLayout> {
         SlotLayout::plan(self.objects.iter().map(|o| o.bytes), budget)
+    }
+
+    /// As [`Self::slots`], with the least budget in the error.
+    pub fn check_budget(&self, budget: ByteCount) -> Result<SlotLayout, StoreError> {
+        let least = self.least_budget();
+        self.slots(budget)
+            .ok_or(StoreError::BudgetTooSmall { budget, least })
     }
 
     pub(crate) fn sizes(&self) -> impl Iterator<Item = (ExpertKey, u64)> + '_ {

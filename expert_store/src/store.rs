@@ -4,12 +4,14 @@ use crate::api::*;
 use crate::catalog::Catalog;
 use crate::executor::{Checks, Ended, Job, ReaderPool, Report};
 use crate::memory::SlotMemory;
+use crate::residency::layout::SlotLayout;
 use crate::residency::{
-    Command, CopyId, ExpertUse, Grant, Machine, Moment, PinId, Priority, ReadId, Settings, SlotId,
+    Command, CopyId, ExpertUse, Extent, Grant, Machine, Moment, PinId, Priority, ReadId, Settings,
+    SlotId,
 };
 use odmoe_backend::{Backend, Event, StreamId, Waker};
 use odmoe_formats::{ByteCount, ExpertKey, LayerIndex};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -32,6 +34,10 @@ pub struct ExpertStore {
     copying: Vec<(Event, CopyId)>,
     /// The slot of each read that the pool has.
     reading: HashMap<ReadId, SlotId>,
+    /// What the host tier was given, if that was said.
+    host_budget: Option<ByteCount>,
+    /// Empty extents whose memory is still to go.
+    leaving: VecDeque<Extent>,
 }
 
 impl ExpertStore {
@@ -44,26 +50,19 @@ impl ExpertStore {
         observer: Arc<dyn StoreObserver>,
         waker: Waker,
     ) -> Result<Self, StoreError> {
-        let too_small = |budget| StoreError::BudgetTooSmall {
-            budget,
-            least: catalog.least_budget(),
-        };
-        let plan = |budget: ByteCount| catalog.slots(budget).ok_or_else(|| too_small(budget));
-        let device = plan(config.budget)?;
-        let host = match backend.capabilities().unified_memory {
-            true => None,
-            false => Some(plan(config.host_budget.unwrap_or(config.budget))?),
-        };
-        let memory = SlotMemory::allocate(&*backend, &device, host.as_ref())?;
         let readers = config.readers.max(1);
         let settings = Settings {
-            tiers: std::iter::once(device).chain(host).collect(),
+            tiers: layouts(&catalog, &*backend, config.budget, config.host_budget)?,
             readers,
             prefetch: config.prefetch,
             eviction: config.eviction,
             read_timeout: config.read_timeout,
         };
         let machine = Machine::new(settings, catalog.sizes());
+        let mut memory = SlotMemory::default();
+        for extent in machine.extents() {
+            memory.allocate(&*backend, extent)?;
+        }
         let readers = ReaderPool::start(readers, &catalog, &reader, Checks::Checksum, &waker)
             .map_err(|e| StoreError::Thread(e.to_string()))?;
         let mut store = Self {
@@ -77,10 +76,23 @@ impl ExpertStore {
             releasing: Vec::new(),
             copying: Vec::new(),
             reading: HashMap::new(),
+            host_budget: config.host_budget,
+            leaving: VecDeque::new(),
         };
         store.machine.warm_up(config.warm_up);
         store.carry_out();
         Ok(store)
+    }
+
+    /// Changes the budget while serving; returns what its slots will take. Extents that are too many are drained and
+    /// released, missing ones are allocated, as [`Self::poll`] goes on; [`StoreGauges::capacity`] says how far it is.
+    /// Where the system has no memory for more, what there is stays.
+    pub fn resize(&mut self, budget: ByteCount, now: Instant) -> Result<ByteCount, StoreError> {
+        let layouts = layouts(&self.catalog, &*self.backend, budget, self.host_budget)?;
+        let bytes = layouts.iter().map(|layout| layout.bytes().0).sum();
+        self.machine.resize(layouts, self.moment(now));
+        self.carry_out();
+        Ok(ByteCount(bytes))
     }
 
     /// Asks for a set of distinct experts. Hits are ready at the next [`Self::take_landed`]; misses land as they are
@@ -97,6 +109,7 @@ impl ExpertStore {
     pub fn poll(&mut self, now: Instant) {
         self.collect();
         self.machine.tick(self.moment(now));
+        self.release_one();
         self.carry_out();
     }
 
@@ -143,6 +156,9 @@ impl ExpertStore {
 
     /// When [`Self::poll`] must be called even if nobody wakes the engine: the next read's time-out or probe.
     pub fn next_deadline(&self) -> Option<Instant> {
+        if !self.leaving.is_empty() {
+            return Some(self.epoch);
+        }
         self.epoch.checked_add(self.machine.next_deadline()?.0)
     }
 
@@ -188,6 +204,15 @@ impl ExpertStore {
         match ended.result {
             Ok(report) => self.machine.read_done(read, report, at),
             Err(error) => self.machine.read_failed(read, error, at),
+        }
+    }
+
+    /// Gives the memory of one empty extent back. Unmapping takes time in proportion to its pages, so that a budget that
+    /// falls by gigabytes is spread over many turns of the engine.
+    fn release_one(&mut self) {
+        if let Some(extent) = self.leaving.pop_front() {
+            self.memory.release(extent);
+            self.machine.extent_released(extent);
         }
     }
 
@@ -271,6 +296,11 @@ impl ExpertStore {
                         .copy_failed(copy, error.to_string(), Moment(self.epoch.elapsed()))
                 }
             },
+            Command::Allocate { extent } => match self.memory.allocate(&*self.backend, extent) {
+                Ok(()) => self.machine.extent_allocated(extent),
+                Err(_) => self.machine.extent_refused(extent),
+            },
+            Command::Release { extent } => self.leaving.push_back(extent),
             Command::Probe { key } => self.readers.submit(Priority::Decode, Job::Probe { key }),
         }
     }
@@ -290,4 +320,18 @@ impl ExpertStore {
         )?;
         self.backend.record(StreamId::COPY)
     }
+}
+
+/// The slots of each tier.
+fn layouts(
+    catalog: &Catalog,
+    backend: &dyn Backend,
+    budget: ByteCount,
+    host_budget: Option<ByteCount>,
+) -> Result<Vec<SlotLayout>, StoreError> {
+    let mut layouts = vec![catalog.check_budget(budget)?];
+    if !backend.capabilities().unified_memory {
+        layouts.push(catalog.check_budget(host_budget.unwrap_or(budget))?);
+    }
+    Ok(layouts)
 }

@@ -76,8 +76,14 @@ pub struct LoadingProgress {
 pub struct CacheReport {
     /// The served model.
     pub model: String,
-    /// All slots of the expert cache: its budget.
+    /// All slots of the expert cache that there are now; after a change they follow the budget.
     pub capacity_bytes: u64,
+    /// What the expert cache may take.
+    pub budget_bytes: u64,
+    /// What it was asked to take; more than `budget_bytes` while the memory limit or pressure holds it down.
+    pub asked_bytes: u64,
+    /// The least that it can take.
+    pub least_bytes: u64,
     /// Verified experts in it.
     pub resident_bytes: u64,
     /// Of these, held in place by running work.
@@ -93,6 +99,45 @@ pub struct CacheReport {
     pub storage_error: Option<String>,
     /// The KV cache.
     pub kv: KvCacheReport,
+    /// What the process is to take in all.
+    pub memory: MemoryReport,
+}
+
+/// `PATCH /admin/cache`: what the caches may hold from now on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct CacheChange {
+    /// As `--expert-cache`: `auto`, a size such as `8GB`, or a share of all experts such as `25%`.
+    #[schema(example = "25%")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expert_cache: Option<String>,
+    /// As `--kv-cache`: a number of tokens, a size such as `2GB`, or `auto` for what the start chose. At most what was set
+    /// aside at the start.
+    #[schema(example = "16384")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_cache: Option<String>,
+}
+
+/// The memory sum, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct MemoryReport {
+    /// Resident weights.
+    pub base_bytes: u64,
+    /// KV cache.
+    pub kv_bytes: u64,
+    /// Expert slots.
+    pub experts_bytes: u64,
+    /// Activations.
+    pub scratch_bytes: u64,
+    /// Everything else.
+    pub overhead_bytes: u64,
+    /// All of it.
+    pub total_bytes: u64,
+    /// The most that it may be, if anything limits it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+    /// Who limits it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_source: Option<String>,
 }
 
 /// The KV cache's part of [`CacheReport`].

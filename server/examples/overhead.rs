@@ -136,6 +136,7 @@ fn model(folder: &Path) -> Result<ServedModel, Box<dyn std::error::Error>> {
     let tokenizer = Tokenizer::from_json(&std::fs::read(folder.join("tokenizer.json"))?)?;
     let template = std::fs::read_to_string(folder.join("chat_template.jinja"))?;
     Ok(ServedModel {
+        budget: None,
         grammars: Grammars::new(tokenizer.clone(), VOCABULARY, Vec::new()),
         name: "instant".into(),
         engine: Arc::new(Instantly(AtomicU64::new(0))),

@@ -2,6 +2,7 @@
 
 use crate::grammars::Grammars;
 use crate::http::Generator;
+use crate::model::live_budget::LiveBudget;
 use odmoe_formats::ByteCount;
 use odmoe_text::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub struct ServedModel {
     pub embedding_width: usize,
     /// Grammars of its answers.
     pub grammars: Grammars,
+    /// What its experts may take; None: it cannot be changed.
+    pub budget: Option<Arc<LiveBudget>>,
     /// When it was opened.
     pub created_unix_s: u64,
 }

@@ -191,6 +191,7 @@ fn engine_config(manifest: &Manifest, options: EngineOptions) -> EngineConfig {
         prefill_chunk_tokens: options.prefill_chunk_tokens,
         kv_block_tokens: block,
         kv_blocks: running * context.min(640).div_ceil(block),
+        kv_blocks_max: 0,
         kv_format: options.kv_format,
         max_context_tokens: context,
         predict_top: 4,

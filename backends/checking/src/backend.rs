@@ -287,6 +287,11 @@ impl Backend for CheckingBackend {
         ))))
     }
 
+    fn use_kv_blocks(&self, cache: &KvCache, blocks: usize) {
+        self.inner
+            .use_kv_blocks(&CheckedKv::of(cache).inner, blocks);
+    }
+
     fn host_window(&self, buffer: &Buffer) -> Option<HostWindow> {
         if !self.config.unified_memory {
             return None;

@@ -131,6 +131,13 @@ impl Backend for CpuBackend {
             .map_err(|error| refused(spec.bytes(), &error))
     }
 
+    fn use_kv_blocks(&self, cache: &KvCache, blocks: usize) {
+        let own: &CpuKv = cache
+            .downcast()
+            .expect("the KV cache was made by another backend");
+        own.use_blocks(blocks);
+    }
+
     fn host_window(&self, buffer: &Buffer) -> Option<HostWindow> {
         Some(Box::new(own(buffer).0.window()))
     }

@@ -139,6 +139,10 @@ pub trait Backend: Send + Sync {
     /// KV storage, zeroed.
     fn allocate_kv(&self, spec: KvSpec) -> Result<KvCache, AllocateError>;
 
+    /// From now on only blocks `0 .. blocks` of a cache are used. The memory of the others goes back to the system, where
+    /// that can be done; it comes again as more blocks are used. No pending op uses them, and what they held is lost.
+    fn use_kv_blocks(&self, cache: &KvCache, blocks: usize);
+
     /// Exclusive host access to a whole buffer, or None where the host cannot address it. Panics where an op that
     /// uses the buffer is pending or a window is open.
     fn host_window(&self, buffer: &Buffer) -> Option<HostWindow>;

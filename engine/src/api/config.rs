@@ -29,8 +29,11 @@ pub struct EngineConfig {
     pub prefill_chunk_tokens: usize,
     /// Tokens in a KV block.
     pub kv_block_tokens: usize,
-    /// KV blocks in all.
+    /// KV blocks to begin with.
     pub kv_blocks: usize,
+    /// As many as there can be later; `kv_blocks` where that is more. What is not used of them takes addresses and no
+    /// memory.
+    pub kv_blocks_max: usize,
     /// How KV is stored.
     pub kv_format: KvFormat,
     /// The longest context, at most the model's.

@@ -6,6 +6,7 @@
 //! A sequence's state is one [`BlockTable`] for all layers today. Other kinds (windows, recurrent snapshots) become
 //! a list of per-layer kinds beside it, each planned, freed and recomputed together with the table.
 
+mod limit;
 mod pool;
 mod prefixes;
 mod table;

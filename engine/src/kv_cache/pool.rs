@@ -8,11 +8,17 @@ use super::prefixes::{Parent, PrefixScope, PrefixTree};
 /// that nobody holds come after all others, the one that was let go longest ago first.
 #[derive(Clone, Debug)]
 pub struct BlockPool {
-    /// Free, with nothing to remember. The next block is the last entry.
-    blank: Vec<u32>,
+    /// Free, with nothing to remember, below the limit. The next block is the last entry.
+    pub(super) blank: Vec<u32>,
     /// By block, how many own it.
-    owners: Vec<u32>,
-    prefixes: PrefixTree,
+    pub(super) owners: Vec<u32>,
+    /// By block, whether its owners may be several: it is full, and was remembered since somebody owns it.
+    sealed: Vec<bool>,
+    pub(super) prefixes: PrefixTree,
+    /// Blocks from here on are not handed out; see `limit`.
+    pub(super) limit: usize,
+    /// Of these, those that nobody owns.
+    pub(super) withheld: usize,
 }
 
 impl BlockPool {
@@ -22,7 +28,10 @@ impl BlockPool {
         Self {
             blank: (0..count).rev().collect(),
             owners: vec![0; blocks],
+            sealed: vec![false; blocks],
             prefixes: PrefixTree::new(blocks),
+            limit: blocks,
+            withheld: 0,
         }
     }
 
@@ -51,10 +60,13 @@ impl BlockPool {
             if *owners > 0 {
                 continue;
             }
+            self.sealed[block as usize] = false;
             if self.prefixes.contains(block) {
                 self.prefixes.let_go(block);
-            } else {
+            } else if (block as usize) < self.limit {
                 self.blank.push(block);
+            } else {
+                self.withheld += 1;
             }
         }
     }
@@ -83,20 +95,28 @@ impl BlockPool {
         let owners = &mut self.owners[block as usize];
         *owners += 1;
         if *owners == 1 {
+            self.sealed[block as usize] = true;
             self.prefixes.take_up(block);
         }
     }
 
     /// Remembers a full block of one owner by the prefix that it ends. Where another block ends the same prefix, the
-    /// owner gets that one in exchange: both hold the same bits.
+    /// owner gets that one in exchange: both hold the same bits. What follows a block that was forgotten is not
+    /// remembered either.
     pub fn remember(&mut self, parent: Parent, tokens: &[u32], block: u32) -> u32 {
         assert_eq!(
             self.owners(block),
             1,
             "KV block {block} is remembered too late"
         );
+        let is_forgotten =
+            matches!(parent, Parent::Block(parent) if !self.prefixes.contains(parent));
+        if is_forgotten || block as usize >= self.limit {
+            return block;
+        }
         let Some(known) = self.prefixes.child(parent, tokens) else {
             self.prefixes.insert(parent, tokens, block);
+            self.sealed[block as usize] = true;
             return block;
         };
         self.share(known);
@@ -104,7 +124,7 @@ impl BlockPool {
         known
     }
 
-    /// Blocks in all.
+    /// Blocks that there can be.
     pub fn blocks(&self) -> usize {
         self.owners.len()
     }
@@ -121,7 +141,7 @@ impl BlockPool {
 
     /// Blocks that somebody owns.
     pub fn used(&self) -> usize {
-        self.blocks() - self.free()
+        self.blocks() - self.free() - self.withheld
     }
 
     /// Panics unless every block is either free, once, or in as many `tables` as it has owners; in more than one only
@@ -140,12 +160,12 @@ impl BlockPool {
                 "KV block {block} is blank and remembered"
             );
         }
-        let (mut idle, mut unaccounted) = (0, 0);
+        let (mut idle, mut unaccounted, mut withheld) = (0, 0, 0);
         for (block, &seen) in (0..).zip(&owners) {
             let (told, remembered) = (self.owners[block as usize], self.prefixes.contains(block));
             assert!(
-                seen <= 1 || remembered,
-                "KV block {block} has {seen} owners and is not remembered"
+                seen <= 1 || self.sealed[block as usize],
+                "KV block {block} has {seen} owners and was never remembered"
             );
             assert!(
                 told >= seen,
@@ -157,9 +177,13 @@ impl BlockPool {
             );
             idle += usize::from(told == 0 && remembered);
             unaccounted += usize::from(told > seen);
-            unaccounted += usize::from(told == 0 && !remembered && !free[block as usize]);
+            let is_gone = told == 0 && !remembered && !free[block as usize];
+            let is_withheld = is_gone && block as usize >= self.limit;
+            withheld += usize::from(is_withheld);
+            unaccounted += usize::from(is_gone && !is_withheld);
         }
         assert_eq!(unaccounted, 0, "KV blocks leaked");
+        assert_eq!(withheld, self.withheld, "withheld KV blocks leaked");
         assert_eq!(idle, self.prefixes.idle(), "KV blocks are idle and held");
     }
 }
@@ -239,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "2 owners and is not remembered")]
+    #[should_panic(expected = "2 owners and was never remembered")]
     fn a_shared_block_is_found() {
         let mut pool = BlockPool::new(2);
         pool.allocate(1, &mut Vec::new());

@@ -147,6 +147,13 @@ impl PrefixTree {
         Some(block)
     }
 
+    /// Forgets all; returns the blocks that nobody holds, those that were let go longest ago first.
+    pub fn forget_all(&mut self) -> Vec<u32> {
+        self.starts.clear();
+        self.nodes.fill_with(|| None);
+        std::mem::take(&mut self.idle).into_values().collect()
+    }
+
     /// Where a child of these tokens is, or else belongs.
     fn place(&self, children: &[u32], tokens: &[u32]) -> Result<usize, usize> {
         children.binary_search_by(|child| {

@@ -1,6 +1,6 @@
 //! The stream that the forward pass runs on.
 
-use odmoe_backend::{Backend, BackendError, Buffer, Event, Op, ReadBack, StreamId};
+use odmoe_backend::{Backend, BackendError, Buffer, Event, KvCache, Op, ReadBack, StreamId};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,6 +19,11 @@ impl Queue {
     /// Enqueues one op.
     pub fn push(&self, op: Op) -> Result<(), BackendError> {
         self.backend.enqueue(StreamId::COMPUTE, op)
+    }
+
+    /// Says how many blocks of a KV cache are used from now on.
+    pub fn use_kv_blocks(&self, cache: &KvCache, blocks: usize) {
+        self.backend.use_kv_blocks(cache, blocks);
     }
 
     /// Marks this point of the stream.

@@ -18,6 +18,7 @@
 
 mod admission;
 mod invariants;
+mod kv_share;
 mod lane;
 mod plan;
 mod preemption;
@@ -56,6 +57,8 @@ pub struct Scheduler {
     lanes: OutLanes,
     /// Not yet told in a plan.
     preempted: Vec<RequestId>,
+    /// How many KV blocks there are to be.
+    kv_target: usize,
     /// Not yet told in a plan.
     lookups: PrefixLookups,
 }
@@ -75,6 +78,7 @@ impl Scheduler {
             running: BTreeMap::new(),
             lanes: OutLanes::default(),
             preempted: Vec::new(),
+            kv_target: config.kv_blocks,
             lookups: PrefixLookups::default(),
         }
     }
@@ -93,6 +97,7 @@ impl Scheduler {
         self.shares.enter(client, age);
         let scope = self.config.prefix_cache.scope(client);
         self.waiting.insert(age, Sequence::new(new, scope, now));
+        self.fit_kv();
         Ok(())
     }
 
@@ -180,6 +185,7 @@ impl Scheduler {
             self.put_back.remove(&age);
             self.shares.leave(sequence.client, age);
             self.ages.remove(&id);
+            self.fit_kv();
         } else {
             self.free(age);
         }
@@ -256,5 +262,6 @@ impl Scheduler {
         sequence.table.release(&mut self.pool);
         self.shares.leave(sequence.client, age);
         self.ages.remove(&sequence.id);
+        self.fit_kv();
     }
 }

@@ -4,6 +4,7 @@ use crate::api::{
     EmbeddingRequest, EmbeddingSink, EngineGauges, Pooling, ReportSink, Request, RequestId,
     SamplingParams, SubmitError, TokenConstraint, TokenSink,
 };
+use odmoe_formats::ByteCount;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -13,8 +14,14 @@ use std::time::Instant;
 pub struct Limits {
     /// V.
     pub vocab: usize,
-    /// The longest sequence, prompt and answer.
-    pub sequence_tokens: usize,
+    /// The longest context, prompt and answer, whatever the KV cache holds.
+    pub context_tokens: usize,
+    /// Tokens in a KV block.
+    pub kv_block_tokens: usize,
+    /// KV blocks to begin with.
+    pub kv_blocks: usize,
+    /// As many as there can be.
+    pub kv_blocks_max: usize,
     /// Sequences that run at once.
     pub max_running: usize,
     /// Requests that may wait beside them.
@@ -74,6 +81,10 @@ pub struct Commands {
     pub cancels: BTreeSet<RequestId>,
     /// Who wants to know what became of experts.
     pub reports: Vec<ReportSink>,
+    /// What expert slots may take from now on, if that changed.
+    pub expert_budget: Option<ByteCount>,
+    /// How many KV blocks there are to be, if that changed.
+    pub kv_blocks: Option<usize>,
     /// Whether the engine is to stop.
     pub stop: bool,
 }
@@ -90,6 +101,10 @@ struct State {
     submissions: VecDeque<Submission>,
     cancels: BTreeSet<RequestId>,
     reports: Vec<ReportSink>,
+    expert_budget: Option<ByteCount>,
+    new_kv_blocks: Option<usize>,
+    /// What sequences are checked against.
+    kv_blocks: usize,
     draining: bool,
     stop: bool,
     alive: bool,
@@ -107,6 +122,9 @@ impl Shared {
             submissions: VecDeque::new(),
             cancels: BTreeSet::new(),
             reports: Vec::new(),
+            expert_budget: None,
+            new_kv_blocks: None,
+            kv_blocks: limits.kv_blocks,
             draining: false,
             stop: false,
             alive: true,
@@ -166,7 +184,8 @@ impl Shared {
     }
 
     fn queue(&self, request: Request, purpose: Purpose) -> Result<RequestId, SubmitError> {
-        self.limits.check(&request)?;
+        let kv_blocks = self.lock().kv_blocks;
+        self.limits.check(&request, kv_blocks)?;
         // Before the lock, and not on the engine's thread: it may copy much.
         let constraint = request.rules.as_ref().map(|rules| rules.begin());
         let mut state = self.lock();
@@ -204,6 +223,24 @@ impl Shared {
             state.reports.push(to);
             self.ring_locked(state);
         }
+    }
+
+    /// Changes what expert slots may take. The last word before the engine's thread looks counts.
+    pub fn set_expert_budget(&self, budget: ByteCount) {
+        let mut state = self.lock();
+        state.expert_budget = Some(budget);
+        self.ring_locked(state);
+    }
+
+    /// Changes how many KV blocks there are to be, at least one; returns how many it takes on. Requests that come from
+    /// now on must fit; those that came before still do.
+    pub fn set_kv_blocks(&self, blocks: usize) -> usize {
+        let blocks = blocks.clamp(1, self.limits.kv_blocks_max);
+        let mut state = self.lock();
+        state.new_kv_blocks = Some(blocks);
+        state.kv_blocks = blocks;
+        self.ring_locked(state);
+        blocks
     }
 
     /// Refuses new requests from now on.
@@ -254,6 +291,8 @@ impl Shared {
             submissions: std::mem::take(&mut state.submissions),
             cancels: std::mem::take(&mut state.cancels),
             reports: std::mem::take(&mut state.reports),
+            expert_budget: state.expert_budget.take(),
+            kv_blocks: state.new_kv_blocks.take(),
             stop: state.stop,
         }
     }
@@ -318,7 +357,7 @@ impl Shared {
 }
 
 impl Limits {
-    fn check(&self, request: &Request) -> Result<(), SubmitError> {
+    fn check(&self, request: &Request, kv_blocks: usize) -> Result<(), SubmitError> {
         let (prompt, new) = (request.prompt.len(), request.max_new_tokens as usize);
         if prompt == 0 {
             return Err(SubmitError::BadPrompt(
@@ -331,7 +370,8 @@ impl Limits {
             ));
         }
         self.check_tokens(&request.prompt)?;
-        let limit = self.sequence_tokens;
+        let kv_tokens = kv_blocks.saturating_mul(self.kv_block_tokens);
+        let limit = self.context_tokens.min(kv_tokens);
         if prompt.saturating_add(new) > limit {
             return Err(SubmitError::TooLong { prompt, new, limit });
         }
@@ -380,7 +420,10 @@ mod tests {
     fn shared(max_running: usize, max_waiting: usize) -> Shared {
         let limits = Limits {
             vocab: 10,
-            sequence_tokens: 20,
+            context_tokens: 20,
+            kv_block_tokens: 8,
+            kv_blocks: 4,
+            kv_blocks_max: 4,
             max_running,
             max_waiting,
         };
@@ -423,6 +466,31 @@ mod tests {
         assert_eq!(submit(&shared), full, "taken is not ended");
         shared.ended(ids[1]);
         assert!(submit(&shared).is_ok() && !shared.is_idle());
+    }
+
+    #[test]
+    fn requests_are_checked_against_the_kv_cache_as_it_is_to_be() {
+        let shared = shared(2, 1);
+        assert_eq!(shared.set_kv_blocks(0), 1);
+        let too_long = |limit| {
+            let request = Request {
+                client: ClientId::default(),
+                prompt: vec![1; 9],
+                sampling: SamplingParams::default(),
+                max_new_tokens: 1,
+                stop_token_ids: vec![],
+                logprobs: None,
+                rules: None,
+            };
+            let (prompt, new) = (9, 1);
+            let refused = SubmitError::TooLong { prompt, new, limit };
+            shared.submit(request, Box::new(Deaf)) == Err(refused)
+        };
+        assert!(too_long(8));
+        assert_eq!(shared.set_kv_blocks(100), 4);
+        assert!(!too_long(8));
+        assert_eq!(shared.take().kv_blocks, Some(4));
+        assert_eq!(shared.take().kv_blocks, None);
     }
 
     #[test]

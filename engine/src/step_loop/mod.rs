@@ -7,6 +7,7 @@ mod answering;
 pub mod inbox;
 mod pooled;
 mod sequence;
+mod shares;
 mod stall;
 
 use crate::api::{EngineEvent, EngineGauges, ExpertReport, FinishReason, RequestError, RequestId};
@@ -17,7 +18,9 @@ use crate::scheduler::{LaneKind, NewSequence, PrefixLookups, Scheduler};
 use inbox::{Limits, Shared, Submission};
 use odmoe_backend::BackendError;
 use odmoe_expert_store::ExpertStore;
+use odmoe_formats::ByteCount;
 use sequence::Sequence;
+use shares::Shares;
 use stall::{StallClock, Waiting};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,7 +44,7 @@ pub struct StepLoop {
     prefill: Lane,
     decode: Lane,
     kv_block_tokens: usize,
-    kv_blocks: usize,
+    shares: Shares,
     sequences: BTreeMap<RequestId, Sequence>,
     stall: StallClock,
 }
@@ -62,14 +65,15 @@ pub struct StepLoopParts {
     pub lanes: [Lane; 2],
     /// Tokens in a KV block.
     pub kv_block_tokens: usize,
-    /// KV blocks in all.
-    pub kv_blocks: usize,
+    /// What the store began with.
+    pub expert_budget: ByteCount,
 }
 
 impl StepLoop {
     /// A loop that has not begun.
     pub fn new(parts: StepLoopParts) -> Self {
         let [prefill, decode] = parts.lanes;
+        let kv_bound = parts.scheduler.kv_bound();
         Self {
             shared: parts.shared,
             limits: parts.limits,
@@ -79,7 +83,7 @@ impl StepLoop {
             prefill,
             decode,
             kv_block_tokens: parts.kv_block_tokens,
-            kv_blocks: parts.kv_blocks,
+            shares: Shares::new(parts.expert_budget, kv_bound),
             sequences: BTreeMap::new(),
             stall: StallClock::default(),
         }
@@ -88,6 +92,7 @@ impl StepLoop {
     /// Runs until told to stop or until the backend fails.
     pub fn run(&mut self) -> Result<(), BackendError> {
         while self.take_commands() {
+            self.divide_memory();
             self.store.poll(Instant::now());
             self.end_closed();
             self.drop_unwanted_passes();
@@ -117,6 +122,7 @@ impl StepLoop {
     /// Takes in what handles asked for. False once the engine is to stop.
     fn take_commands(&mut self) -> bool {
         let commands = self.shared.take();
+        self.shares.ask(&commands);
         for submission in commands.submissions {
             self.accept(submission);
         }
@@ -350,7 +356,7 @@ impl StepLoop {
             waiting: self.scheduler.waiting(),
             kv_blocks_used: self.scheduler.blocks_used(),
             kv_blocks_remembered: self.scheduler.blocks_remembered(),
-            kv_blocks: self.kv_blocks,
+            kv_blocks: self.scheduler.kv_blocks(),
             store: self.store.gauges(),
             health: self.store.health(),
         };

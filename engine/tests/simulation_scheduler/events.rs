@@ -19,6 +19,7 @@ pub struct Simulation<'a> {
     pub scheduler: Scheduler,
     pub now: Instant,
     pub next_id: u64,
+    pub kv_target: usize,
     /// By id, which is the order of submission.
     pub live: BTreeMap<RequestId, Live>,
     pub out: BTreeMap<LaneKind, LanePlan>,
@@ -51,6 +52,7 @@ impl<'a> Simulation<'a> {
             scheduler: Scheduler::new(config),
             now: Instant::now(),
             next_id: 0,
+            kv_target: config.kv_blocks,
             live: BTreeMap::new(),
             out: BTreeMap::new(),
             cache: vec![0; config.kv_blocks * config.kv_block_tokens],
@@ -61,7 +63,7 @@ impl<'a> Simulation<'a> {
 
     pub fn episode(&mut self) {
         // Each episode has its own mixture of events; some never happen in it.
-        let mut weights: [usize; 6] = std::array::from_fn(|_| self.random.below(10));
+        let mut weights: [usize; 7] = std::array::from_fn(|_| self.random.below(10));
         weights[1] += 5;
         weights[2] += 5;
         for weight in &mut weights[3..] {
@@ -92,6 +94,7 @@ impl<'a> Simulation<'a> {
             // Rarer, or nothing would ever end.
             4 if self.random.below(4) == 0 => self.abort(kind),
             5 if self.random.below(4) == 0 => self.fail_lane(kind),
+            6 if self.random.below(4) == 0 => self.change_kv(),
             _ => self.complete(kind),
         }
         self.check();
@@ -106,6 +109,21 @@ impl<'a> Simulation<'a> {
             self.live.len()
         );
         self.reached.both_out += u64::from(self.out.len() == 2);
+        let blocks = self.scheduler.kv_blocks();
+        assert!(blocks >= self.kv_target && blocks <= self.config.kv_blocks);
+        assert!(self.scheduler.kv_bound() >= blocks);
+        if self.live.is_empty() {
+            let bound = self.scheduler.kv_bound();
+            assert_eq!((blocks, bound), (self.kv_target, self.kv_target));
+        }
+    }
+
+    /// The KV cache gives blocks up, or gets some back.
+    fn change_kv(&mut self) {
+        self.kv_target = self.random.within(1, self.config.kv_blocks);
+        self.scheduler.set_kv_blocks(self.kv_target);
+        self.reached.kv_changed += 1;
+        self.reached.kv_held_back += u64::from(self.scheduler.kv_blocks() > self.kv_target);
     }
 
     fn submit(&mut self) {

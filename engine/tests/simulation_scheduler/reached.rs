@@ -17,6 +17,8 @@ pub struct Reached {
     pub queue_full: u64,
     pub packed: u64,
     pub both_out: u64,
+    pub kv_changed: u64,
+    pub kv_held_back: u64,
     /// Began with a prefix that was remembered; and after a preemption.
     pub found: u64,
     pub found_again: u64,
@@ -42,6 +44,8 @@ impl Reached {
             self.queue_full,
             self.packed,
             self.both_out,
+            self.kv_changed,
+            self.kv_held_back,
             self.found,
             self.found_again,
             self.forgotten,

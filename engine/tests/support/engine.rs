@@ -82,6 +82,7 @@ impl Setup {
                 prefill_chunk_tokens: 64,
                 kv_block_tokens: 16,
                 kv_blocks: 128,
+                kv_blocks_max: 0,
                 kv_format: KvFormat::F16,
                 max_context_tokens: 2048,
                 predict_top: 4,

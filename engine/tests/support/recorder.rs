@@ -109,6 +109,10 @@ impl Backend for HookedBackend {
         self.inner.allocate_kv(spec)
     }
 
+    fn use_kv_blocks(&self, cache: &KvCache, blocks: usize) {
+        self.inner.use_kv_blocks(cache, blocks);
+    }
+
     fn host_window(&self, buffer: &Buffer) -> Option<HostWindow> {
         self.inner.host_window(buffer)
     }

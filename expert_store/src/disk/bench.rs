@@ -4,7 +4,7 @@ use crate::api::{LoadError, ShardReader};
 use crate::catalog::Catalog;
 use crate::executor::{Checks, Job, ReaderPool, Target};
 use crate::io::{Access, FileReader, HostSlot, ReadPlan, allocate_slots};
-use crate::residency::layout::{SizeClass, slot_bytes};
+use crate::residency::layout::{EXTENT_BYTES, slot_bytes};
 use crate::residency::{Priority, ReadId};
 use odmoe_formats::{ByteCount, ExpertKey};
 use std::collections::VecDeque;
@@ -173,11 +173,12 @@ impl DiskBench {
             .min(self.order.len())
             .max(least)
             .min(self.slots_max);
-        let class = SizeClass {
-            slot_bytes: self.slot_bytes,
-            slots: slots.saturating_sub(self.slots.len()),
-        };
-        self.slots.extend(allocate_slots(class)?);
+        let in_extent = (EXTENT_BYTES / self.slot_bytes).max(1) as usize;
+        while self.slots.len() < slots {
+            let count = in_extent.min(slots - self.slots.len());
+            self.slots
+                .extend(allocate_slots(count, self.slot_bytes as usize)?);
+        }
         Ok(())
     }
 }

@@ -2,7 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use crate::residency::layout::SizeClass;
 use memmap2::MmapMut;
 use std::sync::Arc;
 
@@ -39,26 +38,22 @@ impl HostSlot {
 /// page for each 2 MiB and not for each 4 KiB.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Allocates every slot of a class. Pages are touched now, so that page-in meets no page fault.
-pub(crate) fn allocate_slots(class: SizeClass) -> std::io::Result<Vec<HostSlot>> {
-    let slot_bytes = class.slot_bytes as usize;
-    let mut slots = Vec::with_capacity(class.slots);
-    for count in class.extents() {
-        let (mut map, skip) = map_aligned(count * slot_bytes)?;
-        map[skip..skip + count * slot_bytes].fill(0);
-        let base = map[skip..].as_mut_ptr();
-        let extent = Arc::new(Extent { _map: map });
-        for index in 0..count {
-            // SAFETY: `index < count`, so the offset and the slot behind it are inside the map, which has `count` slots from `base` on.
-            let start = unsafe { base.add(index * slot_bytes) };
-            slots.push(HostSlot {
-                start,
-                bytes: slot_bytes,
-                _extent: extent.clone(),
-            });
-        }
-    }
-    Ok(slots)
+/// Allocates the slots of an extent. Pages are touched now, so that page-in meets no page fault.
+pub(crate) fn allocate_slots(slots: usize, slot_bytes: usize) -> std::io::Result<Vec<HostSlot>> {
+    let bytes = slots.checked_mul(slot_bytes);
+    let bytes = bytes.ok_or(std::io::ErrorKind::OutOfMemory)?;
+    let (mut map, skip) = map_aligned(bytes)?;
+    map[skip..skip + bytes].fill(0);
+    let base = map[skip..].as_mut_ptr();
+    let extent = Arc::new(Extent { _map: map });
+    let slot = |index: usize| HostSlot {
+        // SAFETY: `index < slots`, so the offset and the slot behind it are inside the map, which has `slots` slots
+        // from `base` on.
+        start: unsafe { base.add(index * slot_bytes) },
+        bytes: slot_bytes,
+        _extent: extent.clone(),
+    };
+    Ok((0..slots).map(slot).collect())
 }
 
 /// A map with `bytes` of zeros behind the second value, on a multiple of [`HUGE_PAGE`] where there are as many.
@@ -100,11 +95,7 @@ mod tests {
 
     #[test]
     fn slots_are_aligned_and_disjoint() {
-        let class = SizeClass {
-            slot_bytes: 16 << 10,
-            slots: 5,
-        };
-        let mut slots = allocate_slots(class).unwrap();
+        let mut slots = allocate_slots(5, 16 << 10).unwrap();
         for (index, slot) in slots.iter_mut().enumerate() {
             assert_eq!(slot.bytes_mut().as_ptr() as usize % 4096, 0);
             slot.bytes_mut().fill(index as u8);

@@ -131,8 +131,10 @@ impl Machine {
                             listed += 1;
                         }
                         SlotState::Filling | SlotState::Lost => assert!(slot.key.is_some()),
+                        SlotState::Absent => assert!(slot.key.is_none()),
                     }
                 }
+                pool.check_extents();
                 assert_eq!(census, pool.census, "sums of tier {tier} class {class}");
                 assert_eq!(
                     free,

@@ -26,6 +26,34 @@ pub struct SlotId {
     pub index: usize,
 }
 
+/// Slots that are allocated and released together: `first ..` of a class, so many of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Extent {
+    /// The memory tier.
+    pub tier: usize,
+    /// The size class in the tier.
+    pub class: usize,
+    /// Its first slot's place in the class.
+    pub first: usize,
+    /// How many.
+    pub slots: usize,
+    /// Length of each.
+    pub slot_bytes: u64,
+}
+
+impl Extent {
+    /// Its slots.
+    pub fn ids(self) -> impl Iterator<Item = SlotId> {
+        let (tier, class) = (self.tier, self.class);
+        (self.first..self.first + self.slots).map(move |index| SlotId { tier, class, index })
+    }
+
+    /// Bytes of its slots.
+    pub fn bytes(self) -> u64 {
+        self.slot_bytes * self.slots as u64
+    }
+}
+
 /// A read that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReadId(pub u64);
@@ -50,8 +78,8 @@ pub enum Priority {
 }
 
 /// What the executor must do. Every `Read` is answered once, by started-then-done, started-then-failed, or cancelled
-/// (in answer to `CancelRead`, where it had not started); every `Copy` once, by done or failed; every `Probe` once.
-/// Until the answer the slots named belong to the executor.
+/// (in answer to `CancelRead`, where it had not started); every `Copy` once, by done or failed; every `Probe` once; every
+/// `Allocate` once, by allocated or refused; every `Release` once. Until the answer the slots named belong to the executor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Read an object from disk into a slot of the last tier, and verify it.
@@ -87,6 +115,16 @@ pub enum Command {
         from: SlotId,
         /// Where to.
         to: SlotId,
+    },
+    /// Make the slots of an extent; none of them exists.
+    Allocate {
+        /// Which.
+        extent: Extent,
+    },
+    /// Give the memory of an extent back; nothing uses it.
+    Release {
+        /// Which.
+        extent: Extent,
     },
     /// Read the first bytes of an object into scratch memory, to see whether storage answers again.
     Probe {

@@ -7,6 +7,11 @@ use std::collections::BTreeMap;
 pub const SLOT_ALIGNMENT_BYTES: u64 = 16 << 10;
 /// The most that is allocated at once, unless one slot is larger.
 pub const EXTENT_BYTES: u64 = 64 << 20;
+/// Extents that all objects would take at least: where they are few and small, a budget still changes in small steps.
+const EXTENTS_MIN: u64 = 16;
+/// Slots of the first extent of a class. It stays for as long as the class has any, so that what is drained never holds
+/// up those who wait.
+pub const FIRST_EXTENT_SLOTS: usize = 2;
 /// More sizes than this share classes: each class has slots that the others cannot use.
 const CLASSES_MAX: usize = 8;
 
@@ -24,20 +29,12 @@ pub struct SizeClass {
     pub slots: usize,
 }
 
-impl SizeClass {
-    /// Slots in each extent of the class, largest extents first.
-    pub fn extents(self) -> impl Iterator<Item = usize> {
-        let per_extent = (EXTENT_BYTES / self.slot_bytes).max(1) as usize;
-        (0..self.slots)
-            .step_by(per_extent)
-            .map(move |first| per_extent.min(self.slots - first))
-    }
-}
-
 /// The slots of one memory tier, smallest class first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlotLayout {
     classes: Vec<SizeClass>,
+    /// The most that is allocated at once; the same for every budget of the same objects.
+    extent_bytes: u64,
 }
 
 /// A class while it is planned.
@@ -54,7 +51,10 @@ impl SlotLayout {
             classes.is_sorted_by(|a, b| a.slot_bytes < b.slot_bytes),
             "classes ascend in size"
         );
-        Self { classes }
+        Self {
+            classes,
+            extent_bytes: EXTENT_BYTES,
+        }
     }
 
     /// Cuts a budget for objects of these sizes, or None where it does not hold two of the largest.
@@ -75,6 +75,10 @@ impl SlotLayout {
                 objects,
             })
             .collect();
+        let full: u64 = classes
+            .iter()
+            .map(|c| c.slot_bytes.saturating_mul(c.objects as u64))
+            .fold(0, u64::saturating_add);
         let least = |classes: &[Demanded]| -> u64 {
             classes
                 .iter()
@@ -91,7 +95,13 @@ impl SlotLayout {
         }
         Some(Self {
             classes: share(&classes, budget.0),
+            extent_bytes: EXTENT_BYTES.min(full / EXTENTS_MIN),
         })
+    }
+
+    /// Slots of a class in each extent but its first, at least one.
+    pub fn slots_per_extent(&self, slot_bytes: u64) -> usize {
+        (self.extent_bytes / slot_bytes).max(1) as usize
     }
 
     /// The classes, smallest first.
@@ -107,16 +117,6 @@ impl SlotLayout {
                 .map(|c| c.slot_bytes * c.slots as u64)
                 .sum(),
         )
-    }
-
-    /// The class that holds an object of `bytes`.
-    pub fn class_of(&self, bytes: u64) -> usize {
-        let class = self.classes.partition_point(|c| c.slot_bytes < bytes);
-        assert!(
-            class < self.classes.len(),
-            "an object of {bytes} bytes is larger than every slot"
-        );
-        class
     }
 }
 
@@ -242,16 +242,17 @@ mod tests {
     }
 
     #[test]
-    fn extents_hold_whole_slots() {
-        let class = SizeClass {
-            slot_bytes: 48 << 20,
-            slots: 3,
+    fn extents_are_small_where_there_is_little_to_hold() {
+        let layout = |sizes: &[(u64, usize)]| {
+            let objects = sizes
+                .iter()
+                .flat_map(|&(bytes, n)| std::iter::repeat_n(bytes, n));
+            SlotLayout::plan(objects, ByteCount(1 << 30)).unwrap()
         };
-        assert_eq!(class.extents().collect::<Vec<_>>(), [1, 1, 1]);
-        let class = SizeClass {
-            slot_bytes: 16 << 20,
-            slots: 9,
-        };
-        assert_eq!(class.extents().collect::<Vec<_>>(), [4, 4, 1]);
+        let large = layout(&[(48 << 20, 3), (2 << 20, 600)]);
+        assert_eq!(large.slots_per_extent(48 << 20), 1);
+        assert_eq!(large.slots_per_extent(2 << 20), 32);
+        assert_eq!(layout(&[(112 * KIB, 192)]).slots_per_extent(112 * KIB), 12);
+        assert_eq!(layout(&[(112 * KIB, 3)]).slots_per_extent(112 * KIB), 1);
     }
 }

@@ -130,7 +130,9 @@ impl Machine {
             .iter()
             .flat_map(|t| &t.classes)
             .fold(Census::default(), |sum, c| sum.plus(c.census));
-        let capacity = self.tiers.iter().map(|t| t.layout.bytes().0).sum();
+        let pools = self.tiers.iter().flat_map(|t| &t.classes);
+        let capacity = pools.map(ClassPool::held_bytes).sum();
+        let budget = self.tiers.iter().map(|t| t.layout.bytes().0).sum();
         let started = self.reads.values().filter(|r| r.started.is_some()).count();
         let waiting = self
             .flights
@@ -140,6 +142,7 @@ impl Machine {
         StoreGauges {
             resident: ByteCount(census.resident_bytes),
             capacity: ByteCount(capacity),
+            budget: ByteCount(budget),
             pinned: ByteCount(census.pinned_bytes),
             reads_in_flight: started,
             reads_queued: self.reads.len() - started + waiting,
@@ -191,7 +194,7 @@ impl Machine {
             .sizes
             .get(&key)
             .unwrap_or_else(|| panic!("{key} is not in the catalog"));
-        self.tiers[tier].layout.class_of(bytes)
+        self.tiers[tier].class_of(bytes)
     }
 
     pub(super) fn pool(&mut self, slot: SlotId) -> &mut ClassPool {

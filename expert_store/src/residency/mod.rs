@@ -8,6 +8,8 @@
 //! then for each tier above waits for a slot and is copied into it; in tier 0 it lands, pinned once for each ticket
 //! that waited. Tickets that want the same object share the flight.
 //!
+//! The slots themselves come and go with the budget, an extent at a time: see `resize`.
+//!
 //! Why it cannot deadlock: a flight holds at most the slot that it has reached and waits only for tiers above it; a
 //! slot of tier 0 is held by a read or copy, which ends or is given up for late, or by a pin of a caller that has
 //! promised to compute and release what landed before it waits. Slots go to the oldest demand first.
@@ -17,6 +19,7 @@ mod check;
 mod command;
 mod demand;
 pub mod eviction;
+mod extents;
 mod flight;
 mod forecast;
 mod health;
@@ -25,12 +28,15 @@ pub mod layout;
 mod machine;
 mod outcomes;
 mod pump;
+mod resize;
 mod slots;
 mod throttle;
 mod timeouts;
 mod usage;
 mod warm_up;
 
-pub use command::{Command, CopyId, Grant, Moment, PinId, Priority, ReadId, ReadReport, SlotId};
+pub use command::{
+    Command, CopyId, Extent, Grant, Moment, PinId, Priority, ReadId, ReadReport, SlotId,
+};
 pub use machine::{Machine, Settings};
 pub use usage::{ExpertUse, MissCounts};

@@ -23,6 +23,7 @@ pub(super) enum Claim {
 impl Machine {
     /// Hands out what slots there are, and begins what prefetches may begin.
     pub(super) fn pump(&mut self) {
+        self.settle_extents();
         for tier in (0..self.tiers.len()).rev() {
             for class in 0..self.tiers[tier].classes.len() {
                 while self.serve_oldest(tier, class) {}
@@ -115,7 +116,7 @@ impl Machine {
                 Claim::Prefill => cold_only && slot.heat == Heat::Warm,
                 Claim::Prefetch => hints.names(key) || (unused_only && !slot.unused),
             };
-            slot.pins == 0 && !spared
+            slot.pins == 0 && !slot.retiring && !spared
         })?;
         let slot = self
             .resident(tier, victim)

@@ -2,13 +2,16 @@
 
 use super::command::Moment;
 use super::eviction::{Eviction, EvictionPolicy, Heat};
-use super::layout::{SizeClass, SlotLayout};
+use super::extents::ExtentState;
+use super::layout::{FIRST_EXTENT_SLOTS, SlotLayout};
 use odmoe_formats::ExpertKey;
 use std::collections::{BTreeMap, HashMap};
 
 /// Who owns a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SlotState {
+    /// There is no such slot now.
+    Absent,
     /// Nobody.
     Free,
     /// A read or copy that a flight waits for.
@@ -32,20 +35,24 @@ pub(super) struct Slot {
     pub heat: Heat,
     /// Prefetched or being so, and not used since.
     pub unused: bool,
+    /// In an extent that is drained: whoever owns it is its last.
+    pub retiring: bool,
 }
 
-const FREE: Slot = Slot {
+pub(super) const FREE: Slot = Slot {
     state: SlotState::Free,
     key: None,
     bytes: 0,
     pins: 0,
     heat: Heat::Cold,
     unused: false,
+    retiring: false,
 };
 
 /// Sums over the slots of a class, kept up to date by [`ClassPool::update`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Census {
+    /// Held by storage that does not answer, and to be handed out again.
     pub lost: usize,
     /// Cold slots, filling or resident.
     pub cold: usize,
@@ -62,7 +69,7 @@ impl Census {
         let live = matches!(slot.state, SlotState::Filling | SlotState::Resident);
         let resident = slot.state == SlotState::Resident;
         Self {
-            lost: usize::from(slot.state == SlotState::Lost),
+            lost: usize::from(slot.state == SlotState::Lost && !slot.retiring),
             cold: usize::from(live && slot.heat == Heat::Cold),
             unused: usize::from(resident && slot.unused),
             prefetching: usize::from(slot.state == SlotState::Filling && slot.unused),
@@ -101,8 +108,16 @@ impl Census {
 /// The slots of one size in one tier.
 pub(super) struct ClassPool {
     pub slot_bytes: u64,
-    slots: Vec<Slot>,
-    free: Vec<usize>,
+    pub(super) slots: Vec<Slot>,
+    pub(super) free: Vec<usize>,
+    pub(super) extents: Vec<ExtentState>,
+    /// Between the first slots of two extents.
+    pub(super) stride: usize,
+    pub(super) slots_per_extent: usize,
+    /// Slots that can be handed out, now or later: those of active extents.
+    pub(super) usable: usize,
+    /// How many of them there are to be.
+    pub(super) target: usize,
     pub policy: Box<dyn EvictionPolicy>,
     pub census: Census,
     /// Keys that wait for a slot, by age; decode and prefill apart, for prefill may have to let decode go ahead.
@@ -113,11 +128,17 @@ pub(super) struct ClassPool {
 }
 
 impl ClassPool {
-    fn new(class: SizeClass, eviction: Eviction) -> Self {
+    /// A class without slots.
+    pub(super) fn empty(slot_bytes: u64, slots_per_extent: usize, eviction: Eviction) -> Self {
         Self {
-            slot_bytes: class.slot_bytes,
-            slots: vec![FREE; class.slots],
-            free: (0..class.slots).rev().collect(),
+            slot_bytes,
+            slots: Vec::new(),
+            free: Vec::new(),
+            extents: Vec::new(),
+            stride: slots_per_extent.max(FIRST_EXTENT_SLOTS),
+            slots_per_extent,
+            usable: 0,
+            target: 0,
             policy: eviction.policy(),
             census: Census::default(),
             waiting_decode: BTreeMap::new(),
@@ -126,8 +147,9 @@ impl ClassPool {
         }
     }
 
+    /// Slots that rules reckon with.
     pub(super) fn len(&self) -> usize {
-        self.slots.len()
+        self.usable
     }
 
     pub(super) fn slot(&self, index: usize) -> &Slot {
@@ -154,16 +176,21 @@ impl ClassPool {
         self.free.pop()
     }
 
-    /// Back to the free slots, from any state but pinned.
+    /// Back to the free slots, from any state but pinned; one that retires is gone.
     pub(super) fn set_free(&mut self, index: usize) {
-        assert_eq!(self.slots[index].pins, 0, "a pinned slot cannot be freed");
+        let Slot { pins, retiring, .. } = self.slots[index];
+        assert_eq!(pins, 0, "a pinned slot cannot be freed");
         self.update(index, |slot| *slot = FREE);
-        self.free.push(index);
+        if retiring {
+            self.update(index, |slot| slot.state = SlotState::Absent);
+        } else {
+            self.free.push(index);
+        }
     }
 
     /// Whether every slot is held by storage that does not answer.
     pub(super) fn all_lost(&self) -> bool {
-        self.census.lost == self.slots.len()
+        self.census.lost == self.usable
     }
 }
 
@@ -173,6 +200,8 @@ pub(super) struct Tier {
     pub classes: Vec<ClassPool>,
     /// Where each resident object is: class and place.
     pub resident: HashMap<ExpertKey, (usize, usize)>,
+    /// Whether slots are still to come or go.
+    pub resizing: bool,
 }
 
 impl Tier {
@@ -180,12 +209,23 @@ impl Tier {
         let classes = layout
             .classes()
             .iter()
-            .map(|c| ClassPool::new(*c, eviction))
+            .map(|c| ClassPool::new(*c, layout.slots_per_extent(c.slot_bytes), eviction))
             .collect();
         Self {
             layout,
             classes,
             resident: HashMap::new(),
+            resizing: false,
         }
+    }
+
+    /// The class that an object of `bytes` is put into: the least that is open and large enough.
+    pub(super) fn class_of(&self, bytes: u64) -> usize {
+        let classes = self.classes.iter().enumerate();
+        let fitting = classes.filter(|(_, pool)| pool.is_open() && pool.slot_bytes >= bytes);
+        let least = fitting.min_by_key(|(_, pool)| pool.slot_bytes);
+        let (class, _) =
+            least.unwrap_or_else(|| panic!("an object of {bytes} bytes is larger than every slot"));
+        class
     }
 }

@@ -184,6 +184,10 @@ impl Backend for FakeBackend {
         })
     }
 
+    fn use_kv_blocks(&self, _: &KvCache, _: usize) {
+        unreachable!("the store has no KV")
+    }
+
     fn host_window(&self, buffer: &Buffer) -> Option<HostWindow> {
         if !self.unified {
             return None;

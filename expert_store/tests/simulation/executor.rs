@@ -1,12 +1,12 @@
-//! Readers and a copy engine that take their time, in any order, and fail.
+//! Readers, a copy engine and an allocator that take their time, in any order, and fail.
 
 use crate::world::World;
 use odmoe_expert_store::residency::{
-    Command, CopyId, Moment, Priority, ReadId, ReadReport, SlotId,
+    Command, CopyId, Extent, Moment, Priority, ReadId, ReadReport, SlotId,
 };
 use odmoe_expert_store::{LoadError, ReadError};
 use odmoe_formats::ExpertKey;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 #[derive(Clone, Copy)]
 struct Read {
@@ -25,6 +25,10 @@ pub struct Executor {
     hanging: Vec<Read>,
     copies: Vec<(CopyId, ExpertKey, SlotId, SlotId)>,
     probe: Option<ExpertKey>,
+    allocating: Vec<Extent>,
+    releasing: Vec<Extent>,
+    /// Slots that have memory.
+    present: HashSet<SlotId>,
     /// What each slot holds, as far as bytes go; absent while it is written or was never.
     contents: HashMap<SlotId, ExpertKey>,
     /// Slots that are being written.
@@ -32,8 +36,11 @@ pub struct Executor {
 }
 
 impl Executor {
-    pub fn new(readers: usize) -> Self {
+    pub fn new(readers: usize, extents: &[Extent]) -> Self {
         Self {
+            allocating: Vec::new(),
+            releasing: Vec::new(),
+            present: extents.iter().copied().flat_map(Extent::ids).collect(),
             readers,
             queued: Vec::new(),
             running: Vec::new(),
@@ -47,7 +54,13 @@ impl Executor {
 
     pub fn is_busy(&self) -> bool {
         let reads = self.queued.len() + self.running.len() + self.hanging.len();
-        reads + self.copies.len() > 0 || self.probe.is_some()
+        let extents = self.allocating.len() + self.releasing.len();
+        reads + self.copies.len() + extents > 0 || self.probe.is_some()
+    }
+
+    /// Slots that have memory.
+    pub fn present(&self) -> impl Iterator<Item = &SlotId> {
+        self.present.iter()
     }
 
     pub fn holds(&self, slot: SlotId) -> Option<ExpertKey> {
@@ -94,6 +107,23 @@ impl Executor {
                 self.begin_write(to, key);
                 self.copies.push((copy, key, from, to));
             }
+            Command::Allocate { extent } => {
+                for slot in extent.ids() {
+                    assert!(!self.present.contains(&slot), "{slot:?} is made twice");
+                }
+                self.allocating.push(extent);
+            }
+            Command::Release { extent } => {
+                for slot in extent.ids() {
+                    assert!(self.present.contains(&slot), "{slot:?} is released twice");
+                    assert!(!self.writing.contains_key(&slot), "{slot:?} is written");
+                    let copied = self.copies.iter().any(|(_, _, from, _)| *from == slot);
+                    assert!(!copied, "{slot:?} is released while it is copied");
+                    self.contents.remove(&slot);
+                    self.present.remove(&slot);
+                }
+                self.releasing.push(extent);
+            }
             Command::Probe { key } => {
                 assert!(self.probe.is_none(), "one probe at a time");
                 self.probe = Some(key);
@@ -102,6 +132,7 @@ impl Executor {
     }
 
     fn begin_write(&mut self, slot: SlotId, key: ExpertKey) {
+        assert!(self.present.contains(&slot), "{slot:?} has no memory");
         assert!(
             self.writing.insert(slot, key).is_none(),
             "{slot:?} has two writers"
@@ -133,12 +164,36 @@ impl World {
             let hanging = std::mem::take(&mut self.executor.hanging);
             self.executor.running.extend(hanging);
         }
-        match self.random.below(10) {
+        match self.random.below(11) {
             0..4 => self.start_read(),
             4..8 => self.end_read(),
             8 => self.end_copy(),
+            9 => self.end_extent(),
             _ => self.end_probe(),
         }
+    }
+
+    /// Memory comes, is refused, or is gone.
+    pub fn end_extent(&mut self) {
+        if self.random.percent(50) && !self.executor.releasing.is_empty() {
+            let extent = self.random.take(&mut self.executor.releasing);
+            self.tally.released += 1;
+            self.machine.extent_released(extent);
+        } else if !self.executor.allocating.is_empty() {
+            let extent = self.random.take(&mut self.executor.allocating);
+            if self.stormy && self.random.percent(5) {
+                self.tally.refused += 1;
+                self.refused = true;
+                self.machine.extent_refused(extent);
+            } else {
+                self.tally.allocated += 1;
+                self.executor.present.extend(extent.ids());
+                self.machine.extent_allocated(extent);
+            }
+        } else {
+            return;
+        }
+        self.after_step();
     }
 
     /// Answers one cancellation. Says whether there was one.

@@ -5,7 +5,7 @@ use crate::lanes::Lane;
 use odmoe_expert_store::residency::eviction::Eviction;
 use odmoe_expert_store::residency::layout::{SlotLayout, slot_bytes};
 use odmoe_expert_store::residency::{Command, Machine, Moment, Settings, SlotId};
-use odmoe_expert_store::{LookupResult, MissCause, Phase, StoreEvent, StoreHealth};
+use odmoe_expert_store::{EvictionReason, LookupResult, MissCause, Phase, StoreEvent, StoreHealth};
 use odmoe_formats::{ByteCount, ExpertKey};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -65,6 +65,11 @@ pub struct Tally {
     pub cancelled_reads: usize,
     pub hung_reads: usize,
     pub probes: usize,
+    pub resized: usize,
+    pub evicted_by_budget: usize,
+    pub allocated: usize,
+    pub refused: usize,
+    pub released: usize,
 }
 
 impl Tally {
@@ -105,6 +110,11 @@ impl Tally {
         self.cancelled_reads += other.cancelled_reads;
         self.hung_reads += other.hung_reads;
         self.probes += other.probes;
+        self.resized += other.resized;
+        self.evicted_by_budget += other.evicted_by_budget;
+        self.allocated += other.allocated;
+        self.refused += other.refused;
+        self.released += other.released;
     }
 
     pub fn all_happened(&self, tiers: usize) -> bool {
@@ -121,6 +131,11 @@ impl Tally {
             self.cancelled_reads,
             self.hung_reads,
             self.probes,
+            self.resized,
+            self.evicted_by_budget,
+            self.allocated,
+            self.refused,
+            self.released,
         ];
         let mut counts = counts.iter().chain(&self.lookups).chain(&self.causes);
         let often = counts.all(|n| *n > 100);
@@ -145,6 +160,10 @@ pub struct World {
     pub stormy: bool,
     /// How many of a hundred reads fail in a storm.
     pub failing_percent: usize,
+    /// What each tier was last told to hold.
+    layouts: Vec<SlotLayout>,
+    /// Whether memory was refused since.
+    pub refused: bool,
 }
 
 impl World {
@@ -162,21 +181,11 @@ impl World {
                 )
             })
             .collect();
-        let sizes = || objects.iter().map(|(_, bytes)| *bytes);
-        let (least, full) = (
-            2 * sizes().map(slot_bytes).max().unwrap(),
-            sizes().map(slot_bytes).sum::<u64>(),
-        );
-        let mut budget = || match random.below(4) {
-            0 => least,
-            1 => least.max(full),
-            _ => least.max(full * random.within(5..=70) as u64 / 100),
-        };
-        let layouts = (0..tiers)
-            .map(|_| SlotLayout::plan(sizes(), ByteCount(budget())).unwrap())
+        let layouts: Vec<_> = (0..tiers)
+            .map(|_| random_layout(&mut random, &objects))
             .collect();
         let settings = Settings {
-            tiers: layouts,
+            tiers: layouts.clone(),
             readers: random.within(1..=4),
             prefetch: random.percent(80),
             eviction: Eviction::ALL[random.within(0..=1)],
@@ -185,8 +194,9 @@ impl World {
         let lanes = (0..random.within(1..=4))
             .map(|i| Lane::new(i as u32))
             .collect();
-        let executor = Executor::new(settings.readers);
+        let readers = settings.readers;
         let mut machine = Machine::new(settings, objects.iter().copied());
+        let executor = Executor::new(readers, &machine.extents());
         if random.percent(50) {
             // Some of it of another model.
             let known = random.within(0..=count + 3) as u32;
@@ -208,6 +218,8 @@ impl World {
             held: HashMap::new(),
             stormy: true,
             failing_percent: 0,
+            layouts,
+            refused: false,
         }
     }
 
@@ -223,7 +235,8 @@ impl World {
                     let lane = self.random.below(self.lanes.len());
                     self.run_lane(lane);
                 }
-                92..96 => self.hint(),
+                92..95 => self.hint(),
+                95 => self.resize(),
                 _ => self.pass_time(),
             }
         }
@@ -244,6 +257,7 @@ impl World {
             self.after_step();
             self.answer_cancellation();
             self.end_copy();
+            self.end_extent();
             for turn in 0..16 * self.lanes.len() {
                 self.run_lane(turn % self.lanes.len());
             }
@@ -287,6 +301,16 @@ impl World {
             (0, 0, 0)
         );
         assert_eq!(self.machine.next_deadline(), None, "nothing is due");
+        assert!(!self.machine.is_resizing(), "a budget is reached");
+        let wanted: u64 = self.layouts.iter().map(|layout| layout.bytes().0).sum();
+        assert_eq!(gauges.budget, ByteCount(wanted));
+        assert!(
+            gauges.capacity == gauges.budget || (self.refused && gauges.capacity < gauges.budget),
+            "all memory is there but what was refused: {gauges:?}"
+        );
+        let present = self.executor.present().count();
+        let slots: usize = self.machine.extents().iter().map(|e| e.slots).sum();
+        assert_eq!(present, slots, "no memory is forgotten");
         let t = &self.tally;
         assert_eq!(t.lookups.iter().sum::<usize>(), t.asked, "one lookup a key");
         // With a second tier, who joins a copy between the two misses nothing.
@@ -302,6 +326,19 @@ impl World {
             t.issued,
             "each prefetch has one fate"
         );
+    }
+
+    /// Budgets change, one tier's or all.
+    fn resize(&mut self) {
+        for layout in &mut self.layouts {
+            if self.random.percent(70) {
+                *layout = random_layout(&mut self.random, &self.objects);
+            }
+        }
+        self.tally.resized += 1;
+        self.refused = false;
+        self.machine.resize(self.layouts.clone(), self.now);
+        self.after_step();
     }
 
     fn hint(&mut self) {
@@ -361,9 +398,19 @@ impl World {
         );
     }
 
-    /// Nobody writes a slot that a lane reads.
+    /// Nobody writes or releases a slot that a lane reads, and memory is asked for only where the budget has room.
     fn watch(&mut self, command: &Command) {
         let slot = match command {
+            Command::Release { extent } => {
+                let mut slots = extent.ids();
+                let held = slots.any(|slot| self.held.contains_key(&slot));
+                return assert!(!held, "{extent:?} is released under a pin");
+            }
+            Command::Allocate { extent } => {
+                let claimed = self.machine.claimed_bytes(extent.tier);
+                let budget = self.layouts[extent.tier].bytes().0;
+                return assert!(claimed <= budget, "{claimed} of {budget} bytes");
+            }
             Command::Read { slot, .. } => *slot,
             Command::Copy { to, .. } => *to,
             _ => return,
@@ -395,12 +442,30 @@ impl World {
                 };
                 t.causes[place] += 1;
             }
-            StoreEvent::Evicted { .. } => t.evicted += 1,
             StoreEvent::WarmUpIssued => t.warmed += 1,
+            StoreEvent::Evicted { reason, .. } => {
+                t.evicted += 1;
+                t.evicted_by_budget += usize::from(*reason == EvictionReason::Budget);
+            }
             StoreEvent::PrefetchIssued => t.issued += 1,
             StoreEvent::PrefetchUsed { .. } => t.used += 1,
             StoreEvent::PrefetchWasted { .. } => t.wasted += 1,
             _ => {}
         }
     }
+}
+
+/// Slots for a random budget: the least, all, or something between.
+fn random_layout(random: &mut Random, objects: &[(ExpertKey, u64)]) -> SlotLayout {
+    let sizes = || objects.iter().map(|(_, bytes)| *bytes);
+    let (least, full) = (
+        2 * sizes().map(slot_bytes).max().unwrap(),
+        sizes().map(slot_bytes).sum::<u64>(),
+    );
+    let budget = match random.below(4) {
+        0 => least,
+        1 => least.max(full),
+        _ => least.max(full * random.within(5..=70) as u64 / 100),
+    };
+    SlotLayout::plan(sizes(), ByteCount(budget)).unwrap()
 }

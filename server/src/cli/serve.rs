@@ -6,6 +6,7 @@ use crate::cli::{Failure, access, settings, terminal};
 use crate::http::{self, HttpConfig, Listeners, Timeouts, Tls, check_listen};
 use crate::metrics::MetricsHandle;
 use crate::model::open::{OpenModel, OpenModelError, prepare};
+use crate::model::pressure;
 use crate::model::report;
 use crate::model::settings::Settings;
 use crate::state::{LoadingProgress, ModelSlot};
@@ -54,7 +55,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start the server's threads: {error}")))?;
-    let served = runtime.block_on(serve(bound, config, settings));
+    let served = runtime.block_on(serve(bound, config, settings, !args.ignore_memory_pressure));
     // A conversion under way is left where it is: nothing of it opens as a store.
     runtime.shutdown_background();
     if let Some(traces) = traces {
@@ -82,7 +83,12 @@ impl Bound {
     }
 }
 
-async fn serve(bound: Bound, config: HttpConfig, settings: Settings) -> Result<(), Failure> {
+async fn serve(
+    bound: Bound,
+    config: HttpConfig,
+    settings: Settings,
+    watch_pressure: bool,
+) -> Result<(), Failure> {
     let listeners = bound.listeners().map_err(network_failed)?;
     let address = listeners.clients.local_addr().map_err(network_failed)?;
     let scheme = if listeners.tls.is_some() {
@@ -109,6 +115,7 @@ async fn serve(bound: Bound, config: HttpConfig, settings: Settings) -> Result<(
         metrics: metrics.clone(),
         base_url,
         needs_key,
+        watch_pressure,
     };
     let (sender, opened) = oneshot::channel();
     std::thread::Builder::new()
@@ -164,6 +171,7 @@ struct Opening {
     metrics: MetricsHandle,
     base_url: String,
     needs_key: bool,
+    watch_pressure: bool,
 }
 
 impl Opening {
@@ -172,6 +180,9 @@ impl Opening {
         match &opened {
             Ok(model) => {
                 let served = model.served();
+                if let Some(budget) = served.budget.as_ref().filter(|_| self.watch_pressure) {
+                    pressure::watch(budget);
+                }
                 let line = report::curl_line(
                     &self.base_url,
                     &served.name,

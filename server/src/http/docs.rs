@@ -34,6 +34,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
         service::loading_progress,
         service::metrics,
         admin::cache,
+        admin::change_cache,
         experts::experts,
     ),
     // The requests flatten them, and they are not found through them.

@@ -12,7 +12,7 @@ use axum::extract::Request;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, patch, post};
 use std::sync::Arc;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -114,6 +114,7 @@ fn service_routes() -> Vec<Route> {
         ),
         (METRICS, "GET", get(service::metrics)),
         ("/admin/cache", "GET", get(admin::cache)),
+        ("/admin/cache", "PATCH", patch(admin::change_cache)),
         ("/admin/experts", "GET", get(experts::experts)),
     ]
 }

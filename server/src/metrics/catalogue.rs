@@ -61,7 +61,7 @@ pub(crate) const FINISHED_REASONS: &[&str] = &["stop", "length", "abort", "error
 pub(crate) const PHASES: &[&str] = &["prefill", "decode"];
 pub(crate) const LOOKUP_RESULTS: &[&str] = &["hit", "prefetch_hit", "coalesced", "miss"];
 pub(crate) const MISS_CAUSES: &[&str] = &["cold", "capacity", "evicted_early", "arrived_late"];
-pub(crate) const EVICTION_REASONS: &[&str] = &["demand", "prefetch"];
+pub(crate) const EVICTION_REASONS: &[&str] = &["demand", "prefetch", "budget"];
 pub(crate) const LOAD_FAILURES: &[&str] = &["checksum", "io", "short_read", "timeout"];
 pub(crate) const LOAD_SOURCES: &[&str] = &["direct", "buffered", "memory"];
 pub(crate) const CALLER_LIMITS: &[&str] = &["requests", "tokens", "concurrent", "share"];
@@ -130,9 +130,11 @@ pub(crate) const CATALOGUE: &[Metric] = &[
     paging("odmoe_expert_misses_total", Counter, &[("phase", PHASES), ("cause", MISS_CAUSES)],
         "Experts asked for that were not in memory (lookups with the results miss and coalesced), by why not."),
     paging("odmoe_expert_cache_evictions_total", Counter, &[("reason", EVICTION_REASONS)],
-        "Experts that left the cache, by what took the slot."),
+        "Experts that left the cache, by what took the slot; budget: the slot is no more."),
     paging("odmoe_expert_cache_resident_bytes", Gauge, &[], "Verified experts in the cache."),
     paging("odmoe_expert_cache_capacity_bytes", Gauge, &[], "All slots of the cache."),
+    paging("odmoe_expert_cache_budget_bytes", Gauge, &[],
+        "What all slots are to take: the capacity follows it after a change."),
     paging("odmoe_expert_cache_pinned_bytes", Gauge, &[], "Experts held in place by running work."),
     paging("odmoe_expert_load_seconds", Histogram(LOAD_SECONDS), &[], "From the start of a read to verified."),
     paging("odmoe_expert_load_bytes_total", Counter, &[("source", LOAD_SOURCES)], "Bytes of experts read."),

@@ -35,6 +35,7 @@ pub(crate) struct PagingMetrics {
     request_stall_seconds: Histogram,
     resident: Gauge,
     capacity: Gauge,
+    budget: Gauge,
     pinned: Gauge,
     in_flight: Gauge,
     queued: Gauge,
@@ -84,6 +85,7 @@ impl PagingMetrics {
             request_stall_seconds: registry.histogram("odmoe_request_expert_stall_seconds", &[]),
             resident: registry.gauge("odmoe_expert_cache_resident_bytes", &[]),
             capacity: registry.gauge("odmoe_expert_cache_capacity_bytes", &[]),
+            budget: registry.gauge("odmoe_expert_cache_budget_bytes", &[]),
             pinned: registry.gauge("odmoe_expert_cache_pinned_bytes", &[]),
             in_flight: registry.gauge("odmoe_expert_loads_in_flight", &[]),
             queued: registry.gauge("odmoe_expert_load_queue_depth", &[]),
@@ -103,6 +105,7 @@ impl PagingMetrics {
                 let index = match reason {
                     EvictionReason::Demand => 0,
                     EvictionReason::Prefetch => 1,
+                    EvictionReason::Budget => 2,
                 };
                 self.evictions[index].increment(1);
             }
@@ -156,6 +159,7 @@ impl PagingMetrics {
     pub(crate) fn set_gauges(&self, gauges: &StoreGauges) {
         self.resident.set(gauges.resident.0 as f64);
         self.capacity.set(gauges.capacity.0 as f64);
+        self.budget.set(gauges.budget.0 as f64);
         self.pinned.set(gauges.pinned.0 as f64);
         self.in_flight.set(gauges.reads_in_flight as f64);
         self.queued.set(gauges.reads_queued as f64);

@@ -22,6 +22,7 @@ fn complete() -> MetricsHandle {
         prefill_chunk_tokens: 1,
         kv_block_tokens: 16,
         kv_blocks: 40,
+        kv_blocks_max: 40,
         kv_format: odmoe_backend::KvFormat::F32,
         max_context_tokens: 1,
         predict_top: 0,
@@ -171,6 +172,7 @@ const PROMISED: &[(&str, &str)] = &[
     ("odmoe_expert_foreseen_misses_total", "counter"),
     ("odmoe_expert_cache_resident_bytes", "gauge"),
     ("odmoe_expert_cache_capacity_bytes", "gauge"),
+    ("odmoe_expert_cache_budget_bytes", "gauge"),
     ("odmoe_expert_cache_pinned_bytes", "gauge"),
     ("odmoe_expert_loads_in_flight", "gauge"),
     ("odmoe_expert_load_queue_depth", "gauge"),
@@ -392,6 +394,7 @@ fn gauges_show_the_last_step() {
     let store = StoreGauges {
         resident: ByteCount(5),
         capacity: ByteCount(7),
+        budget: ByteCount(9),
         pinned: ByteCount(1),
         reads_in_flight: 4,
         reads_queued: 6,
@@ -411,6 +414,7 @@ fn gauges_show_the_last_step() {
     let expected = [
         ("odmoe_expert_cache_resident_bytes", 5.0),
         ("odmoe_expert_cache_capacity_bytes", 7.0),
+        ("odmoe_expert_cache_budget_bytes", 9.0),
         ("odmoe_expert_cache_pinned_bytes", 1.0),
         ("odmoe_expert_loads_in_flight", 4.0),
         ("odmoe_expert_load_queue_depth", 6.0),

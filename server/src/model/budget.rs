@@ -89,6 +89,16 @@ pub enum BudgetError {
         /// Who says so.
         source_of_limit: String,
     },
+    /// Another KV cache was asked for than there can be.
+    #[error("a KV cache of {asked} tokens cannot be had now; it can hold {least} to {most} tokens")]
+    KvCache {
+        /// Tokens that were asked for.
+        asked: u64,
+        /// One block.
+        least: u64,
+        /// What was set aside at the start.
+        most: u64,
+    },
     /// Less than two experts were asked for.
     #[error(
         "--expert-cache {asked} is too small: the least is {least}, two of the largest experts"

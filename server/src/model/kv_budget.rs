@@ -1,6 +1,7 @@
 //! What the KV cache gets of the memory limit.
 
 use crate::config::KvCacheSize;
+use crate::model::budget::ExpertBytes;
 use odmoe_backend::{KvFormat, KvSpec};
 use odmoe_formats::ByteCount;
 use odmoe_formats::model_config::ModelConfig;
@@ -59,6 +60,22 @@ pub fn kv_blocks(
     };
     // Block numbers are 32 bits wide.
     usize::try_from(blocks.clamp(1, u64::from(u32::MAX))).unwrap_or(usize::MAX)
+}
+
+/// As many blocks as there can be later: the model's context for every sequence, or what the limit leaves beside the
+/// least that experts take.
+pub fn kv_blocks_max(
+    model: &ModelConfig,
+    format: KvFormat,
+    max_running: usize,
+    room: KvRoom,
+    experts: ExpertBytes,
+) -> usize {
+    let room = KvRoom {
+        experts: Some(experts.least),
+        ..room
+    };
+    kv_blocks(KvCacheSize::Auto, model, format, max_running, room)
 }
 
 #[cfg(test)]

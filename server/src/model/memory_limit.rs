@@ -55,6 +55,26 @@ pub fn detect(root: &Path, flag: Option<ByteCount>) -> Option<MemoryLimit> {
         .min_by_key(|limit| limit.bytes.0)
 }
 
+/// The limit as it is now, for a process that has its memory: groups are asked again, for their limits change; what the
+/// machine had to give at the start is what it has, and a flag stays.
+pub fn again(root: &Path, at_start: Option<&MemoryLimit>) -> Option<MemoryLimit> {
+    let fixed = at_start.filter(|limit| !matches!(limit.source, LimitSource::ControlGroup(_)));
+    let machine = || {
+        let total = read_short(&root.join("proc/meminfo"));
+        let bytes = total.and_then(|text| meminfo_field(&text, "MemTotal"))?;
+        Some(MemoryLimit {
+            bytes: ByteCount(bytes),
+            source: LimitSource::Machine,
+        })
+    };
+    let fixed = fixed.cloned().or_else(machine);
+    let groups = control_group_limits(root);
+    groups
+        .into_iter()
+        .chain(fixed)
+        .min_by_key(|limit| limit.bytes.0)
+}
+
 fn machine_bytes(root: &Path) -> Option<u64> {
     if let Some(text) = read_short(&root.join("proc/meminfo")) {
         return meminfo_bytes(&text);
@@ -71,14 +91,15 @@ fn machine_bytes(root: &Path) -> Option<u64> {
 
 /// `MemAvailable`, or `MemTotal` of kernels that do not say it.
 fn meminfo_bytes(text: &str) -> Option<u64> {
-    let field = |name: &str| {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        kibibytes.checked_mul(1024)
-    };
-    field("MemAvailable").or_else(|| field("MemTotal"))
+    meminfo_field(text, "MemAvailable").or_else(|| meminfo_field(text, "MemTotal"))
+}
+
+fn meminfo_field(text: &str, name: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
 }
 
 /// The limits of all groups that this process is in, innermost first.
@@ -89,7 +110,7 @@ fn control_group_limits(root: &Path) -> Vec<MemoryLimit> {
         .collect()
 }
 
-fn folder_limits(folder: &Path, version: Version) -> Vec<MemoryLimit> {
+pub(super) fn folder_limits(folder: &Path, version: Version) -> Vec<MemoryLimit> {
     let whole = |name: &str| {
         let file = folder.join(name);
         let bytes: u64 = read_short(&file)?.trim().parse().ok()?;
@@ -292,6 +313,25 @@ mod tests {
             ("my groups\\/memory.max", "twelve\n"),
         ];
         check(&files, 10, "my groups\\/a/memory.max");
+    }
+
+    #[test]
+    fn a_group_is_asked_again_and_a_flag_stays() {
+        let tree = Tree::new(&[
+            MEMINFO,
+            ("proc/self/cgroup", "0::/a\n"),
+            ("proc/self/mountinfo", V2_MOUNT),
+            ("sys/fs/cgroup/a/memory.max", "1073741824\n"),
+        ]);
+        let root = tree.0.path();
+        let at_start = detect(root, None).unwrap();
+        let flag = detect(root, Some(ByteCount(300 * MIB))).unwrap();
+        let now = |at_start| again(root, Some(at_start)).unwrap().bytes.0 / MIB;
+        assert_eq!((now(&at_start), now(&flag)), (1024, 300));
+        std::fs::write(root.join("sys/fs/cgroup/a/memory.max"), "209715200\n").unwrap();
+        assert_eq!((now(&at_start), now(&flag)), (200, 200));
+        std::fs::write(root.join("sys/fs/cgroup/a/memory.max"), "max\n").unwrap();
+        assert_eq!((now(&at_start), now(&flag)), (8000, 300));
     }
 
     #[test]

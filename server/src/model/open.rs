@@ -4,8 +4,10 @@ use crate::config::ExpertCacheSize;
 use crate::embedded::{self, UnpackError, Unpacked};
 use crate::grammars::Grammars;
 use crate::model::budget::{BudgetError, ExpertBudget, ExpertBytes, expert_budget};
-use crate::model::kv_budget::{KV_BLOCK_TOKENS, KvRoom, kv_blocks};
+use crate::model::kv_budget::{KV_BLOCK_TOKENS, KvRoom, kv_blocks, kv_blocks_max, kv_token_bytes};
+use crate::model::live_budget::{LiveBudget, LiveBudgetParts, LiveChange, LiveKv};
 use crate::model::locate::ModelLocation;
+use crate::model::memory_limit;
 use crate::model::prefill_chunk::prefill_chunk;
 use crate::model::read_plan::{Reading, measuring_memory, reading};
 use crate::model::recorder::Recorder;
@@ -28,7 +30,7 @@ use odmoe_formats::ByteCount;
 use odmoe_formats::manifest::Manifest;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -299,6 +301,7 @@ impl OpenModel {
             end_ids,
             context_tokens: prepared.context_tokens(),
             capacity_answers: prepared.settings.max_running + prepared.settings.max_queue,
+            budget: Some(Arc::new(self.live_budget())),
             embedding_width: prepared.manifest.config.hidden_size as usize,
             vocabulary,
             created_unix_s: SystemTime::now()
@@ -306,6 +309,50 @@ impl OpenModel {
                 .map_or(0, |since| since.as_secs()),
         }
     }
+}
+
+impl OpenModel {
+    /// The experts' budget as it was divided, to be changed while serving.
+    fn live_budget(&self) -> LiveBudget {
+        let prepared = &self.prepared;
+        let catalog = Arc::new(Catalog::new(&prepared.manifest));
+        let (at_start, engine) = (prepared.settings.memory_limit.clone(), self.engine.clone());
+        LiveBudget::new(LiveBudgetParts {
+            plan: prepared.plan,
+            experts: expert_bytes(&catalog),
+            limit: Box::new(move || memory_limit::again(Path::new("/"), at_start.as_ref())),
+            in_slots: Box::new(move |budget| in_slots(&catalog, budget)),
+            kv: LiveKv {
+                blocks: prepared.engine_config.kv_blocks,
+                blocks_max: prepared.engine_config.kv_blocks_max,
+                block_bytes: kv_token_bytes(&prepared.manifest.config, prepared.settings.kv_format)
+                    * KV_BLOCK_TOKENS as u64,
+                block_tokens: KV_BLOCK_TOKENS,
+            },
+            apply: Box::new(move |change| match change {
+                LiveChange::Experts(budget) => {
+                    if let Err(error) = engine.set_expert_budget(budget) {
+                        tracing::error!(%error, "the expert cache stays as it is");
+                    }
+                }
+                LiveChange::KvBlocks(blocks) => {
+                    engine.set_kv_blocks(blocks);
+                }
+            }),
+        })
+    }
+}
+
+fn expert_bytes(catalog: &Catalog) -> ExpertBytes {
+    ExpertBytes {
+        least: catalog.least_budget(),
+        full: catalog.full_budget(),
+    }
+}
+
+/// What is really allocated of a budget.
+fn in_slots(catalog: &Catalog, budget: ByteCount) -> ByteCount {
+    catalog.slots(budget).map_or(budget, |slots| slots.bytes())
 }
 
 fn obtain_store(
@@ -393,10 +440,7 @@ pub fn divide(
     manifest: &Manifest,
 ) -> Result<(EngineConfig, StoreConfig, MemoryPlan, ExpertBudget), BudgetError> {
     let catalog = Catalog::new(manifest);
-    let experts = ExpertBytes {
-        least: catalog.least_budget(),
-        full: catalog.full_budget(),
-    };
+    let experts = expert_bytes(&catalog);
     let (format, head_dim) = (settings.kv_format, manifest.config.head_dim as usize);
     if !format.holds_heads_of(head_dim) {
         return Err(BudgetError::KvFormat {
@@ -439,11 +483,13 @@ pub fn divide(
     };
     let (model, format) = (&manifest.config, settings.kv_format);
     let blocks = kv_blocks(settings.kv_cache, model, format, settings.max_running, room);
-    let engine_config = engine_config(settings, manifest, chunk, blocks);
+    let mut engine_config = engine_config(settings, manifest, chunk, blocks);
+    engine_config.kv_blocks_max = kv_blocks_max(model, format, settings.max_running, room, experts);
 
     let plan = EngineHandle::plan_memory(manifest, &store_config, &engine_config);
-    let in_slots = |budget| catalog.slots(budget).map_or(budget, |slots| slots.bytes());
-    let mut budget = expert_budget(size, &plan, experts, limit, in_slots)?;
+    let mut budget = expert_budget(size, &plan, experts, limit, |budget| {
+        in_slots(&catalog, budget)
+    })?;
     if is_embedded && settings.expert_cache.is_none() {
         budget.reason = EMBEDDED_REASON.to_owned();
     }
@@ -466,6 +512,7 @@ fn engine_config(
         prefill_chunk_tokens,
         kv_block_tokens: KV_BLOCK_TOKENS,
         kv_blocks,
+        kv_blocks_max: kv_blocks,
         kv_format: settings.kv_format,
         max_context_tokens: (model.max_position_embeddings as usize)
             .min(kv_blocks * KV_BLOCK_TOKENS),

@@ -3,6 +3,7 @@
 use memmap2::MmapMut;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 /// Alignment of every allocation: a cache line and an AVX-512 register.
@@ -24,7 +25,10 @@ pub struct RawMemory {
 
 enum Owner {
     Heap(Layout),
-    Map { _map: MmapMut },
+    Map {
+        #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+        map: MmapMut,
+    },
 }
 
 // SAFETY: the memory belongs to this value alone, and the pointer is only used through `Region`, which
@@ -63,7 +67,7 @@ impl RawMemory {
         Ok(Self {
             base,
             bytes,
-            owner: Owner::Map { _map: map },
+            owner: Owner::Map { map },
         })
     }
 
@@ -78,6 +82,48 @@ impl RawMemory {
             bytes,
             owner: Owner::Heap(layout),
         })
+    }
+
+    /// Wishes for huge pages, where the memory is a map that holds some.
+    pub fn wish_huge_pages(&self, range: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let Some((map, offset, bytes)) = self.whole_pages(range) {
+            let _ = map.advise_range(memmap2::Advice::HugePage, offset, bytes);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = range;
+    }
+
+    /// Gives the whole pages of a range back to the system; they read as zeros then. Nothing happens to memory on the
+    /// heap, or where the system cannot. No huge page reaches into the range any more.
+    ///
+    /// # Safety
+    /// Nobody else refers to these bytes.
+    pub unsafe fn give_back(&self, range: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let Some((map, offset, bytes)) = self.whole_pages(range) {
+            let _ = map.advise_range(memmap2::Advice::NoHugePage, offset, bytes);
+            let unneeded = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is private and anonymous, so its pages come again as zeros, which are initialised bytes;
+            // by contract nobody refers to them.
+            let _ = unsafe { map.unchecked_advise_range(unneeded, offset, bytes) };
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = range;
+    }
+
+    /// The map, and where in it the whole pages of a range lie; None on the heap, and where there is none.
+    #[cfg(target_os = "linux")]
+    fn whole_pages(&self, range: Range<usize>) -> Option<(&MmapMut, usize, usize)> {
+        assert!(range.end <= self.bytes, "{range:?} leaves the memory");
+        let Owner::Map { map } = &self.owner else {
+            return None;
+        };
+        let skip = self.base.as_ptr() as usize - map.as_ptr() as usize;
+        // `base` is on a page's start.
+        let start = range.start.next_multiple_of(MAP_ALIGNMENT);
+        let end = range.end / MAP_ALIGNMENT * MAP_ALIGNMENT;
+        (start < end).then(|| (map, skip + start, end - start))
     }
 
     /// The first byte.

@@ -50,6 +50,22 @@ impl CpuKv {
             region: Region::whole(RawMemory::zeroed(spec.bytes())?),
         })
     }
+
+    /// Gives the memory behind the first `blocks` of each layer back, as far as it is whole pages.
+    pub fn use_blocks(&self, blocks: usize) {
+        let KvSpec {
+            layers,
+            blocks: all,
+            ..
+        } = self.spec;
+        assert!(blocks <= all, "{blocks} blocks of {all}");
+        let layer_bytes = self.spec.bytes() / layers;
+        let used = layer_bytes / all * blocks;
+        for layer in 0..layers {
+            let start = layer * layer_bytes;
+            self.region.divide(start, start + used, start + layer_bytes);
+        }
+    }
 }
 
 impl KvMemory for CpuKv {
@@ -58,5 +74,39 @@ impl KvMemory for CpuKv {
     }
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use odmoe_backend::KvFormat;
+
+    #[test]
+    fn unused_blocks_give_their_pages_back_and_used_ones_stay() {
+        let spec = KvSpec {
+            layers: 3,
+            kv_heads: 4,
+            head_dim: 64,
+            block_tokens: 16,
+            blocks: 100,
+            format: KvFormat::F16,
+        };
+        let cache = CpuKv::zeroed(spec).unwrap();
+        cache.region.write().fill(7);
+        cache.use_blocks(41);
+        let block_bytes = spec.bytes() / 3 / 100;
+        let bytes = cache.region.read();
+        for (number, block) in bytes.chunks(block_bytes).enumerate() {
+            let kept = block.iter().all(|byte| *byte == 7);
+            assert!(kept || number % 100 >= 41, "block {number} was used");
+            // A page at either end may reach into what is used.
+            let inside = (43..98).contains(&(number % 100));
+            assert!(!(kept && inside && cfg!(target_os = "linux")), "{number}");
+        }
+        drop(bytes);
+        cache.use_blocks(100);
+        cache.region.write().fill(9);
+        cache.use_blocks(0);
     }
 }

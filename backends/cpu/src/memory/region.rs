@@ -20,7 +20,7 @@ pub struct Region {
     /// Keeps the range to itself, where it is a slot.
     _lease: Option<SlotLease>,
     /// Keeps the memory alive.
-    _memory: Arc<RawMemory>,
+    memory: Arc<RawMemory>,
 }
 
 // SAFETY: the bytes are only reached through guards, which follow `borrows` as a lock does.
@@ -49,7 +49,7 @@ impl Region {
             bytes: range.len(),
             borrows: AtomicU32::new(0),
             _lease: lease,
-            _memory: memory,
+            memory,
         }
     }
 
@@ -91,6 +91,19 @@ impl Region {
         Window {
             region: Arc::clone(self),
         }
+    }
+
+    /// Says that `start .. used` is worked on and `used .. end` is not: the latter's pages go back to the system, as far
+    /// as it takes them, and hold zeros or what they held. Panics while anything uses the bytes.
+    pub fn divide(&self, start: usize, used: usize, end: usize) {
+        assert!(start <= used && used <= end && end <= self.bytes);
+        let guard = self.write();
+        // SAFETY: both addresses are in the map that both were made from.
+        let base = unsafe { self.base.offset_from(self.memory.base()) } as usize;
+        self.memory.wish_huge_pages(base + start..base + used);
+        // SAFETY: the guard is the only borrow of these bytes.
+        unsafe { self.memory.give_back(base + used..base + end) };
+        drop(guard);
     }
 
     fn lock_for_writing(&self) {

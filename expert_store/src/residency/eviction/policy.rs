@@ -39,6 +39,6 @@ pub trait EvictionPolicy: Send {
     /// The object to evict, among those that `may_leave` accepts. Changes nothing: the caller removes it.
     fn victim(&self, may_leave: &mut dyn FnMut(ExpertKey) -> bool) -> Option<ExpertKey>;
 
-    /// Every object, next victim first. For checks.
+    /// Every object, next victim first: what a smaller budget gives up, and for checks.
     fn order(&self) -> Vec<ExpertKey>;
 }

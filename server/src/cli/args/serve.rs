@@ -39,6 +39,10 @@ pub struct ServeArgs {
     )]
     pub served_model_name: Option<String>,
 
+    /// Keep the expert cache as large as it was asked for, also where the machine or a control group runs short of memory.
+    #[arg(long, env = "ODMOE_IGNORE_MEMORY_PRESSURE", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new(), help_heading = "Server")]
+    pub ignore_memory_pressure: bool,
+
     /// Log the text of prompts and answers too. Without it no line holds any.
     #[arg(long, env = "ODMOE_LOG_TEXT", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new(), help_heading = "Server")]
     pub log_text: bool,

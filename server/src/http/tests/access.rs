@@ -3,6 +3,7 @@
 use super::fake::{self, FakeEngine};
 use super::*;
 use crate::http::{ApiKey, Listeners, SecretDigest};
+use crate::model::live_budget::LiveChange;
 
 async fn with_config(config: HttpConfig) -> Server {
     Server::with(config, FakeEngine::new(|_| fake::says("x"))).await
@@ -244,6 +245,60 @@ async fn the_table_of_experts_comes_in_parts() {
     assert_eq!(
         (far.status, &far.json()["next_offset"]),
         (200, &json!(null))
+    );
+}
+
+#[tokio::test]
+async fn the_admin_key_changes_what_the_expert_cache_may_take() {
+    let server = with_config(HttpConfig {
+        admin_key: Some(SecretDigest::of(b"root")),
+        ..HttpConfig::default()
+    })
+    .await;
+    let patch = |body: Value, key: &str| {
+        let call = Call::new("PATCH", "/admin/cache").json(body);
+        let call = call.header("authorization", &format!("Bearer {key}"));
+        call.send(server.address)
+    };
+    let mib = |n: u64| n << 20;
+    let changed = patch(json!({"expert_cache": "25%"}), "root").await;
+    assert_eq!(changed.status, 200, "{}", changed.body);
+    let report = changed.json();
+    assert_eq!(report["budget_bytes"], mib(250));
+    assert_eq!(report["asked_bytes"], mib(250));
+    assert_eq!(report["memory"]["total_bytes"], mib(450));
+    assert_eq!(report["memory"]["limit_bytes"], mib(800));
+
+    for (size, says) in [
+        ("601MiB", "at most 600.0 MiB"),
+        ("1MiB", "the least is 20.0 MiB"),
+        ("much", "write auto"),
+        ("0%", "more than 0%"),
+    ] {
+        let refused = patch(json!({"expert_cache": size}), "root").await;
+        let expected = (400, "invalid_value".into(), Some("expert_cache".into()));
+        assert_eq!(refused.error(), expected);
+        assert!(refused.body.contains(says), "{}", refused.body);
+    }
+    assert_eq!(patch(json!({}), "root").await.error().0, 400);
+    let number = patch(json!({"expert_cache": 7}), "root").await;
+    assert_eq!(number.error().1, "invalid_request_body");
+    let other = patch(json!({"expert_cache": "auto"}), "k").await;
+    assert_eq!(other.error(), (401, "invalid_admin_key".into(), None));
+    let both = patch(json!({"expert_cache": "auto", "kv_cache": "1600"}), "root").await;
+    let memory = &both.json()["memory"];
+    assert_eq!(
+        (&memory["kv_bytes"], &memory["experts_bytes"]),
+        (&json!(mib(100)), &json!(mib(550)))
+    );
+    let tokens = patch(json!({"kv_cache": "1601"}), "root").await;
+    assert_eq!(tokens.error().2, Some("kv_cache".into()));
+    assert!(tokens.body.contains("16 to 1600 tokens"), "{}", tokens.body);
+    let told = server.engine.changes.lock().unwrap().clone();
+    let experts = |n| LiveChange::Experts(odmoe_formats::ByteCount(mib(n)));
+    assert_eq!(
+        told,
+        [experts(250), LiveChange::KvBlocks(100), experts(550)]
     );
 }
 

@@ -562,6 +562,7 @@ async fn a_model_without_a_template_still_completes() {
     let bare = ServedModel {
         name: "bare".into(),
         engine: Arc::clone(&model.engine),
+        budget: model.budget.clone(),
         tokenizer: fake::tokenizer(),
         template: None,
         sampling_defaults: SamplingDefaults::default(),

@@ -2,13 +2,17 @@
 
 use super::client::soon;
 use crate::http::Generator;
+use crate::model::budget::ExpertBytes;
+use crate::model::live_budget::{LiveBudget, LiveBudgetParts, LiveChange, LiveKv};
+use crate::model::memory_limit::{LimitSource, MemoryLimit};
 use odmoe_engine::{
     ClientId, EmbeddingEnd, EmbeddingRequest, EmbeddingSink, EngineGauges, ExpertReport,
-    FinishReason, LayerStall, Pooling, PositionLogprobs, ReportSink, Request, RequestError,
-    RequestId, RequestTimings, SamplingParams, SubmitError, TokenEvent, TokenLogprob, TokenSink,
+    FinishReason, LayerStall, MemoryPlan, Pooling, PositionLogprobs, ReportSink, Request,
+    RequestError, RequestId, RequestTimings, SamplingParams, SubmitError, TokenEvent, TokenLogprob,
+    TokenSink,
 };
 use odmoe_expert_store::{ExpertUse, MissCounts, StoreGauges, StoreHealth};
-use odmoe_formats::{ExpertKey, LayerIndex};
+use odmoe_formats::{ByteCount, ExpertKey, LayerIndex};
 use odmoe_text::{ChatTemplate, Tokenizer};
 use serde_json::{Map, json};
 use std::collections::BTreeMap;
@@ -58,6 +62,8 @@ pub struct FakeEngine {
     cancelled: watch::Sender<Vec<RequestId>>,
     pub alive: AtomicBool,
     pub health: Mutex<StoreHealth>,
+    /// Budgets that it was told.
+    pub changes: Mutex<Vec<LiveChange>>,
     queue_limit: usize,
     /// Prompt and answer together; may be less than the model's context.
     token_limit: usize,
@@ -79,6 +85,7 @@ impl FakeEngine {
             cancelled: watch::Sender::new(Vec::new()),
             alive: AtomicBool::new(true),
             health: Mutex::new(StoreHealth::Healthy),
+            changes: Mutex::default(),
             queue_limit: 64,
             token_limit: CONTEXT,
         }
@@ -128,6 +135,41 @@ impl FakeEngine {
         soon(cancelled.wait_for(|ids| ids.len() >= count))
             .await
             .unwrap();
+    }
+}
+
+impl FakeEngine {
+    /// A budget of 400 MiB of 1000, beside 200 of other things, under a limit of 800; the least is 20.
+    pub fn live_budget(self: &Arc<Self>) -> LiveBudget {
+        let mib = |n: u64| ByteCount(n << 20);
+        let engine = Arc::clone(self);
+        LiveBudget::new(LiveBudgetParts {
+            plan: MemoryPlan {
+                base: mib(100),
+                kv: mib(50),
+                experts: mib(400),
+                scratch: mib(20),
+                overhead: mib(30),
+            },
+            experts: ExpertBytes {
+                least: mib(20),
+                full: mib(1000),
+            },
+            limit: Box::new(move || {
+                Some(MemoryLimit {
+                    bytes: mib(800),
+                    source: LimitSource::Flag,
+                })
+            }),
+            in_slots: Box::new(|budget| budget),
+            kv: LiveKv {
+                blocks: 50,
+                blocks_max: 100,
+                block_bytes: 1 << 20,
+                block_tokens: 16,
+            },
+            apply: Box::new(move |change| engine.changes.lock().unwrap().push(change)),
+        })
     }
 }
 

@@ -111,6 +111,7 @@ impl Server {
             capacity_answers: self.engine.queue_limit(),
             vocabulary: fake::VOCABULARY,
             grammars: Grammars::new(fake::tokenizer(), fake::VOCABULARY, vec![fake::END]),
+            budget: Some(Arc::new(self.engine.live_budget())),
             embedding_width: fake::WIDTH,
             created_unix_s: 1_700_000_000,
         }));
