@@ -73,6 +73,16 @@ impl Client {
             .unwrap_or_else(|| panic!("GET {path}: no answer"))
     }
 
+    /// `GET` with a bearer's key.
+    #[track_caller]
+    pub fn get_as(&self, key: &str, path: &str) -> Reply {
+        let request = self.agent.get(format!("{}{path}", self.base));
+        let reply = request
+            .header("authorization", format!("Bearer {key}"))
+            .call();
+        whole(reply.unwrap_or_else(|e| panic!("GET {path}: {e}")))
+    }
+
     /// `POST` of JSON.
     #[track_caller]
     pub fn post(&self, path: &str, body: &Value) -> Reply {
