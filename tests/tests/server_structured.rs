@@ -8,7 +8,7 @@ const CHAT: &str = "/v1/chat/completions";
 fn chat(more: Value) -> Value {
     let mut body = json!({
         "messages": [{"role": "user", "content": "Tell me about a cat."}],
-        "max_tokens": 400, "temperature": 1.0,
+        "max_tokens": 400, "temperature": 1.0, "seed": 11,
     });
     body.as_object_mut()
         .unwrap()

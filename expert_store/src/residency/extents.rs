@@ -58,10 +58,15 @@ impl ClassPool {
         self.stage(0) == ExtentStage::Active
     }
 
-    /// Whether there are as many slots as there are to be, and no extent is on its way.
+    /// Whether no extent is on its way and no slot too many can go. What is missing then found no room: the first extent
+    /// of a class stays as it is, also where one slot would do by now.
     pub(super) fn is_settled(&self) -> bool {
         let at_rest = |e: &ExtentState| matches!(e.stage, ExtentStage::Gone | ExtentStage::Active);
-        self.usable == self.target && self.extents.iter().all(at_rest)
+        let stays = match self.extents.first() {
+            Some(first) if self.is_open() => first.slots,
+            _ => 0,
+        };
+        self.usable <= self.target.max(stays) && self.extents.iter().all(at_rest)
     }
 
     /// The slots of each extent that has memory.

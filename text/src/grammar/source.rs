@@ -8,8 +8,9 @@ use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
-/// Blanks between the members of JSON: enough to indent it, too few to go on for ever.
-const BLANKS: &str = r"[\x20\x0A\x0D\x09]{1,80}";
+/// Blanks between the members of JSON: enough to indent it, too few to go on for ever. Empty lines are none of it: models
+/// that do not know what to say fall into them.
+const BLANKS: &str = r"\x0A[\x20\x09]{0,64}|[\x20\x09]{1,64}";
 
 /// What an answer may be.
 #[derive(Clone, Debug, PartialEq)]

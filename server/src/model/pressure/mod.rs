@@ -176,7 +176,8 @@ mod tests {
         assert_eq!(scene.pass(1, 2000, 0.0), 1500);
         assert_eq!(scene.pass(5, 2000, 0.0), 1600);
         assert_eq!(scene.pressure.ceiling, None);
-        scene.pass(1, 10, 0.0);
+        assert_eq!(scene.pass(1, 10, 0.0), 1600, "the last step has to settle");
+        assert_eq!(scene.pass(3, 10, 0.0), 1500);
         assert_eq!(scene.pass(600, 200, 0.0), 1500, "calm, and no room to grow");
     }
 
