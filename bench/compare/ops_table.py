@@ -25,16 +25,16 @@ def measured(folder):
         yield about["full_id"].split("/"), seconds, throughput["bytes"], throughput["elements"]
 
 
-def peak(limits, form):
+def peak(limits, op, form):
     """Operations a second at best: matrix units where the machine has them, for whatever can be integers."""
     integer = [limits.get(f"{unit}_int8_ops_per_s") for unit in ("amx", "vnni")]
     floats = limits.get("f32_ops_per_s")
-    return floats if form.startswith(FLOATS) else next((p for p in integer if p), floats)
+    return floats if form.startswith(FLOATS) or op == "paged_attention" else next((p for p in integer if p), floats)
 
 
 def row(name, seconds, size, operations, limits):
     kernels, op, form, tokens = (name + [""])[:4]
-    least = max(size / limits["read_bytes_per_s"], operations / (peak(limits, form) or float("inf")))
+    least = max(size / limits["read_bytes_per_s"], operations / (peak(limits, op, form) or float("inf")))
     return [kernels, op, form, tokens, f"{seconds * 1e6:.1f}", f"{size / seconds / 1e9:.1f}",
             f"{operations / seconds / 1e9:.0f}", f"{least / seconds:.2f}"]
 
