@@ -120,14 +120,23 @@ fn sharing_in_company_and_under_preemption_changes_no_answer() {
             setup.config.prefill_chunk_tokens = 32;
         });
         assert!(counts.prefixes.found > 0, "{name}: nothing was shared");
-        let counts = oracle.check(&format!("{name}, a tiny KV cache, seed {SEED}"), |setup| {
-            setup.backend = backend;
-            setup.config.kv_block_tokens = 8;
-            setup.config.kv_blocks = 24;
-            setup.store.budget = oracle.percent(50);
+        // Who is preempted depends on who comes when: a few rounds, each with the same answers.
+        let tiny = |round: usize| {
+            oracle.check(
+                &format!("{name}, a tiny KV cache, round {round}, seed {SEED}"),
+                |setup| {
+                    setup.backend = backend.clone();
+                    setup.config.kv_block_tokens = 8;
+                    setup.config.kv_blocks = 24;
+                    setup.store.budget = oracle.percent(50);
+                },
+            )
+        };
+        let found = (0..20).map(tiny).any(|counts| {
+            assert!(counts.prefixes.found > 0, "{name}: nothing was shared");
+            counts.preemptions > 0
         });
-        assert!(counts.prefixes.found > 0, "{name}: nothing was shared");
-        assert!(counts.preemptions > 0, "{name}: nothing was preempted");
+        assert!(found, "{name}: nothing was preempted");
     }
 }
 
