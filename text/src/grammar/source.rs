@@ -8,9 +8,9 @@ use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
-/// Blanks between the members of JSON: enough to indent it, too few to go on for ever. Empty lines are none of it: models
-/// that do not know what to say fall into them.
-const BLANKS: &str = r"\x0A[\x20\x09]{0,64}|[\x20\x09]{1,64}";
+/// Blanks between the members of JSON: a space, or a new line with its indentation. More is none of it: models that do not
+/// know what to say fall into blanks.
+const BLANKS: &str = r"\x0A[\x20\x09]{0,40}|\x20";
 
 /// What an answer may be.
 #[derive(Clone, Debug, PartialEq)]
