@@ -16,9 +16,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long a thread looks for work before it sleeps: longer than the usual gap between two loops, and than it takes
-/// to wake a thread; short enough that a reader that wants the core soon has it.
-const SPIN: Duration = Duration::from_micros(50);
+/// How long a thread looks for work before it sleeps: longer than what a step does between two loops beside its
+/// kernels, and than it takes to wake a thread.
+const SPIN: Duration = Duration::from_micros(200);
+/// From when on it offers the core between looks to whoever wants it, such as a reader that has bytes to verify.
+const YIELD: Duration = Duration::from_micros(20);
 /// Looks between two readings of the clock.
 const LOOKS: usize = 16;
 
@@ -260,8 +262,12 @@ fn spin_until(is_true: impl Fn() -> bool) -> bool {
             }
             spin_loop();
         }
-        if started.get_or_insert_with(Instant::now).elapsed() > SPIN {
+        let elapsed = started.get_or_insert_with(Instant::now).elapsed();
+        if elapsed > SPIN {
             return false;
+        }
+        if elapsed > YIELD {
+            thread::yield_now();
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Jobs that wait for their turn: the most urgent first, then the oldest, and never more of them at storage at once
-//! than were found to pay, so that what comes later and is more urgent waits for little.
+//! than were found to pay, so that what comes later and is more urgent waits for little. A prefetch begins only beside
+//! other prefetches: it would take of a demand's bandwidth.
 
 use super::{Job, Target};
 use crate::io::HostSlot;
@@ -17,6 +18,8 @@ struct State {
     last: u64,
     /// Jobs at storage.
     turns: usize,
+    /// Those of them that somebody waits for.
+    demands: usize,
     closed: bool,
 }
 
@@ -28,7 +31,26 @@ pub(super) struct Queue {
 }
 
 /// The right to use storage. Dropping it lets the next job begin.
-pub(super) struct Turn<'a>(&'a Queue);
+pub(super) struct Turn<'a> {
+    queue: &'a Queue,
+    is_demand: bool,
+}
+
+impl State {
+    /// The most urgent job, if it may begin beside those at storage.
+    fn pop(&mut self, at_once: usize) -> Option<(Priority, Job)> {
+        let (&(priority, _), _) = self.jobs.first_key_value()?;
+        let may_begin = priority != Priority::Prefetch || self.demands == 0;
+        if self.turns == at_once || !may_begin {
+            return None;
+        }
+        let (_, job) = self.jobs.pop_first().expect("seen just now");
+        if let Job::Read { read, .. } = &job {
+            self.places.remove(read);
+        }
+        Some((priority, job))
+    }
+}
 
 impl Queue {
     /// A queue that lets `at_once` jobs use storage at once.
@@ -53,14 +75,16 @@ impl Queue {
             if state.closed {
                 return None;
             }
-            if state.turns < self.at_once
-                && let Some((_, job)) = state.jobs.pop_first()
-            {
-                if let Job::Read { read, .. } = &job {
-                    state.places.remove(read);
-                }
+            if let Some((priority, job)) = state.pop(self.at_once) {
+                let is_demand = priority != Priority::Prefetch;
                 state.turns += 1;
-                return Some((job, Turn(self)));
+                state.demands += usize::from(is_demand);
+                let queue = self;
+                // The end of one demand may let several prefetches begin, and wakes one reader.
+                if !state.jobs.is_empty() {
+                    self.changed.notify_one();
+                }
+                return Some((job, Turn { queue, is_demand }));
             }
             state = self
                 .changed
@@ -116,7 +140,39 @@ impl Queue {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.lock().turns -= 1;
-        self.0.changed.notify_one();
+        let mut state = self.queue.lock();
+        state.turns -= 1;
+        state.demands -= usize::from(self.is_demand);
+        drop(state);
+        self.queue.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use odmoe_formats::ExpertKey;
+
+    #[test]
+    fn a_prefetch_begins_beside_no_demand() {
+        let queue = Queue::new(2);
+        let submit = |priority| {
+            let key = ExpertKey::routed(0, 0);
+            queue.submit(priority, Job::Probe { key });
+        };
+        let may_begin = || queue.lock().pop(2).map(|(priority, _)| priority);
+        submit(Priority::Prefetch);
+        submit(Priority::Decode);
+        let (_, demand) = queue.next().expect("open");
+        assert_eq!(may_begin(), None, "a demand is at storage");
+        submit(Priority::Prefill);
+        let (_, other) = queue.next().expect("open");
+        drop(demand);
+        assert_eq!(may_begin(), None, "the other demand still is");
+        drop(other);
+        let (_, prefetch) = queue.next().expect("open");
+        submit(Priority::Prefetch);
+        assert_eq!(may_begin(), Some(Priority::Prefetch), "beside another");
+        drop(prefetch);
     }
 }

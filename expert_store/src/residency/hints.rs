@@ -8,9 +8,10 @@ use super::pump::Claim;
 use crate::api::{LookupResult, MissCause, Phase, StoreEvent};
 use odmoe_formats::{ExpertKey, LayerIndex};
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
-/// Reads that each reader may have, including the one it is in, before prefetches hold back: enough that a reader
-/// finds its next one while the caller computes.
+/// Prefetches that each reader may have, including the one it is in: enough that a reader finds its next one while the
+/// caller computes.
 const READS_PER_READER: usize = 2;
 
 /// The current hint of each source.
@@ -111,7 +112,7 @@ impl Machine {
         }
     }
 
-    /// Begins what hints ask for, a key of each source in turn, while readers are idle.
+    /// Begins what hints ask for, a key of each source in turn.
     pub(super) fn pump_hints(&mut self) {
         let mut sources: Vec<u32> = self.hints.by_source.keys().copied().collect();
         while !sources.is_empty() && self.may_prefetch() {
@@ -119,15 +120,18 @@ impl Machine {
         }
     }
 
-    /// Whether nobody waits, readers are idle and prefetch pays.
+    /// Whether prefetch pays and not too much of it is under way. It may be asked for while a demand is read, since the
+    /// executor begins it only when none is at storage: then at once, whatever the caller is busy with.
     fn may_prefetch(&self) -> bool {
-        let under_way = self.reads.len() + self.copies.len();
-        self.throttle.allows()
-            && under_way < self.settings.readers * READS_PER_READER
-            && !self.is_waited_for()
+        self.throttle.allows() && self.ahead() < self.settings.readers * READS_PER_READER
     }
 
-    /// Whether a ticket waits for a read: a read ahead beside it would take of its bandwidth.
+    /// Prefetches that nobody has asked for so far.
+    fn ahead(&self) -> usize {
+        self.flights.values().filter(|f| f.prefetch).count()
+    }
+
+    /// Whether a ticket waits for a read.
     pub(super) fn is_waited_for(&self) -> bool {
         self.flights
             .values()
@@ -203,9 +207,12 @@ impl Machine {
             of: hint.keys.len(),
         };
         let begun = hint.since.max(self.waited_until);
-        let elapsed = self.now.0.saturating_sub(begun.0);
+        let elapsed = match self.is_waited_for() {
+            true => Duration::ZERO,
+            false => self.now.0.saturating_sub(begun.0),
+        };
         self.forecasts
-            .pays(hint.phase, place, elapsed, self.reads.len())
+            .pays(hint.phase, place, elapsed, self.ahead())
     }
 
     /// Begins to bring an object one tier up, if there is a slot for it.

@@ -41,7 +41,9 @@ impl Planes {
             self.low.as_chunks_mut::<WORDS>().0,
             self.high.as_chunks_mut::<WORDS>().0,
         );
-        for (((quants, scales), low), high) in parts.iter().zip(&slice.scales).zip(low).zip(high) {
+        for (((quants, scales), low), high) in
+            parts.iter().zip(&slice.head.scales).zip(low).zip(high)
+        {
             // SAFETY: the arrays have the 64 bytes of a register.
             unsafe {
                 let scales = _mm512_loadu_si512(scales.as_ptr().cast());

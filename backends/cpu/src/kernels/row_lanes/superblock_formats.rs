@@ -5,7 +5,7 @@
 #![allow(clippy::undocumented_unsafe_blocks)]
 
 use super::columns::{ROWS, bytes, down, widen_low_halves, words};
-use super::superblocks::{Format, RUN, Run, Slice};
+use super::superblocks::{Format, Head, RUN, Run};
 use crate::blocks::{Q2KBlock, Q3KBlock, Q4KBlock, Q5KBlock, Q6KBlock};
 use std::arch::x86_64::*;
 use std::mem::offset_of;
@@ -44,7 +44,7 @@ impl Format for Q2K {
         quarter_word(column, run)
     }
     #[inline(always)]
-    unsafe fn head(rows: [&Q2KBlock; ROWS], to: &mut Slice) {
+    unsafe fn head(rows: [&Q2KBlock; ROWS], to: &mut Head) {
         unsafe {
             let rows = pointers(rows);
             let packed = words::<4>(rows, offset_of!(Q2KBlock, scales));
@@ -95,7 +95,7 @@ impl Format for Q3K {
         quarter_word(column, run)
     }
     #[inline(always)]
-    unsafe fn head(rows: [&Q3KBlock; ROWS], to: &mut Slice) {
+    unsafe fn head(rows: [&Q3KBlock; ROWS], to: &mut Head) {
         unsafe {
             // The last 16 bytes: two that are no part of it, then the scales and the unit.
             const FIRST: usize = size_of::<Q3KBlock>() - 16;
@@ -166,7 +166,7 @@ impl Format for Q4K {
         half_word(column, run)
     }
     #[inline(always)]
-    unsafe fn head(rows: [&Q4KBlock; ROWS], to: &mut Slice) {
+    unsafe fn head(rows: [&Q4KBlock; ROWS], to: &mut Head) {
         unsafe { put_scales_and_minima(to, words::<4>(pointers(rows), 0)) }
     }
     #[inline(always)]
@@ -201,7 +201,7 @@ impl Format for Q5K {
         half_word(column, run)
     }
     #[inline(always)]
-    unsafe fn head(rows: [&Q5KBlock; ROWS], to: &mut Slice) {
+    unsafe fn head(rows: [&Q5KBlock; ROWS], to: &mut Head) {
         unsafe { put_scales_and_minima(to, words::<4>(pointers(rows), 0)) }
     }
     #[inline(always)]
@@ -249,7 +249,7 @@ impl Format for Q6K {
         quarter_word(column, run)
     }
     #[inline(always)]
-    unsafe fn head(rows: [&Q6KBlock; ROWS], to: &mut Slice) {
+    unsafe fn head(rows: [&Q6KBlock; ROWS], to: &mut Head) {
         unsafe {
             let rows = pointers(rows);
             let scales = words::<4>(rows, offset_of!(Q6KBlock, scales));
@@ -337,24 +337,24 @@ unsafe fn halves(rows: [*const u8; ROWS], offset: usize) -> __m512i {
 
 /// The unit in the lower half of each lane.
 #[inline(always)]
-unsafe fn put_units(to: &mut Slice, units: __m512i) {
+unsafe fn put_units(to: &mut Head, units: __m512i) {
     unsafe { _mm512_store_ps(to.scale.as_mut_ptr(), widen_low_halves(units)) }
 }
 
 /// The unit of the minima in the lower half of each lane.
 #[inline(always)]
-unsafe fn put_minimum(to: &mut Slice, units: __m512i) {
+unsafe fn put_minimum(to: &mut Head, units: __m512i) {
     unsafe { _mm512_store_ps(to.minimum.as_mut_ptr(), widen_low_halves(units)) }
 }
 
 #[inline(always)]
-unsafe fn put_scale(to: &mut Slice, sub_block: usize, scales: __m512i) {
+unsafe fn put_scale(to: &mut Head, sub_block: usize, scales: __m512i) {
     unsafe { _mm512_store_si512(to.scales[sub_block].as_mut_ptr().cast(), scales) }
 }
 
 /// Scales of four sub-blocks of 16 from `first` on, one in each byte.
 #[inline(always)]
-unsafe fn put_scales(to: &mut Slice, first: usize, packed: __m512i) {
+unsafe fn put_scales(to: &mut Head, first: usize, packed: __m512i) {
     unsafe {
         for index in 0..4 {
             let scales = _mm512_and_si512(down(packed, 8 * index as u32), _mm512_set1_epi32(255));
@@ -365,7 +365,7 @@ unsafe fn put_scales(to: &mut Slice, first: usize, packed: __m512i) {
 
 /// The same with a sign.
 #[inline(always)]
-unsafe fn put_signed_scales(to: &mut Slice, first: usize, packed: __m512i) {
+unsafe fn put_signed_scales(to: &mut Head, first: usize, packed: __m512i) {
     unsafe {
         for index in 0..4 {
             // To the top, then down with its sign to the lower half, whose upper neighbour is 0.
@@ -378,7 +378,7 @@ unsafe fn put_signed_scales(to: &mut Slice, first: usize, packed: __m512i) {
 
 /// Minima of four sub-blocks in the bytes, as two pairs from `first` on.
 #[inline(always)]
-unsafe fn put_minima(to: &mut Slice, first: usize, packed: __m512i) {
+unsafe fn put_minima(to: &mut Head, first: usize, packed: __m512i) {
     unsafe {
         for index in 0..2 {
             let pair = down(packed, 16 * index as u32);
@@ -393,7 +393,7 @@ unsafe fn put_minima(to: &mut Slice, first: usize, packed: __m512i) {
 /// The units, scales and minima of Q4_K and Q5_K: the first 16 bytes of a block. A scale is that of two sub-blocks
 /// of 16.
 #[inline(always)]
-unsafe fn put_scales_and_minima(to: &mut Slice, words: [__m512i; 4]) {
+unsafe fn put_scales_and_minima(to: &mut Head, words: [__m512i; 4]) {
     unsafe {
         let [units, first, second, third] = words;
         put_units(to, units);

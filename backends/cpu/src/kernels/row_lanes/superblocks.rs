@@ -48,7 +48,7 @@ pub trait Format {
     ///
     /// # Safety
     /// The machine has what [`super::Avx512`] proves; as everywhere in this trait.
-    unsafe fn head(rows: [&Self::Block; ROWS], to: &mut Slice);
+    unsafe fn head(rows: [&Self::Block; ROWS], to: &mut Head);
     /// What [`Self::column`] wants to have.
     ///
     /// # Safety
@@ -72,7 +72,7 @@ pub trait Format {
     unsafe fn unpack(rows: [&Self::Block; ROWS], to: &mut Slice) {
         // SAFETY: as this function's; words are of the size of a register.
         unsafe {
-            Self::head(rows, to);
+            Self::head(rows, &mut to.head);
             let shared = Self::shared(rows);
             for column in 0..Self::COLUMNS {
                 let quants = Self::column(rows, &shared, column);
@@ -98,6 +98,13 @@ pub type Run = [__m512i; RUN];
 pub struct Slice {
     /// Four elements a lane, unsigned.
     pub quants: [[[u8; WORD]; ROWS]; SUPERBLOCK / WORD],
+    /// All but the elements.
+    pub head: Head,
+}
+
+/// Scales and minima of one superblock of sixteen rows, rows in lanes.
+#[repr(C, align(64))]
+pub struct Head {
     /// Of sub-blocks; the upper half of each is 0.
     pub scales: [[i32; ROWS]; SUB_BLOCKS],
     /// Of two sub-blocks each, in halves. As many as the format has.
@@ -112,6 +119,13 @@ impl Slice {
     /// Zeros.
     pub const EMPTY: Self = Self {
         quants: [[[0; WORD]; ROWS]; SUPERBLOCK / WORD],
+        head: Head::EMPTY,
+    };
+}
+
+impl Head {
+    /// Zeros.
+    pub const EMPTY: Self = Self {
         scales: [[0; ROWS]; SUB_BLOCKS],
         minima: [[0; ROWS]; SUB_BLOCKS / 2],
         scale: [0.0; ROWS],
@@ -244,8 +258,8 @@ unsafe fn finish<F: Format, const T: usize>(
             corrections = self::corrections::<F, T>(panel, x);
         }
         for slice in 0..SLICES {
-            let scale = _mm512_load_ps(panel[slice].scale.as_ptr());
-            let minimum = _mm512_load_ps(panel[slice].minimum.as_ptr());
+            let scale = _mm512_load_ps(panel[slice].head.scale.as_ptr());
+            let minimum = _mm512_load_ps(panel[slice].head.minimum.as_ptr());
             for token in 0..T {
                 let x_scale = _mm512_set1_ps(x[token].scale);
                 let to = sums[token][slice].as_mut_ptr();
@@ -295,7 +309,7 @@ unsafe fn dots<F: Format, const T: usize>(
             }
             for slice in 0..SLICES {
                 let sub_block = group * F::GROUP / (SUPERBLOCK / SUB_BLOCKS);
-                let scales = _mm512_load_si512(panel[slice].scales[sub_block].as_ptr().cast());
+                let scales = _mm512_load_si512(panel[slice].head.scales[sub_block].as_ptr().cast());
                 for token in 0..T {
                     totals[token][slice] =
                         _mm512_dpwssd_epi32(totals[token][slice], sums[token][slice], scales);
@@ -323,7 +337,7 @@ unsafe fn corrections<F: Format, const T: usize>(
         for pair in 0..F::MINIMA / 2 {
             let mut minima = [_mm512_setzero_si512(); SLICES];
             for slice in 0..SLICES {
-                minima[slice] = _mm512_load_si512(panel[slice].minima[pair].as_ptr().cast());
+                minima[slice] = _mm512_load_si512(panel[slice].head.minima[pair].as_ptr().cast());
             }
             for token in 0..T {
                 let sums = sums_of_two::<F>(x[token], pair);
@@ -342,12 +356,12 @@ unsafe fn corrections<F: Format, const T: usize>(
 /// # Safety
 /// The machine has AVX-512 F, BW, DQ, VL and VNNI.
 #[inline(always)]
-pub unsafe fn correction<F: Format>(slice: &Slice, x: &ActivationSuperblock) -> __m512i {
-    // SAFETY: slices are aligned to registers; pairs of sums lie within their arrays.
+pub unsafe fn correction<F: Format>(head: &Head, x: &ActivationSuperblock) -> __m512i {
+    // SAFETY: heads are aligned to registers; pairs of sums lie within their arrays.
     unsafe {
         let mut total = _mm512_setzero_si512();
         for pair in 0..F::MINIMA / 2 {
-            let minima = _mm512_load_si512(slice.minima[pair].as_ptr().cast());
+            let minima = _mm512_load_si512(head.minima[pair].as_ptr().cast());
             total = _mm512_dpwssd_epi32(total, minima, sums_of_two::<F>(x, pair));
         }
         total

@@ -14,11 +14,14 @@ pub struct Blocks<F>(PhantomData<F>);
 impl<F: Format> Kind for Blocks<F> {
     type Block = F::Block;
     type X<'x> = BlockRow<'x>;
+    type Head = ();
+    const EMPTY: () = ();
 
     #[inline(always)]
     unsafe fn panel<const T: usize>(
         rows: [&[F::Block]; ROWS],
         x: &[BlockRow<'_>; T],
+        (): &mut (),
     ) -> [__m512; T] {
         // SAFETY: as this function's; words of x lie within its 32 elements.
         unsafe {

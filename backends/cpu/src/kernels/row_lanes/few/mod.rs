@@ -24,14 +24,19 @@ pub trait Kind {
     type Block: bytemuck::Pod;
     /// One of a row of activations.
     type X<'x>: Copy;
+    /// Where a block's scales and minima are laid out, if that is in memory.
+    type Head;
+    /// To begin with.
+    const EMPTY: Self::Head;
 
-    /// The sums of sixteen rows with every token, block by block in ascending order.
+    /// The sums of sixteen rows with every token, block by block in ascending order. What `head` holds does not matter.
     ///
     /// # Safety
     /// The machine has AVX-512 F, BW, DQ, VL and VNNI.
     unsafe fn panel<const T: usize>(
         rows: [&[Self::Block]; ROWS],
         x: &[Self::X<'_>; T],
+        head: &mut Self::Head,
     ) -> [__m512; T];
 }
 
@@ -72,6 +77,7 @@ unsafe fn of_tokens<'a, K: Kind, const T: usize>(
 {
     // Rows of a lane. Where they do not go up, the last lanes repeat the last row.
     let each = rows.div_ceil(ROWS);
+    let mut head = K::EMPTY;
     for row in 0..each {
         let mut group = [weight(row); ROWS];
         let blocks = group[0].len();
@@ -79,7 +85,7 @@ unsafe fn of_tokens<'a, K: Kind, const T: usize>(
             *to = &weight((row + lane * each).min(rows - 1))[..blocks];
         }
         // SAFETY: as this function's.
-        let sums = unsafe { K::panel(group, &x) };
+        let sums = unsafe { K::panel(group, &x, &mut head) };
         for (token, sums) in sums.iter().enumerate() {
             let mut floats = [0.0; ROWS];
             // SAFETY: sixteen floats are a register.

@@ -2,7 +2,7 @@
 //! every token and forgotten.
 
 use super::super::columns::ROWS;
-use super::super::superblocks::{Format, RUN, Slice, WORD, correction};
+use super::super::superblocks::{Format, Head, RUN, WORD, correction};
 use super::{Kind, prefetch};
 use crate::blocks::{SUB_BLOCKS, SUPERBLOCK};
 use crate::kernels::activations::ActivationSuperblock;
@@ -16,22 +16,24 @@ pub struct Superblocks<F>(PhantomData<F>);
 impl<F: Format> Kind for Superblocks<F> {
     type Block = F::Block;
     type X<'x> = &'x [ActivationSuperblock];
+    type Head = Head;
+    const EMPTY: Head = Head::EMPTY;
 
     #[inline(always)]
     unsafe fn panel<const T: usize>(
         rows: [&[F::Block]; ROWS],
         x: &[&[ActivationSuperblock]; T],
+        head: &mut Head,
     ) -> [__m512; T] {
-        let mut head = Slice::EMPTY;
-        // SAFETY: as this function's; slices are aligned to registers.
+        // SAFETY: as this function's; heads are aligned to registers.
         unsafe {
             let mut sums = [_mm512_setzero_ps(); T];
             for block in 0..rows[0].len() {
                 prefetch(&rows, block);
                 let rows = blocks_at(&rows, block);
-                F::head(rows, &mut head);
+                F::head(rows, head);
                 let x = blocks_at(x, block);
-                let dots = dots::<F, T>(rows, &head, x);
+                let dots = dots::<F, T>(rows, head, x);
                 let scale = _mm512_load_ps(head.scale.as_ptr());
                 let minimum = _mm512_load_ps(head.minimum.as_ptr());
                 for t in 0..T {
@@ -39,7 +41,7 @@ impl<F: Format> Kind for Superblocks<F> {
                     let dots = _mm512_cvtepi32_ps(dots[t]);
                     sums[t] = _mm512_fmadd_ps(_mm512_mul_ps(scale, x_scale), dots, sums[t]);
                     if F::MINIMA > 0 {
-                        let correction = _mm512_cvtepi32_ps(correction::<F>(&head, x[t]));
+                        let correction = _mm512_cvtepi32_ps(correction::<F>(head, x[t]));
                         let minimum = _mm512_mul_ps(minimum, x_scale);
                         sums[t] = _mm512_fnmadd_ps(minimum, correction, sums[t]);
                     }
@@ -54,7 +56,7 @@ impl<F: Format> Kind for Superblocks<F> {
 #[inline(always)]
 unsafe fn dots<F: Format, const T: usize>(
     rows: [&F::Block; ROWS],
-    head: &Slice,
+    head: &Head,
     x: [&ActivationSuperblock; T],
 ) -> [__m512i; T] {
     // SAFETY: words of x lie within its elements; the instructions are there by the contract of `panel`.
