@@ -1,6 +1,6 @@
 //! Which plan to read by. Decides from measured speeds alone: it has no clock and reads nothing.
 
-use crate::io::{Access, Method, ReadPlan};
+use crate::io::{Access, DEFAULT_PIECE, Method, ReadPlan};
 use odmoe_formats::ByteCount;
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ const TURN: Duration = Duration::from_millis(25);
 const TURNS: usize = 4;
 /// A plan that two turns did not bring to this share of the best is not measured further.
 const HOPELESS: f64 = 0.7;
-/// Another plan must be better than a simpler one by this factor: turns of one plan differ by as much.
+/// Another plan must be better than one before it by this factor: turns of one plan differ by as much.
 const BETTER: f64 = 1.1;
 /// More reads at once by this one: a demand that comes waits for all of them.
 const BETTER_DEEPER: f64 = 1.2;
 
-/// Pieces that are tried, besides uncut reads.
-const PIECES: [u64; 3] = [1 << 20, 512 << 10, 256 << 10];
+/// Pieces that are tried, besides the default and uncut reads.
+const PIECES: [u64; 2] = [1 << 20, 256 << 10];
 /// Reads at once that are tried. Never one alone: the disk would idle between two, and a read that hangs would be all
 /// of storage.
 const AT_ONCE: [usize; 3] = [2, 4, 8];
@@ -69,7 +69,7 @@ impl Wanted {
                 || self.piece.is_none_or(|piece| piece == plan.piece))
     }
 
-    /// Ways to read objects of `object_bytes`, simplest first.
+    /// Ways to read objects of `object_bytes`, the one that is kept unless another is faster first.
     fn ways(&self, object_bytes: u64) -> Vec<ReadPlan> {
         let base = self.plan();
         let way = |method, access, piece| ReadPlan {
@@ -81,7 +81,10 @@ impl Wanted {
         let (ring, threads) = (Method::IoUring, Method::Threads);
         let pieces = PIECES.into_iter().filter(|piece| *piece < object_bytes);
         let wanted = self.piece.flatten().into_iter();
-        let mut ways = vec![way(ring, Access::Direct, None)];
+        let mut ways = vec![way(ring, Access::Direct, Some(DEFAULT_PIECE))];
+        if DEFAULT_PIECE.0 < object_bytes || self.piece == Some(None) {
+            ways.push(way(ring, Access::Direct, None));
+        }
         for piece in pieces.map(ByteCount).chain(wanted) {
             ways.push(way(ring, Access::Direct, Some(piece)));
         }

@@ -15,4 +15,5 @@ pub(crate) use ahead::hash;
 pub use files::{FileReader, OpenError};
 pub(crate) use host_memory::{AlignedBuffer, HostSlot, allocate_slots};
 pub use in_memory::MemoryReader;
+pub(crate) use plan::DEFAULT_PIECE;
 pub use plan::{Access, Method, ReadPlan};
