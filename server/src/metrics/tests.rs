@@ -396,6 +396,7 @@ fn gauges_show_the_last_step() {
         capacity: ByteCount(7),
         budget: ByteCount(9),
         pinned: ByteCount(1),
+        kept: ByteCount(3),
         reads_in_flight: 4,
         reads_queued: 6,
         readers_stuck: 8,

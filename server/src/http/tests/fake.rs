@@ -356,6 +356,7 @@ impl Generator for Arc<FakeEngine> {
             },
             heat: 0.5,
             resident: n.is_multiple_of(2),
+            kept: n == 3,
         };
         let stall = LayerStall {
             layer: LayerIndex(1),
