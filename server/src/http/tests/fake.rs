@@ -153,6 +153,7 @@ impl FakeEngine {
             },
             experts: ExpertBytes {
                 least: mib(20),
+                two: mib(20),
                 full: mib(1000),
             },
             limit: Box::new(move || {
