@@ -59,7 +59,8 @@ fn largest_op(model: &ModelConfig, shapes: &[ScratchShape; 2]) -> OpShape {
 /// The sum. Experts are counted as the slots that the store will allocate, or as the budget where it is too small.
 pub fn plan(manifest: &Manifest, store: &StoreConfig, config: &EngineConfig) -> MemoryPlan {
     let base = manifest.resident.values().map(|tensor| tensor.bytes).sum();
-    let slots = Catalog::new(manifest).slots(store.budget);
+    let catalog = Catalog::new(manifest).keeping(&store.keep);
+    let slots = catalog.slots(store.budget);
     let shapes = lane_shapes(&manifest.config, config);
     let lanes: u64 = shapes
         .iter()

@@ -51,7 +51,7 @@ pub fn start(parts: EngineParts, progress: LoadProgress<'_>) -> Result<Started, 
     let waker: Waker = Arc::new(move || bell.ring());
     parts.backend.set_waker(waker.clone());
     let lanes = lanes(&parts)?;
-    let catalog = Arc::new(Catalog::new(&manifest));
+    let catalog = Arc::new(Catalog::new(&manifest).keeping(&parts.store.keep));
     let store = ExpertStore::new(
         catalog.clone(),
         parts.backend.clone(),

@@ -6,7 +6,8 @@ mod support;
 use odmoe_backend::Backend;
 use odmoe_engine::Request;
 use odmoe_expert_store::{EvictionReason, StoreError, StoreEvent};
-use odmoe_formats::{BlockFormat, ByteCount};
+use odmoe_formats::{BlockFormat, ByteCount, ExpertKey};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use support::engine::{Setup, TestEngine, backends, checking, cpu, greedy};
@@ -43,11 +44,10 @@ fn oracle(format: BlockFormat) -> Oracle {
 /// Changes the budget until every answer has ended; says how often.
 fn stir(
     engine: &TestEngine,
-    oracle: &Oracle,
+    (least, full): (ByteCount, ByteCount),
     random: &mut Random,
     listeners: &[Listener],
 ) -> usize {
-    let (least, full) = (oracle.least(), oracle.percent(100));
     let mut changes = 0;
     while !listeners.iter().all(Listener::has_ended) {
         let budget = match random.below(4) {
@@ -80,9 +80,25 @@ fn settle_at(engine: &TestEngine, budget: ByteCount) {
 }
 
 fn check(what: &str, oracle: &Oracle, backend: Arc<dyn Backend>, seed: u64) {
+    check_keeping(what, oracle, backend, seed, HashSet::new());
+}
+
+/// With experts that are to stay in memory.
+fn check_keeping(
+    what: &str,
+    oracle: &Oracle,
+    backend: Arc<dyn Backend>,
+    seed: u64,
+    keep: HashSet<ExpertKey>,
+) {
+    let least = match keep.is_empty() {
+        true => oracle.least(),
+        false => oracle.least_keeping(&keep),
+    };
     let mut setup = Setup::new(&oracle.model);
     setup.backend = backend;
-    setup.store.budget = oracle.percent(40);
+    setup.store.budget = oracle.percent(40).max(least);
+    setup.store.keep = keep;
     setup.config.kv_block_tokens = 8;
     setup.config.kv_blocks = 60;
     setup.config.kv_blocks_max = KV_BLOCKS_MAX;
@@ -90,7 +106,12 @@ fn check(what: &str, oracle: &Oracle, backend: Arc<dyn Backend>, seed: u64) {
     let mut random = Random(seed);
     let submit = |request: &Request| engine.submit(request.clone()).1;
     let listeners: Vec<_> = oracle.requests.iter().map(submit).collect();
-    let changes = stir(&engine, oracle, &mut random, &listeners);
+    let changes = stir(
+        &engine,
+        (least, oracle.percent(100)),
+        &mut random,
+        &listeners,
+    );
     assert!(changes > 10, "{what}: only {changes} changes");
     for (index, (listener, expected)) in listeners.iter().zip(&oracle.expected).enumerate() {
         let answer = listener.wait();
@@ -106,7 +127,7 @@ fn check(what: &str, oracle: &Oracle, backend: Arc<dyn Backend>, seed: u64) {
     });
     assert!(by_budget.count() > 0, "{what}: no budget ever fell");
     for percent in [100, 30, 0, 70] {
-        settle_at(&engine, oracle.percent(percent).max(oracle.least()));
+        settle_at(&engine, oracle.percent(percent).max(least));
     }
     for blocks in [1, KV_BLOCKS_MAX, 7] {
         engine.handle.set_kv_blocks(blocks);
@@ -128,6 +149,17 @@ fn budgets_that_change_at_random_change_no_answer() {
 }
 
 #[test]
+fn nor_do_they_with_experts_that_stay() {
+    let oracle = oracle(BlockFormat::Q8_0);
+    for (percent, seed) in [(10, SEED), (40, SEED + 1), (70, SEED + 2)] {
+        let keep = oracle.some_experts(percent, seed);
+        let what = format!("{} pinned, seed {seed}", keep.len());
+        check_keeping(&what, &oracle, cpu(2), seed, keep.clone());
+        check_keeping(&what, &oracle, checking(false, seed), seed, keep);
+    }
+}
+
+#[test]
 fn nor_where_work_completes_late_or_memory_is_apart() {
     let oracle = oracle(BlockFormat::Q8_0);
     for unified in [true, false] {
@@ -145,7 +177,7 @@ fn a_budget_below_the_least_is_refused_with_the_number_that_would_do() {
         let engine = setup.start();
         let asked = ByteCount(oracle.least().0 - 1);
         let refused = engine.handle.set_expert_budget(asked);
-        let Err(StoreError::BudgetTooSmall { budget, least }) = refused else {
+        let Err(StoreError::BudgetTooSmall { budget, least, .. }) = refused else {
             panic!("{name}: {refused:?}");
         };
         assert_eq!((budget, least), (asked, oracle.least()), "{name}");

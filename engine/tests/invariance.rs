@@ -88,6 +88,24 @@ fn no_budget_changes_an_answer() {
 }
 
 #[test]
+fn no_pins_change_an_answer() {
+    for format in FORMATS {
+        let oracle = small(format);
+        for percent in [10, 40, 70] {
+            let keep = oracle.some_experts(percent, SEED + percent);
+            let least = oracle.least_keeping(&keep);
+            for budget in [least, least.max(oracle.percent(60))] {
+                let what = format!("{format}, {} pinned, {budget}, seed {SEED}", keep.len());
+                oracle.check(&what, |setup| {
+                    setup.store.budget = budget;
+                    setup.store.keep = keep.clone();
+                });
+            }
+        }
+    }
+}
+
+#[test]
 fn no_number_of_threads_changes_an_answer() {
     for format in FORMATS {
         let oracle = small(format);

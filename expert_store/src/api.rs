@@ -4,6 +4,7 @@ use crate::residency::eviction::Eviction;
 use odmoe_backend::Buffer;
 use odmoe_formats::manifest::FileIndex;
 use odmoe_formats::{ByteCount, ExpertKey};
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// Positioned reads of the store's files. Implementations: direct or buffered files, and faulty storage in tests.
@@ -230,7 +231,7 @@ pub enum StoreEvent {
         /// How.
         kind: LoadFailureKind,
     },
-    /// A read began of what an earlier run used most.
+    /// A read began of what an earlier run used most, or of what is to stay in memory.
     WarmUpIssued,
     /// A prefetch read began.
     PrefetchIssued,
@@ -285,6 +286,8 @@ pub struct StoreGauges {
     pub budget: ByteCount,
     /// Bytes of experts with a pin, all tiers.
     pub pinned: ByteCount,
+    /// Bytes of experts that are in memory to stay, all tiers; see [`StoreConfig::keep`].
+    pub kept: ByteCount,
     /// Reads under way.
     pub reads_in_flight: usize,
     /// Reads waiting for a reader or a slot.
@@ -325,6 +328,9 @@ pub struct StoreConfig {
     /// Heat that objects have from an earlier run, as [`ExpertStore::usage`](crate::ExpertStore::usage) told it. The hottest
     /// are loaded while nobody waits. Unknown keys are ignored.
     pub warm_up: Vec<(ExpertKey, f64)>,
+    /// Objects that are loaded before all others and stay. The store's catalog is one that is
+    /// [`keeping`](crate::Catalog::keeping) these, so that its budgets have room for them.
+    pub keep: HashSet<ExpertKey>,
 }
 
 impl Default for StoreConfig {
@@ -338,6 +344,7 @@ impl Default for StoreConfig {
             read_timeout: Duration::from_secs(30),
             host_budget: None,
             warm_up: Vec::new(),
+            keep: HashSet::new(),
         }
     }
 }
@@ -347,13 +354,17 @@ impl Default for StoreConfig {
 pub enum StoreError {
     /// Less than two of the largest experts.
     #[error(
-        "an expert cache of {budget} is too small: the least is {least}, two of the largest experts; raise --expert-cache"
+        "an expert cache of {budget} is too small: the least is {least}, two of the largest experts{}; raise --expert-cache{}",
+        if *kept > 0 { format!(" beside {kept} pinned ones") } else { String::new() },
+        if *kept > 0 { " or pin fewer" } else { "" }
     )]
     BudgetTooSmall {
         /// What was given.
         budget: ByteCount,
         /// What it takes.
         least: ByteCount,
+        /// Objects that are to stay in memory.
+        kept: usize,
     },
     /// The backend has no room.
     #[error(transparent)]

@@ -4,13 +4,14 @@ use crate::api::StoreError;
 use crate::residency::layout::{self, SlotLayout};
 use odmoe_formats::manifest::{Manifest, PageableObject};
 use odmoe_formats::{ByteCount, ExpertKey};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The objects that can be paged, by key.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     objects: Vec<PageableObject>,
     by_key: HashMap<ExpertKey, usize>,
+    kept: HashSet<ExpertKey>,
 }
 
 impl Catalog {
@@ -22,7 +23,25 @@ impl Catalog {
             .enumerate()
             .map(|(i, o)| (o.key, i))
             .collect();
-        Self { objects, by_key }
+        Self {
+            objects,
+            by_key,
+            kept: HashSet::new(),
+        }
+    }
+
+    /// With objects that are to stay in memory: budgets have room for them beside the others. Unknown keys are a bug of
+    /// the caller.
+    pub fn keeping(mut self, keys: &HashSet<ExpertKey>) -> Self {
+        let known = keys.iter().all(|key| self.by_key.contains_key(key));
+        assert!(known, "what is kept is in the catalog");
+        self.kept.clone_from(keys);
+        self
+    }
+
+    /// The objects that are to stay in memory.
+    pub fn kept(&self) -> &HashSet<ExpertKey> {
+        &self.kept
     }
 
     /// One object. Unknown keys are a bug of the caller.
@@ -54,8 +73,16 @@ impl Catalog {
         ByteCount(self.objects.iter().map(|o| o.bytes).sum())
     }
 
-    /// The least budget: two of the largest objects, in slots.
+    /// The least budget: two of the largest objects, in slots; more where objects are kept.
     pub fn least_budget(&self) -> ByteCount {
+        if !self.kept.is_empty() {
+            return SlotLayout::least_keeping(self.demand());
+        }
+        self.least_without_kept()
+    }
+
+    /// What [`Self::least_budget`] is if nothing is kept.
+    pub fn least_without_kept(&self) -> ByteCount {
         let largest = self
             .objects
             .iter()
@@ -78,14 +105,21 @@ impl Catalog {
     /// The slots that a budget is cut into, or None where it is below [`Self::least_budget`]. Their bytes are what
     /// the store will allocate, at most `budget`.
     pub fn slots(&self, budget: ByteCount) -> Option<SlotLayout> {
-        SlotLayout::plan(self.objects.iter().map(|o| o.bytes), budget)
+        SlotLayout::plan_keeping(self.demand(), budget)
+    }
+
+    fn demand(&self) -> impl Iterator<Item = (u64, bool)> {
+        let objects = self.objects.iter();
+        objects.map(|o| (o.bytes, self.kept.contains(&o.key)))
     }
 
     /// As [`Self::slots`], with the least budget in the error.
     pub fn check_budget(&self, budget: ByteCount) -> Result<SlotLayout, StoreError> {
-        let least = self.least_budget();
-        self.slots(budget)
-            .ok_or(StoreError::BudgetTooSmall { budget, least })
+        self.slots(budget).ok_or(StoreError::BudgetTooSmall {
+            budget,
+            least: self.least_budget(),
+            kept: self.kept.len(),
+        })
     }
 
     pub(crate) fn sizes(&self) -> impl Iterator<Item = (ExpertKey, u64)> + '_ {

@@ -50,6 +50,11 @@ impl ExpertStore {
         observer: Arc<dyn StoreObserver>,
         waker: Waker,
     ) -> Result<Self, StoreError> {
+        assert_eq!(
+            *catalog.kept(),
+            config.keep,
+            "the budgets have room for what is kept"
+        );
         let readers = config.readers.max(1);
         let settings = Settings {
             tiers: layouts(&catalog, &*backend, config.budget, config.host_budget)?,
@@ -79,6 +84,7 @@ impl ExpertStore {
             host_budget: config.host_budget,
             leaving: VecDeque::new(),
         };
+        store.machine.keep(config.keep);
         store.machine.warm_up(config.warm_up);
         store.carry_out();
         Ok(store)

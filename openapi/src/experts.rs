@@ -53,6 +53,8 @@ pub struct ExpertEntry {
     pub bytes: u64,
     /// Whether it is in memory.
     pub resident: bool,
+    /// Whether it is to stay there: `--pin-experts` names it.
+    pub pinned: bool,
     /// Lookups.
     pub uses: u64,
     /// Lookups that found it in memory.

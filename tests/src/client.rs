@@ -83,6 +83,16 @@ impl Client {
         whole(reply.unwrap_or_else(|e| panic!("GET {path}: {e}")))
     }
 
+    /// `PATCH` of JSON with a bearer's key.
+    #[track_caller]
+    pub fn patch_as(&self, key: &str, path: &str, body: &Value) -> Reply {
+        let request = self.agent.patch(format!("{}{path}", self.base));
+        let reply = request
+            .header("authorization", format!("Bearer {key}"))
+            .send_json(body);
+        whole(reply.unwrap_or_else(|e| panic!("PATCH {path}: {e}")))
+    }
+
     /// `POST` of JSON.
     #[track_caller]
     pub fn post(&self, path: &str, body: &Value) -> Reply {

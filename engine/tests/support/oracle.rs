@@ -1,12 +1,13 @@
 //! The master oracle's tools: what an engine answers where nothing pages and nobody shares, and the comparison with it.
 
 use super::engine::{Setup, TestEngine};
-use super::model::TestModel;
+use super::model::{Random, TestModel};
 use super::sink::Answer;
 use odmoe_engine::scheduler::PrefixLookups;
 use odmoe_engine::{EngineEvent, PrefixCache, Request};
 use odmoe_expert_store::{Catalog, StoreEvent};
-use odmoe_formats::ByteCount;
+use odmoe_formats::{ByteCount, ExpertKey};
+use std::collections::HashSet;
 
 /// Tokens and the bits of their logprobs, by request.
 pub type Bits = Vec<Vec<(u32, Vec<(u32, u32)>)>>;
@@ -78,6 +79,19 @@ impl Oracle {
     /// A part of what all experts need.
     pub fn percent(&self, percent: u64) -> ByteCount {
         ByteCount(Catalog::new(&self.model.manifest).full_budget().0 * percent / 100)
+    }
+
+    /// A share of the experts, at random.
+    pub fn some_experts(&self, percent: u64, seed: u64) -> HashSet<ExpertKey> {
+        let mut random = Random(seed);
+        let keys = self.model.manifest.objects.iter().map(|object| object.key);
+        keys.filter(|_| random.below(100) < percent).collect()
+    }
+
+    /// The least budget with which these stay in memory.
+    pub fn least_keeping(&self, keep: &HashSet<ExpertKey>) -> ByteCount {
+        let catalog = Catalog::new(&self.model.manifest).keeping(keep);
+        catalog.least_budget()
     }
 
     /// The least budget that an engine starts with.

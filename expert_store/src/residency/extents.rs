@@ -127,7 +127,7 @@ impl ClassPool {
     }
 
     /// Drains extents until no more slots are usable than there are to be: rather those that do not overshoot, then
-    /// those whose objects would leave next anyway. What was drained beyond the surplus is allocated anew. Extents that
+    /// those whose objects would leave next anyway, those with what is kept last. What was drained beyond the surplus is allocated anew. Extents that
     /// come while the first one is going are surplus.
     pub(super) fn drain_surplus(&mut self) {
         let surplus = |pool: &Self| match pool.is_open() {
@@ -146,8 +146,12 @@ impl ClassPool {
             let cost = |at: &usize| {
                 let overshoot = self.extents[*at].slots.saturating_sub(surplus);
                 let resident = self.slots()[self.places(*at)].iter();
-                let rank =
-                    |slot: &Slot| slot.key.map_or(0, |key| ranks.get(&key).map_or(0, |r| *r));
+                let rank = |slot: &Slot| match slot.key {
+                    // One such object outweighs all others.
+                    Some(_) if slot.kept => ranks.len() * self.stride + 1,
+                    Some(key) => ranks.get(&key).copied().unwrap_or(0),
+                    None => 0,
+                };
                 (overshoot, resident.map(rank).sum::<usize>(), Reverse(*at))
             };
             let at = (0..self.extents.len()).filter(may_go).min_by_key(cost);

@@ -42,6 +42,24 @@ pub struct SlotLayout {
 struct Demanded {
     slot_bytes: u64,
     objects: usize,
+    /// Of them, those that never leave.
+    kept: usize,
+}
+
+impl Demanded {
+    /// A slot for each that is kept, and two for the others to take turns in.
+    fn least_slots(&self) -> usize {
+        self.objects.min(self.kept + 2)
+    }
+
+    fn least_bytes(&self) -> u64 {
+        self.slot_bytes.saturating_mul(self.least_slots() as u64)
+    }
+
+    /// Bytes of what takes turns.
+    fn weight(&self) -> u128 {
+        u128::from(self.slot_bytes) * (self.objects - self.kept) as u128
+    }
 }
 
 impl SlotLayout {
@@ -62,33 +80,22 @@ impl SlotLayout {
     /// Each class first gets two slots, the rest is shared in proportion to the bytes of its objects; no class gets
     /// more slots than it has objects. Where two of each do not fit, small classes use the slots of larger ones.
     pub fn plan(object_bytes: impl Iterator<Item = u64>, budget: ByteCount) -> Option<Self> {
-        let mut counts = BTreeMap::new();
-        for bytes in object_bytes {
-            *counts
-                .entry(slot_bytes(bytes).max(SLOT_ALIGNMENT_BYTES))
-                .or_insert(0usize) += 1;
-        }
-        let mut classes: Vec<_> = counts
-            .into_iter()
-            .map(|(slot_bytes, objects)| Demanded {
-                slot_bytes,
-                objects,
-            })
-            .collect();
+        Self::plan_keeping(object_bytes.map(|bytes| (bytes, false)), budget)
+    }
+
+    /// As [`Self::plan`], where some objects never leave: with each object's bytes comes whether it is kept. Each class
+    /// first gets a slot for each object that is kept in it, beside the two.
+    pub fn plan_keeping(
+        objects: impl Iterator<Item = (u64, bool)>,
+        budget: ByteCount,
+    ) -> Option<Self> {
+        let mut classes = demanded(objects);
         let full: u64 = classes
             .iter()
             .map(|c| c.slot_bytes.saturating_mul(c.objects as u64))
             .fold(0, u64::saturating_add);
-        let least = |classes: &[Demanded]| -> u64 {
-            classes
-                .iter()
-                .map(|c| c.slot_bytes.saturating_mul(c.objects.min(2) as u64))
-                .fold(0, u64::saturating_add)
-        };
         while classes.len() > CLASSES_MAX || (least(&classes) > budget.0 && classes.len() > 1) {
-            let at = cheapest_merge(&classes);
-            classes[at + 1].objects += classes[at].objects;
-            classes.remove(at);
+            merge_cheapest(&mut classes);
         }
         if least(&classes) > budget.0 {
             return None;
@@ -97,6 +104,21 @@ impl SlotLayout {
             classes: share(&classes, budget.0),
             extent_bytes: EXTENT_BYTES.min(full / EXTENTS_MIN),
         })
+    }
+
+    /// The least budget that [`Self::plan_keeping`] takes for these objects.
+    pub fn least_keeping(objects: impl Iterator<Item = (u64, bool)>) -> ByteCount {
+        let mut classes = demanded(objects);
+        while classes.len() > CLASSES_MAX {
+            merge_cheapest(&mut classes);
+        }
+        let mut found = least(&classes);
+        // With fewer classes fewer slots are set aside, but small objects that stay take large ones.
+        while classes.len() > 1 {
+            merge_cheapest(&mut classes);
+            found = found.min(least(&classes));
+        }
+        ByteCount(found)
     }
 
     /// Slots of a class in each extent but its first, at least one.
@@ -120,23 +142,46 @@ impl SlotLayout {
     }
 }
 
-/// The class whose objects waste the fewest bytes in slots of the next size.
-fn cheapest_merge(classes: &[Demanded]) -> usize {
+/// A class for each size of slot, smallest first.
+fn demanded(objects: impl Iterator<Item = (u64, bool)>) -> Vec<Demanded> {
+    let mut classes: BTreeMap<u64, Demanded> = BTreeMap::new();
+    for (bytes, kept) in objects {
+        let slot_bytes = slot_bytes(bytes).max(SLOT_ALIGNMENT_BYTES);
+        let class = classes.entry(slot_bytes).or_insert(Demanded {
+            slot_bytes,
+            objects: 0,
+            kept: 0,
+        });
+        class.objects += 1;
+        class.kept += usize::from(kept);
+    }
+    classes.into_values().collect()
+}
+
+fn least(classes: &[Demanded]) -> u64 {
+    classes
+        .iter()
+        .map(Demanded::least_bytes)
+        .fold(0, u64::saturating_add)
+}
+
+/// Puts the class whose objects waste the fewest bytes in slots of the next size into these.
+fn merge_cheapest(classes: &mut Vec<Demanded>) {
     let waste = |at: &usize| {
         (classes[at + 1].slot_bytes - classes[*at].slot_bytes)
             .saturating_mul(classes[*at].objects as u64)
     };
-    (0..classes.len() - 1)
+    let at = (0..classes.len() - 1)
         .min_by_key(waste)
-        .expect("two classes")
+        .expect("two classes");
+    let merged = classes.remove(at);
+    classes[at].objects += merged.objects;
+    classes[at].kept += merged.kept;
 }
 
 fn share(classes: &[Demanded], budget: u64) -> Vec<SizeClass> {
-    let total: u128 = classes
-        .iter()
-        .map(|c| u128::from(c.slot_bytes) * c.objects as u128)
-        .sum();
-    let mut slots: Vec<usize> = classes.iter().map(|c| c.objects.min(2)).collect();
+    let total: u128 = classes.iter().map(Demanded::weight).sum();
+    let mut slots: Vec<usize> = classes.iter().map(Demanded::least_slots).collect();
     let used = |slots: &[usize]| -> u64 {
         classes
             .iter()
@@ -146,8 +191,8 @@ fn share(classes: &[Demanded], budget: u64) -> Vec<SizeClass> {
     };
     let spare = budget - used(&slots);
     for (class, slots) in classes.iter().zip(&mut slots) {
-        let weight = u128::from(class.slot_bytes) * class.objects as u128;
-        let part = (u128::from(spare) * weight / total) as u64;
+        // Where all is kept each object has its slot already.
+        let part = (u128::from(spare) * class.weight() / total.max(1)) as u64;
         *slots = (*slots + (part / class.slot_bytes) as usize).min(class.objects);
     }
     // What rounding left over goes to the class that is furthest from holding all its objects.
@@ -238,6 +283,46 @@ mod tests {
                 classes.iter().all(|&(_, n)| n >= 2),
                 "{classes:?} at {budget}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_kept_has_slots_beside_two() {
+        let sizes = [(16 * KIB, 8), (64 * KIB, 8)];
+        let objects = || {
+            let all = sizes.iter();
+            all.flat_map(|&(bytes, n)| (0..n).map(move |i| (bytes, i)))
+        };
+        for kept_small in 0..=8 {
+            for kept_large in 0..=8 {
+                let kept = |(bytes, i): (u64, usize)| {
+                    let kept = if bytes == 16 * KIB {
+                        kept_small
+                    } else {
+                        kept_large
+                    };
+                    (bytes, i < kept)
+                };
+                let least = SlotLayout::least_keeping(objects().map(kept));
+                let plan = |budget| SlotLayout::plan_keeping(objects().map(kept), budget);
+                assert_eq!(plan(ByteCount(least.0 - 1)), None);
+                for budget in (least.0..=700 * KIB).step_by(9 * KIB as usize) {
+                    let layout = plan(ByteCount(budget)).unwrap();
+                    assert!(layout.bytes().0 <= budget);
+                    let slots: Vec<_> = layout.classes().iter().map(|c| c.slots).collect();
+                    let enough = match slots[..] {
+                        [small, large] => {
+                            small >= 8.min(kept_small + 2) && large >= 8.min(kept_large + 2)
+                        }
+                        [all] => all >= 16.min(kept_small + kept_large + 2),
+                        _ => false,
+                    };
+                    assert!(
+                        enough,
+                        "{kept_small}, {kept_large} in {slots:?} at {budget}"
+                    );
+                }
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use super::flight::{CopyInFlight, Flight, ReadInFlight, Stage};
 use super::forecast::Forecasts;
 use super::health::Health;
 use super::hints::Hints;
+use super::keep::Keep;
 use super::layout::SlotLayout;
 use super::slots::{Census, ClassPool, SlotState, Tier};
 use super::throttle::Throttle;
@@ -60,6 +61,7 @@ pub struct Machine {
     /// When a read that a ticket waited for last ended.
     pub(super) waited_until: Moment,
     pub(super) usage: Usage,
+    pub(super) keep: Keep,
     pub(super) warm_up: WarmUp,
     pub(super) health: Health,
     /// The last moment that an event named.
@@ -91,6 +93,7 @@ impl Machine {
             absent,
             settings,
             usage: Usage::new(&keys),
+            keep: Keep::default(),
             warm_up: WarmUp::default(),
             objects: keys,
             sizes,
@@ -144,6 +147,7 @@ impl Machine {
             capacity: ByteCount(capacity),
             budget: ByteCount(budget),
             pinned: ByteCount(census.pinned_bytes),
+            kept: ByteCount(census.kept_bytes),
             reads_in_flight: started,
             reads_queued: self.reads.len() - started + waiting,
             readers_stuck: self.readers_stuck(),
@@ -162,6 +166,7 @@ impl Machine {
                 misses: books.misses,
                 heat: self.usage.heat(*key),
                 resident: self.highest_resident(*key).is_some(),
+                kept: self.keep.names(*key),
             }
         };
         self.objects.iter().map(of).collect()
@@ -257,10 +262,11 @@ impl Machine {
     pub(super) fn begin_fill(&mut self, slot: SlotId, key: ExpertKey, heat: Heat) {
         let bytes = self.sizes[&key];
         let unused = self.prefetched.contains(&key);
+        let kept = self.keep.names(key);
         self.pool(slot).update(slot.index, |s| {
             assert!(s.state == SlotState::Free, "a slot has one owner");
-            (s.state, s.key, s.bytes, s.heat, s.unused) =
-                (SlotState::Filling, Some(key), bytes, heat, unused);
+            (s.state, s.key, s.bytes, s.heat, s.unused, s.kept) =
+                (SlotState::Filling, Some(key), bytes, heat, unused, kept);
         });
     }
 
@@ -272,12 +278,15 @@ impl Machine {
             assert_eq!(s.key, Some(key), "a slot has one owner");
             (s.state, s.heat, s.unused) = (SlotState::Resident, heat, unused);
         });
-        pool.policy.insert(key, heat);
+        if !pool.slot(slot.index).kept {
+            pool.policy.insert(key, heat);
+        }
         let before = self.tiers[slot.tier]
             .resident
             .insert(key, (slot.class, slot.index));
         assert!(before.is_none(), "an object is resident once a tier");
         self.usage.arrived(key);
+        self.keep.arrived(key);
         if slot.tier == 0 {
             *self.absent_in(key.layer) -= 1;
         }
@@ -292,8 +301,13 @@ impl Machine {
         let unused = self.prefetched.contains(&key);
         self.usage.left(key, unused);
         let pool = self.pool(slot);
-        pool.policy.remove(key);
+        if !pool.slot(slot.index).kept {
+            pool.policy.remove(key);
+        }
         pool.set_free(slot.index);
+        if self.highest_resident(key).is_none() {
+            self.keep.left(key);
+        }
         self.events.push(StoreEvent::Evicted { reason, key });
         if self.settle_prefetch(key) {
             self.throttle.wasted();
@@ -325,7 +339,9 @@ impl Machine {
             } else {
                 heat
             };
-            pool.policy.touch(key, heat);
+            if !pool.slot(slot.index).kept {
+                pool.policy.touch(key, heat);
+            }
             pool.update(slot.index, |s| (s.heat, s.unused) = (heat, false));
         }
         let first = self.prefetched.remove(&key);

@@ -8,7 +8,8 @@
 //! then for each tier above waits for a slot and is copied into it; in tier 0 it lands, pinned once for each ticket
 //! that waited. Tickets that want the same object share the flight.
 //!
-//! The slots themselves come and go with the budget, an extent at a time: see `resize`.
+//! The slots themselves come and go with the budget, an extent at a time: see `resize`. Objects that an operator named
+//! stay in theirs: see `keep`.
 //!
 //! Why it cannot deadlock: a flight holds at most the slot that it has reached and waits only for tiers above it; a
 //! slot of tier 0 is held by a read or copy, which ends or is given up for late, or by a pin of a caller that has
@@ -24,6 +25,7 @@ mod flight;
 mod forecast;
 mod health;
 mod hints;
+mod keep;
 pub mod layout;
 mod machine;
 mod outcomes;

@@ -189,6 +189,7 @@ impl Machine {
         self.health.failed(key, &error, self.now);
         let flight = self.flights.remove(&key).expect("only flights fail");
         self.usage.never_came(key);
+        self.keep.failed(key);
         for ticket in flight.waiters {
             let state = self
                 .tickets

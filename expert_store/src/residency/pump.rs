@@ -18,6 +18,8 @@ pub(super) enum Claim {
     Prefetch,
     /// Free slots only.
     WarmUp,
+    /// Any unpinned object may leave, as long as the others have slots enough to take turns in.
+    Keep,
 }
 
 impl Machine {
@@ -30,6 +32,7 @@ impl Machine {
             }
         }
         self.pump_hints();
+        self.pump_kept();
         self.pump_warm_up();
     }
 
@@ -86,14 +89,18 @@ impl Machine {
         false
     }
 
-    /// A free slot of a class, made by an eviction where the claim allows one.
+    /// A free slot of a class, made by an eviction where the claim allows one. What is kept leaves only for a demand, and
+    /// only where the class lacks room for it; shares of a class are of what takes turns.
     ///
     /// A prefetch evicts neither what a current hint names nor, once a quarter of the class holds prefetched objects
     /// without a use, anything but those of hints that were replaced; and it fills at most a quarter at a time.
     pub(super) fn claim(&mut self, tier: usize, class: usize, claim: Claim) -> Option<SlotId> {
         let pool = &mut self.tiers[tier].classes[class];
-        let quarter = (pool.len() / 4).max(1);
+        let quarter = (pool.turning() / 4).max(1);
         if claim == Claim::Prefetch && pool.census.prefetching >= quarter {
+            return None;
+        }
+        if claim == Claim::Keep && !pool.has_room_to_keep_one_more() {
             return None;
         }
         let place = |index| SlotId { tier, class, index };
@@ -105,19 +112,24 @@ impl Machine {
         }
         self.settle_warm_up();
         let pool = &self.tiers[tier].classes[class];
-        let cold_only = claim == Claim::Prefill && pool.census.cold >= (pool.len() / 2).max(1);
+        let cold_only = claim == Claim::Prefill && pool.census.cold >= (pool.turning() / 2).max(1);
         let unused_only = claim == Claim::Prefetch && pool.census.unused >= quarter;
         let (resident, hints) = (&self.tiers[tier].resident, &self.hints);
         let pool = &self.tiers[tier].classes[class];
         let victim = pool.policy.victim(&mut |key| {
             let slot = pool.slot(resident[&key].1);
             let spared = match claim {
-                Claim::Decode | Claim::WarmUp => false,
+                Claim::Decode | Claim::WarmUp | Claim::Keep => false,
                 Claim::Prefill => cold_only && slot.heat == Heat::Warm,
                 Claim::Prefetch => hints.names(key) || (unused_only && !slot.unused),
             };
             slot.pins == 0 && !slot.retiring && !spared
-        })?;
+        });
+        let demanded = matches!(claim, Claim::Decode | Claim::Prefill);
+        let victim = match victim {
+            None if demanded => pool.last_resort(),
+            victim => victim,
+        }?;
         let slot = self
             .resident(tier, victim)
             .expect("policies hold what is resident");

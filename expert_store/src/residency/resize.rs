@@ -85,7 +85,11 @@ impl Machine {
             .map(|(key, _)| *key)
             .collect();
         waiting.iter().for_each(|key| self.dequeue(*key));
+        let before = self.tiers[tier].open_classes();
         change(&mut self.tiers[tier]);
+        if self.tiers[tier].open_classes() != before {
+            self.settle_homes(tier);
+        }
         waiting.iter().for_each(|key| self.enqueue(*key));
     }
 
@@ -140,6 +144,10 @@ fn extent(tier: usize, class: usize, places: &Range<usize>, pool: &ClassPool) ->
 }
 
 impl Tier {
+    fn open_classes(&self) -> Vec<bool> {
+        self.classes.iter().map(ClassPool::is_open).collect()
+    }
+
     /// Sets what the tier is to hold.
     fn aim(&mut self, layout: SlotLayout, eviction: Eviction) {
         for class in layout.classes() {

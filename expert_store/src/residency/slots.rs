@@ -37,6 +37,8 @@ pub(super) struct Slot {
     pub unused: bool,
     /// In an extent that is drained: whoever owns it is its last.
     pub retiring: bool,
+    /// Its object is to stay, and this is the class for its size; see [`super::keep`].
+    pub kept: bool,
 }
 
 pub(super) const FREE: Slot = Slot {
@@ -47,6 +49,7 @@ pub(super) const FREE: Slot = Slot {
     heat: Heat::Cold,
     unused: false,
     retiring: false,
+    kept: false,
 };
 
 /// Sums over the slots of a class, kept up to date by [`ClassPool::update`].
@@ -54,14 +57,17 @@ pub(super) const FREE: Slot = Slot {
 pub(super) struct Census {
     /// Held by storage that does not answer, and to be handed out again.
     pub lost: usize,
-    /// Cold slots, filling or resident.
+    /// Cold slots, filling or resident, whose object may leave.
     pub cold: usize,
-    /// Prefetched, resident and unused.
+    /// Prefetched, resident and unused, and may leave.
     pub unused: usize,
+    /// Filling or resident with what is kept, and to be handed out again.
+    pub kept: usize,
     /// Being filled by a prefetch.
     pub prefetching: usize,
     pub resident_bytes: u64,
     pub pinned_bytes: u64,
+    pub kept_bytes: u64,
 }
 
 impl Census {
@@ -70,8 +76,9 @@ impl Census {
         let resident = slot.state == SlotState::Resident;
         Self {
             lost: usize::from(slot.state == SlotState::Lost && !slot.retiring),
-            cold: usize::from(live && slot.heat == Heat::Cold),
-            unused: usize::from(resident && slot.unused),
+            cold: usize::from(live && slot.heat == Heat::Cold && !slot.kept),
+            unused: usize::from(resident && slot.unused && !slot.kept),
+            kept: usize::from(live && slot.kept && !slot.retiring),
             prefetching: usize::from(slot.state == SlotState::Filling && slot.unused),
             resident_bytes: if resident { slot.bytes } else { 0 },
             pinned_bytes: if resident && slot.pins > 0 {
@@ -79,6 +86,7 @@ impl Census {
             } else {
                 0
             },
+            kept_bytes: if resident && slot.kept { slot.bytes } else { 0 },
         }
     }
 
@@ -87,9 +95,11 @@ impl Census {
             lost: self.lost + other.lost,
             cold: self.cold + other.cold,
             unused: self.unused + other.unused,
+            kept: self.kept + other.kept,
             prefetching: self.prefetching + other.prefetching,
             resident_bytes: self.resident_bytes + other.resident_bytes,
             pinned_bytes: self.pinned_bytes + other.pinned_bytes,
+            kept_bytes: self.kept_bytes + other.kept_bytes,
         }
     }
 
@@ -98,9 +108,11 @@ impl Census {
             lost: self.lost - other.lost,
             cold: self.cold - other.cold,
             unused: self.unused - other.unused,
+            kept: self.kept - other.kept,
             prefetching: self.prefetching - other.prefetching,
             resident_bytes: self.resident_bytes - other.resident_bytes,
             pinned_bytes: self.pinned_bytes - other.pinned_bytes,
+            kept_bytes: self.kept_bytes - other.kept_bytes,
         }
     }
 }
@@ -118,6 +130,9 @@ pub(super) struct ClassPool {
     pub(super) usable: usize,
     /// How many of them there are to be.
     pub(super) target: usize,
+    /// Objects for whose size this is the class; counted only where something is kept.
+    pub(super) home: usize,
+    /// Orders what is resident and may leave.
     pub policy: Box<dyn EvictionPolicy>,
     pub census: Census,
     /// Keys that wait for a slot, by age; decode and prefill apart, for prefill may have to let decode go ahead.
@@ -139,17 +154,13 @@ impl ClassPool {
             slots_per_extent,
             usable: 0,
             target: 0,
+            home: 0,
             policy: eviction.policy(),
             census: Census::default(),
             waiting_decode: BTreeMap::new(),
             waiting_prefill: BTreeMap::new(),
             lost_since: Moment::default(),
         }
-    }
-
-    /// Slots that rules reckon with.
-    pub(super) fn len(&self) -> usize {
-        self.usable
     }
 
     pub(super) fn slot(&self, index: usize) -> &Slot {

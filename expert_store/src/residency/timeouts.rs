@@ -35,6 +35,7 @@ impl Machine {
     pub fn probe_done(&mut self, result: Result<(), LoadError>, at: Moment) {
         self.advance(at);
         self.health.probed(result, self.now);
+        self.pump();
     }
 
     /// When [`Self::tick`] has something to do if nothing else happens before.

@@ -57,6 +57,8 @@ pub struct ExpertUse {
     pub heat: f64,
     /// Whether it is in memory, of any tier.
     pub resident: bool,
+    /// Whether it is to stay there; see [`StoreConfig::keep`](crate::StoreConfig::keep).
+    pub kept: bool,
 }
 
 /// One object's part of the books.

@@ -6,6 +6,7 @@
 use super::flight::{Flight, Stage};
 use super::machine::Machine;
 use super::pump::Claim;
+use super::slots::Slot;
 use crate::api::{MissCause, StoreEvent, StoreHealth};
 use odmoe_formats::ExpertKey;
 use std::collections::VecDeque;
@@ -62,7 +63,7 @@ impl Machine {
     }
 
     /// Half of the readers stay free for whoever comes.
-    fn may_warm_up(&self) -> bool {
+    pub(super) fn may_warm_up(&self) -> bool {
         let idle = self.reads.len() + self.copies.len() < (self.settings.readers / 2).max(1);
         let unwanted = |flight: &Flight| flight.waiters.is_empty() && !flight.prefetch;
         idle && self.flights.values().all(unwanted) && self.health.state() == StoreHealth::Healthy
@@ -70,13 +71,18 @@ impl Machine {
 
     /// Begins one read, unless the object is there or has no free slot.
     fn start_warm_up(&mut self, key: ExpertKey) {
-        if self.highest_resident(key).is_some() || self.flights.contains_key(&key) {
-            return;
+        let absent = self.highest_resident(key).is_none() && !self.flights.contains_key(&key);
+        if absent && self.read_unasked(key, Claim::WarmUp) {
+            self.warm_up.begun.push(key);
         }
+    }
+
+    /// Begins the read of an absent object that nobody asked for, if its claim finds a slot.
+    pub(super) fn read_unasked(&mut self, key: ExpertKey, claim: Claim) -> bool {
         let tier = self.last_tier();
         let class = self.class_of(tier, key);
-        let Some(slot) = self.claim(tier, class, Claim::WarmUp) else {
-            return;
+        let Some(slot) = self.claim(tier, class, claim) else {
+            return false;
         };
         let flight = Flight {
             seq: self.fresh_id(),
@@ -88,9 +94,9 @@ impl Machine {
             since: self.now,
         };
         self.flights.insert(key, flight);
-        self.warm_up.begun.push(key);
         self.events.push(StoreEvent::WarmUpIssued);
         self.begin(key, slot);
+        true
     }
 
     /// Before something has to leave: in order of arrival the hottest would be the first. What was loaded and not used
@@ -104,8 +110,8 @@ impl Machine {
             let Some(slot) = self.resident(tier, key) else {
                 continue;
             };
-            if self.usage.of(key).uses == 0 {
-                let heat = self.tiers[tier].classes[slot.class].slot(slot.index).heat;
+            let Slot { heat, kept, .. } = *self.tiers[tier].classes[slot.class].slot(slot.index);
+            if self.usage.of(key).uses == 0 && !kept {
                 let pool = self.pool(slot);
                 pool.policy.remove(key);
                 pool.policy.insert(key, heat);

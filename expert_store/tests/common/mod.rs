@@ -198,7 +198,7 @@ impl Harness {
         let events = Arc::new(Recorder::default());
         let (wake, woken) = channel();
         let waker = Arc::new(move || wake.send(()).unwrap_or(()));
-        let catalog = Arc::new(Catalog::new(&manifest));
+        let catalog = Arc::new(Catalog::new(&manifest).keeping(&config.keep));
         let store = ExpertStore::new(
             catalog,
             backend.clone(),

@@ -58,6 +58,18 @@ impl Executor {
         reads + self.copies.len() + extents > 0 || self.probe.is_some()
     }
 
+    /// Slots that are being written with an object.
+    pub fn writes(&self, key: ExpertKey) -> impl Iterator<Item = SlotId> {
+        let writing = self.writing.iter();
+        writing
+            .filter(move |(_, of)| **of == key)
+            .map(|(slot, _)| *slot)
+    }
+
+    pub fn is_written(&self, slot: SlotId) -> bool {
+        self.writing.contains_key(&slot)
+    }
+
     /// Slots that have memory.
     pub fn present(&self) -> impl Iterator<Item = &SlotId> {
         self.present.iter()

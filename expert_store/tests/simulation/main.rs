@@ -1,11 +1,12 @@
 //! Residency under a simulated executor: seeded readers that are slow, fail and hang, lanes that demand, compute,
-//! release and give up, clocks that jump, budgets that change; with one memory tier and with two.
+//! release and give up, clocks that jump, budgets that change, objects that are to stay; with one memory tier and with two.
 //!
 //! Each event is a step, and after each step the machine's own books are checked ([`Machine::check`]) and compared
 //! with a shadow that knows nothing of them: which bytes each slot holds, who is writing where, what each ticket is
 //! still owed. A failure prints the seed of its episode; `ODMOE_SIMULATION_SEED=<seed>` runs that one alone.
 
 mod executor;
+mod keep;
 mod lanes;
 mod world;
 

@@ -1,13 +1,14 @@
 //! One episode: a machine, its executor, its lanes, and the shadow that watches them.
 
 use crate::executor::Executor;
+use crate::keep::{Pinned, choose_kept};
 use crate::lanes::Lane;
 use odmoe_expert_store::residency::eviction::Eviction;
 use odmoe_expert_store::residency::layout::{SlotLayout, slot_bytes};
 use odmoe_expert_store::residency::{Command, Machine, Moment, Settings, SlotId};
 use odmoe_expert_store::{EvictionReason, LookupResult, MissCause, Phase, StoreEvent, StoreHealth};
 use odmoe_formats::{ByteCount, ExpertKey};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 /// splitmix64 (Steele, Lea, Flood 2014).
@@ -70,6 +71,10 @@ pub struct Tally {
     pub allocated: usize,
     pub refused: usize,
     pub released: usize,
+    /// Evictions in which what is kept was spared, must be; and of it, those that a budget and dire need brought about.
+    pub spared: usize,
+    pub kept_by_budget: usize,
+    pub kept_by_need: usize,
 }
 
 impl Tally {
@@ -115,6 +120,9 @@ impl Tally {
         self.allocated += other.allocated;
         self.refused += other.refused;
         self.released += other.released;
+        self.spared += other.spared;
+        self.kept_by_budget += other.kept_by_budget;
+        self.kept_by_need += other.kept_by_need;
     }
 
     pub fn all_happened(&self, tiers: usize) -> bool {
@@ -136,6 +144,9 @@ impl Tally {
             self.allocated,
             self.refused,
             self.released,
+            self.spared,
+            self.kept_by_budget,
+            self.kept_by_need,
         ];
         let mut counts = counts.iter().chain(&self.lookups).chain(&self.causes);
         let often = counts.all(|n| *n > 100);
@@ -161,7 +172,8 @@ pub struct World {
     /// How many of a hundred reads fail in a storm.
     pub failing_percent: usize,
     /// What each tier was last told to hold.
-    layouts: Vec<SlotLayout>,
+    pub layouts: Vec<SlotLayout>,
+    pub pinned: Pinned,
     /// Whether memory was refused since.
     pub refused: bool,
 }
@@ -181,8 +193,9 @@ impl World {
                 )
             })
             .collect();
+        let kept = choose_kept(&mut random, &objects);
         let layouts: Vec<_> = (0..tiers)
-            .map(|_| random_layout(&mut random, &objects))
+            .map(|_| random_layout(&mut random, &objects, &kept))
             .collect();
         let settings = Settings {
             tiers: layouts.clone(),
@@ -197,6 +210,8 @@ impl World {
         let readers = settings.readers;
         let mut machine = Machine::new(settings, objects.iter().copied());
         let executor = Executor::new(readers, &machine.extents());
+        let pinned = Pinned::new(kept.clone(), &machine.extents());
+        machine.keep(kept);
         if random.percent(50) {
             // Some of it of another model.
             let known = random.within(0..=count + 3) as u32;
@@ -219,6 +234,7 @@ impl World {
             stormy: true,
             failing_percent: 0,
             layouts,
+            pinned,
             refused: false,
         }
     }
@@ -285,7 +301,13 @@ impl World {
             self.after_step();
             self.run_executor();
         }
+        // What waited for storage to answer.
+        while self.executor.is_busy() {
+            assert!(self.steps < limit, "never at rest");
+            self.run_executor();
+        }
         self.check_rest();
+        self.check_kept();
     }
 
     /// Nothing is owed, held or under way; and the counters add up.
@@ -337,11 +359,12 @@ impl World {
     fn resize(&mut self) {
         for layout in &mut self.layouts {
             if self.random.percent(70) {
-                *layout = random_layout(&mut self.random, &self.objects);
+                *layout = random_layout(&mut self.random, &self.objects, &self.pinned.kept);
             }
         }
         self.tally.resized += 1;
         self.refused = false;
+        self.pinned.unsettled = true;
         self.machine.resize(self.layouts.clone(), self.now);
         self.after_step();
     }
@@ -385,16 +408,19 @@ impl World {
     /// Ends a step: hands commands to the executor, counts events, checks everything.
     pub fn after_step(&mut self) {
         self.steps += 1;
+        // What left a slot did so before anything was read into it.
+        let mut events = Vec::new();
+        self.machine.take_events(&mut events);
+        self.watch_kept(&events);
+        events.iter().for_each(|event| self.count(event));
         let mut commands = Vec::new();
         self.machine.take_commands(&mut commands);
         for command in &commands {
             self.watch(command);
+            self.pinned.note(command);
             self.executor.accept(command);
         }
         self.log.append(&mut commands);
-        let mut events = Vec::new();
-        self.machine.take_events(&mut events);
-        events.iter().for_each(|event| self.count(event));
         self.machine.check();
         let gauges = self.machine.gauges();
         assert!(
@@ -461,16 +487,24 @@ impl World {
 }
 
 /// Slots for a random budget: the least, all, or something between.
-fn random_layout(random: &mut Random, objects: &[(ExpertKey, u64)]) -> SlotLayout {
-    let sizes = || objects.iter().map(|(_, bytes)| *bytes);
-    let (least, full) = (
-        2 * sizes().map(slot_bytes).max().unwrap(),
-        sizes().map(slot_bytes).sum::<u64>(),
-    );
+fn random_layout(
+    random: &mut Random,
+    objects: &[(ExpertKey, u64)],
+    kept: &HashSet<ExpertKey>,
+) -> SlotLayout {
+    let sizes = || {
+        let objects = objects.iter();
+        objects.map(|(key, bytes)| (*bytes, kept.contains(key)))
+    };
+    let full = sizes().map(|(bytes, _)| slot_bytes(bytes)).sum::<u64>();
+    let least = match kept.is_empty() {
+        true => 2 * sizes().map(|(bytes, _)| slot_bytes(bytes)).max().unwrap(),
+        false => SlotLayout::least_keeping(sizes()).0,
+    };
     let budget = match random.below(4) {
         0 => least,
         1 => least.max(full),
         _ => least.max(full * random.within(5..=70) as u64 / 100),
     };
-    SlotLayout::plan(sizes(), ByteCount(budget)).unwrap()
+    SlotLayout::plan_keeping(sizes(), ByteCount(budget)).unwrap()
 }

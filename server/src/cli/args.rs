@@ -147,6 +147,10 @@ pub struct ModelArgs {
     #[arg(long, env = "ODMOE_EVICTION", value_name = "POLICY", default_value_t = Eviction::default())]
     pub eviction: Eviction,
 
+    /// A file of experts that stay in memory: LAYERS or LAYERS:EXPERTS a line, such as 0-3 or 5:0,7,12-15.
+    #[arg(long, env = "ODMOE_PIN_EXPERTS", value_name = "FILE")]
+    pub pin_experts: Option<PathBuf>,
+
     /// Record which experts are asked for in this file, for `odmoe trace`. No token and no text is in it.
     #[arg(long, env = "ODMOE_RECORD_TRACE", value_name = "FILE")]
     pub record_trace: Option<PathBuf>,

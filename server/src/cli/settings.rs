@@ -2,6 +2,7 @@
 
 use crate::cli::Failure;
 use crate::cli::args::ModelArgs;
+use crate::config::PinList;
 use crate::model::cache_folder::cache_folder;
 use crate::model::locate::locate;
 use crate::model::settings::Settings;
@@ -38,6 +39,10 @@ pub fn settings(args: &ModelArgs, served_name: Option<String>) -> Result<Setting
         // What serves knows what for.
         warm_start: false,
         eviction: args.eviction,
+        pins: match &args.pin_experts {
+            Some(path) => Some(PinList::read(path).map_err(Failure::failed)?),
+            None => None,
+        },
         record_trace: args.record_trace.clone(),
         prefix_cache: match (args.no_prefix_cache, args.share_prefix_cache) {
             (true, _) => PrefixCache::Off,

@@ -99,6 +99,7 @@ fn entry(expert: &ExpertUse) -> ExpertEntry {
         expert: expert.key.index.0,
         bytes: expert.bytes,
         resident: expert.resident,
+        pinned: expert.kept,
         uses: expert.uses,
         hits: expert.hits,
         misses: misses(&expert.misses),

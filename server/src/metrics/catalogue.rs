@@ -136,6 +136,7 @@ pub(crate) const CATALOGUE: &[Metric] = &[
     paging("odmoe_expert_cache_budget_bytes", Gauge, &[],
         "What all slots are to take: the capacity follows it after a change."),
     paging("odmoe_expert_cache_pinned_bytes", Gauge, &[], "Experts held in place by running work."),
+    paging("odmoe_expert_cache_kept_bytes", Gauge, &[], "Experts in the cache that --pin-experts keeps there."),
     paging("odmoe_expert_load_seconds", Histogram(LOAD_SECONDS), &[], "From the start of a read to verified."),
     paging("odmoe_expert_load_bytes_total", Counter, &[("source", LOAD_SOURCES)], "Bytes of experts read."),
     paging("odmoe_expert_load_failures_total", Counter, &[("kind", LOAD_FAILURES)], "Reads that ended badly."),

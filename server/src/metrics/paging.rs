@@ -37,6 +37,7 @@ pub(crate) struct PagingMetrics {
     capacity: Gauge,
     budget: Gauge,
     pinned: Gauge,
+    kept: Gauge,
     in_flight: Gauge,
     queued: Gauge,
     stuck: Gauge,
@@ -87,6 +88,7 @@ impl PagingMetrics {
             capacity: registry.gauge("odmoe_expert_cache_capacity_bytes", &[]),
             budget: registry.gauge("odmoe_expert_cache_budget_bytes", &[]),
             pinned: registry.gauge("odmoe_expert_cache_pinned_bytes", &[]),
+            kept: registry.gauge("odmoe_expert_cache_kept_bytes", &[]),
             in_flight: registry.gauge("odmoe_expert_loads_in_flight", &[]),
             queued: registry.gauge("odmoe_expert_load_queue_depth", &[]),
             stuck: registry.gauge("odmoe_expert_readers_stuck", &[]),
@@ -161,6 +163,7 @@ impl PagingMetrics {
         self.capacity.set(gauges.capacity.0 as f64);
         self.budget.set(gauges.budget.0 as f64);
         self.pinned.set(gauges.pinned.0 as f64);
+        self.kept.set(gauges.kept.0 as f64);
         self.in_flight.set(gauges.reads_in_flight as f64);
         self.queued.set(gauges.reads_queued as f64);
         self.stuck.set(gauges.readers_stuck as f64);

@@ -1,6 +1,6 @@
 //! What experts get of the memory limit, after the base, the KV cache, scratch and overhead.
 
-use crate::config::ExpertCacheSize;
+use crate::config::{ExpertCacheSize, PinError};
 use crate::model::memory_limit::MemoryLimit;
 use odmoe_engine::MemoryPlan;
 use odmoe_formats::ByteCount;
@@ -8,8 +8,10 @@ use odmoe_formats::ByteCount;
 /// Bytes that experts take in memory, that is, in slots; 0 in a dense model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpertBytes {
-    /// Two of the largest.
+    /// Two of the largest, and what is pinned.
     pub least: ByteCount,
+    /// Two of the largest: a percentage never means less.
+    pub two: ByteCount,
     /// All; what a percentage refers to.
     pub full: ByteCount,
 }
@@ -28,6 +30,9 @@ pub struct ExpertBudget {
 /// A sum that does not fit. The message holds every term of it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BudgetError {
+    /// What is to stay in memory is not there.
+    #[error(transparent)]
+    Pins(#[from] PinError),
     /// The KV cache cannot be stored so.
     #[error(
         "--kv-format {format} stores keys and values in blocks of {block}, but this model's heads are {head_dim} wide; use \
@@ -46,7 +51,11 @@ pub enum BudgetError {
         "the model does not fit: base {base} + KV cache {kv} + scratch {scratch} + overhead {overhead}{} = {total}, and \
          the limit is {limit} ({source_of_limit}); raise --memory-limit or run where more memory is allowed, or lower \
          --kv-cache, --max-running or --prefill-chunk",
-        if least.0 > 0 { format!(" + two experts {least}") } else { String::new() }
+        match (least.0, two.0) {
+            (0, _) => String::new(),
+            (least_bytes, two) if least_bytes > two => format!(" + two experts and the pinned ones {least}"),
+            _ => format!(" + two experts {least}"),
+        }
     )]
     LeastDoesNotFit {
         /// Resident weights.
@@ -57,8 +66,10 @@ pub enum BudgetError {
         scratch: ByteCount,
         /// Everything else.
         overhead: ByteCount,
-        /// Two experts.
+        /// Two experts, and what is pinned.
         least: ByteCount,
+        /// Two experts.
+        two: ByteCount,
         /// Of the above.
         total: ByteCount,
         /// What there is.
@@ -101,13 +112,16 @@ pub enum BudgetError {
     },
     /// Less than two experts were asked for.
     #[error(
-        "--expert-cache {asked} is too small: the least is {least}, two of the largest experts"
+        "--expert-cache {asked} is too small: the least is {least}, two of the largest experts{}",
+        if least > two { " beside those of --pin-experts; ask for that much or pin fewer" } else { "" }
     )]
     TooSmall {
         /// What was asked for.
         asked: ByteCount,
         /// What it takes.
         least: ByteCount,
+        /// What it takes without pins.
+        two: ByteCount,
     },
 }
 
@@ -125,7 +139,7 @@ impl ExpertBytes {
             ExpertCacheSize::Bytes(bytes) => bytes.0,
             ExpertCacheSize::Percent(percent) => {
                 let share = (self.full.0 as f64 * percent / 100.0).ceil() as u64;
-                share.max(self.least.0)
+                share.max(self.two.0)
             }
         };
         Some(ByteCount(bytes.min(self.full.0)))
@@ -146,7 +160,7 @@ pub fn expert_budget(
     if let Some(limit) = limit
         && limit.bytes.0 < others + experts.least.0
     {
-        return Err(least_does_not_fit(plan, experts.least, limit));
+        return Err(least_does_not_fit(plan, experts, limit));
     }
     let budget = match experts.asked(size) {
         None => ByteCount(room.min(experts.full.0)),
@@ -154,6 +168,7 @@ pub fn expert_budget(
             return Err(BudgetError::TooSmall {
                 asked,
                 least: experts.least,
+                two: experts.two,
             });
         }
         Some(asked) => asked,
@@ -180,13 +195,15 @@ pub fn expert_budget(
     })
 }
 
-fn least_does_not_fit(plan: &MemoryPlan, least: ByteCount, limit: &MemoryLimit) -> BudgetError {
+fn least_does_not_fit(plan: &MemoryPlan, experts: ExpertBytes, limit: &MemoryLimit) -> BudgetError {
+    let ExpertBytes { least, two, .. } = experts;
     BudgetError::LeastDoesNotFit {
         base: plan.base,
         kv: plan.kv,
         scratch: plan.scratch,
         overhead: plan.overhead,
         least,
+        two,
         total: ByteCount(plan.total().0 - plan.experts.0 + least.0),
         limit: limit.bytes,
         source_of_limit: limit.source.to_string(),
@@ -232,6 +249,7 @@ mod tests {
     fn experts() -> ExpertBytes {
         ExpertBytes {
             least: ByteCount(20 * MIB),
+            two: ByteCount(20 * MIB),
             full: ByteCount(1000 * MIB),
         }
     }
@@ -294,9 +312,38 @@ mod tests {
     }
 
     #[test]
+    fn what_is_pinned_is_part_of_the_least() {
+        let pinned = ExpertBytes {
+            least: ByteCount(120 * MIB),
+            ..experts()
+        };
+        let choose = |size, mib| expert_budget(size, &plan(), pinned, Some(&limit(mib)), |b| b);
+        for size in [
+            ExpertCacheSize::Percent(11.9),
+            ExpertCacheSize::Bytes(ByteCount(119 * MIB)),
+        ] {
+            let error = choose(size, 2000).unwrap_err().to_string();
+            for part in [
+                "119.0 MiB is too small",
+                "the least is 120.0 MiB",
+                "pin fewer",
+            ] {
+                assert!(error.contains(part), "{error} lacks {part}");
+            }
+        }
+        let twelfth = choose(ExpertCacheSize::Percent(12.0), 2000).unwrap();
+        assert_eq!(twelfth.bytes, pinned.least);
+        let auto = choose(ExpertCacheSize::Auto, 319).unwrap_err().to_string();
+        let sum = "the pinned ones 120.0 MiB = 320.0 MiB";
+        assert!(auto.contains(sum), "{auto}");
+        assert!(choose(ExpertCacheSize::Auto, 320).is_ok());
+    }
+
+    #[test]
     fn a_model_without_experts_needs_no_budget_and_takes_any() {
         let none = ExpertBytes {
             least: ByteCount(0),
+            two: ByteCount(0),
             full: ByteCount(0),
         };
         let choose = |size, mib| expert_budget(size, &plan(), none, Some(&limit(mib)), |b| b);

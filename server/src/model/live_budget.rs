@@ -250,6 +250,7 @@ mod tests {
             },
             experts: ExpertBytes {
                 least: mib(20),
+                two: mib(20),
                 full: mib(1000),
             },
             limit: Box::new(move || {

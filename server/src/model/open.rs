@@ -28,6 +28,7 @@ use odmoe_engine::{
 use odmoe_expert_store::{Catalog, FileReader, OpenError, StoreConfig};
 use odmoe_formats::ByteCount;
 use odmoe_formats::manifest::Manifest;
+use std::collections::HashSet;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -249,6 +250,11 @@ impl PreparedModel {
         })
     }
 
+    /// What can be paged, and what stays in memory.
+    pub fn catalog(&self) -> Catalog {
+        Catalog::new(&self.manifest).keeping(&self.store_config.keep)
+    }
+
     /// Opens the store's files, and finds out how its experts are read best.
     pub fn reader(
         &self,
@@ -315,7 +321,7 @@ impl OpenModel {
     /// The experts' budget as it was divided, to be changed while serving.
     fn live_budget(&self) -> LiveBudget {
         let prepared = &self.prepared;
-        let catalog = Arc::new(Catalog::new(&prepared.manifest));
+        let catalog = Arc::new(prepared.catalog());
         let (at_start, engine) = (prepared.settings.memory_limit.clone(), self.engine.clone());
         LiveBudget::new(LiveBudgetParts {
             plan: prepared.plan,
@@ -346,6 +352,7 @@ impl OpenModel {
 fn expert_bytes(catalog: &Catalog) -> ExpertBytes {
     ExpertBytes {
         least: catalog.least_budget(),
+        two: catalog.least_without_kept(),
         full: catalog.full_budget(),
     }
 }
@@ -440,6 +447,11 @@ pub fn divide(
     manifest: &Manifest,
 ) -> Result<(EngineConfig, StoreConfig, MemoryPlan, ExpertBudget), BudgetError> {
     let catalog = Catalog::new(manifest);
+    let keep = match &settings.pins {
+        Some(pins) => pins.resolve(catalog.objects().map(|object| object.key))?,
+        None => HashSet::new(),
+    };
+    let catalog = catalog.keeping(&keep);
     let experts = expert_bytes(&catalog);
     let (format, head_dim) = (settings.kv_format, manifest.config.head_dim as usize);
     if !format.holds_heads_of(head_dim) {
@@ -462,6 +474,7 @@ pub fn divide(
         prefetch: settings.prefetch,
         eviction: settings.eviction,
         read_timeout: settings.read_timeout,
+        keep,
         ..StoreConfig::default()
     };
 

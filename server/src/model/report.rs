@@ -3,7 +3,6 @@
 use crate::model::facts::ModelFacts;
 use crate::model::locate::ModelLocation;
 use crate::model::open::PreparedModel;
-use odmoe_expert_store::Catalog;
 use odmoe_formats::ByteCount;
 use odmoe_formats::model_config::ModelConfig;
 use std::fmt::Write;
@@ -80,7 +79,8 @@ fn memory_sum(model: &PreparedModel, facts: &ModelFacts) -> String {
     let plan = &model.plan;
     let config = &model.engine_config;
     let format = config.kv_format.name();
-    let slots = Catalog::new(&model.manifest).slots(model.budget.bytes);
+    let catalog = model.catalog();
+    let slots = catalog.slots(model.budget.bytes);
     let in_memory: usize = slots.map_or(0, |layout| {
         layout.classes().iter().map(|class| class.slots).sum()
     });
@@ -94,8 +94,13 @@ fn memory_sum(model: &PreparedModel, facts: &ModelFacts) -> String {
         match facts.expert_count {
             0 => model.budget.reason.clone(),
             all => format!(
-                "{in_memory} of {all} experts, {:.0} %: {}",
-                model.budget.percent, model.budget.reason
+                "{in_memory} of {all} experts, {:.0} %: {}{}",
+                model.budget.percent,
+                model.budget.reason,
+                match catalog.kept().len() {
+                    0 => String::new(),
+                    pinned => format!("; {pinned} are pinned"),
+                }
             ),
         },
         format!(

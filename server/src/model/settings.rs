@@ -1,6 +1,6 @@
 //! Everything that opening a model depends on, as plain values: no flags, no environment.
 
-use crate::config::{ExpertCacheSize, KvCacheSize};
+use crate::config::{ExpertCacheSize, KvCacheSize, PinList};
 use crate::model::locate::ModelLocation;
 use crate::model::memory_limit::MemoryLimit;
 use crate::model::read_plan::ReadSettings;
@@ -46,6 +46,8 @@ pub struct Settings {
     pub warm_start: bool,
     /// Which expert leaves memory when another needs its place.
     pub eviction: Eviction,
+    /// Experts that stay in memory.
+    pub pins: Option<PinList>,
     /// Where to record which experts are asked for.
     pub record_trace: Option<PathBuf>,
     /// Who is spared computing the beginning of a prompt again.

@@ -131,6 +131,7 @@ mod tests {
             misses: MissCounts::default(),
             heat,
             resident: false,
+            kept: false,
         };
         ExpertReport {
             experts: vec![expert],

@@ -86,6 +86,7 @@ fn default_settings(location: ModelLocation, percent: f64, limit: Option<MemoryL
         prefetch: true,
         warm_start: false,
         eviction: Eviction::default(),
+        pins: None,
         record_trace: None,
         prefix_cache: PrefixCache::default(),
         served_name: None,

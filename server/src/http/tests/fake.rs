@@ -153,6 +153,7 @@ impl FakeEngine {
             },
             experts: ExpertBytes {
                 least: mib(20),
+                two: mib(20),
                 full: mib(1000),
             },
             limit: Box::new(move || {
@@ -356,6 +357,7 @@ impl Generator for Arc<FakeEngine> {
             },
             heat: 0.5,
             resident: n.is_multiple_of(2),
+            kept: n == 3,
         };
         let stall = LayerStall {
             layer: LayerIndex(1),
