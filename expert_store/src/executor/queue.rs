@@ -115,6 +115,9 @@ impl Queue {
         let place = (priority, place.1);
         state.places.insert(read, place);
         state.jobs.insert(place, job);
+        drop(state);
+        // As a demand it may begin beside others.
+        self.changed.notify_one();
     }
 
     /// Takes a queued read back with its target, unless a reader has it.
@@ -151,7 +154,9 @@ impl Drop for Turn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::allocate_slots;
     use odmoe_formats::ExpertKey;
+    use std::time::Duration;
 
     #[test]
     fn a_prefetch_begins_beside_no_demand() {
@@ -174,5 +179,35 @@ mod tests {
         submit(Priority::Prefetch);
         assert_eq!(may_begin(), Some(Priority::Prefetch), "beside another");
         drop(prefetch);
+    }
+
+    /// A demand that hangs at storage must not hold up another that joins a queued prefetch.
+    #[test]
+    fn a_reader_that_waits_is_told_of_a_prefetch_that_is_wanted_now() {
+        let queue = Queue::new(2);
+        queue.submit(
+            Priority::Decode,
+            Job::Probe {
+                key: ExpertKey::routed(0, 0),
+            },
+        );
+        let (_, _hangs) = queue.next().expect("open");
+        let slot = allocate_slots(1, 4096).unwrap().remove(0);
+        let (read, key, target) = (ReadId(1), ExpertKey::routed(0, 1), Target::Host(slot));
+        queue.submit(Priority::Prefetch, Job::Read { read, key, target });
+        let (began, begins) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                if let Some((Job::Read { read, .. }, _)) = queue.next() {
+                    began.send(read).expect("somebody waits");
+                }
+            });
+            // Once it has looked; were it later, it would find the demand by itself.
+            std::thread::sleep(Duration::from_millis(50));
+            queue.reprioritise(read, Priority::Decode);
+            let told = begins.recv_timeout(Duration::from_secs(30));
+            queue.close();
+            assert_eq!(told, Ok(read));
+        });
     }
 }
