@@ -10,11 +10,15 @@ use odmoe_formats::manifest::Manifest;
 use odmoe_formats::model_config::ModelConfig;
 
 /// What no shape says: the program and its libraries (about 30 MiB mapped and touched), stacks and allocator arenas
-/// of a dozen threads (16 MiB), a tokenizer of 150 000 entries (about 64 MiB in the `tokenizers` crate), request
+/// of [`THREADS`] (16 MiB), a tokenizer of 150 000 entries (about 64 MiB in the `tokenizers` crate), request
 /// texts and connection buffers (10 MiB), embeddings until they are sent (16 MiB), responses kept for later (8 MiB), the
 /// books of the KV cache (2 MiB: some 200 bytes for each of 10,000 blocks; where there are more, they are a few thousandths
 /// of what the blocks take).
 const FIXED_OVERHEAD: ByteCount = ByteCount(146 << 20);
+/// Of them two or four compute on a small machine.
+const THREADS: usize = 12;
+/// The stack and the arena of one more.
+const THREAD_BYTES: u64 = 2 << 20;
 
 /// Buffers of the prefill and the decode lane.
 ///
@@ -46,13 +50,14 @@ pub fn kv_spec(model: &ModelConfig, config: &EngineConfig, blocks: usize) -> KvS
 }
 
 /// What bounds the backend's own scratch.
-fn largest_op(model: &ModelConfig, shapes: &[ScratchShape; 2]) -> OpShape {
+fn largest_op(model: &ModelConfig, config: &EngineConfig, shapes: &[ScratchShape; 2]) -> OpShape {
     let [prefill, decode] = shapes;
     OpShape {
         rows: prefill.rows.max(decode.rows),
         width: prefill.hidden.max(prefill.query).max(prefill.mlp),
         expert_state: prefill.top_k * model.moe_intermediate_size() as usize,
         small: model.num_experts() as usize + model.head_dim as usize,
+        threads: config.compute_threads,
     }
 }
 
@@ -66,12 +71,14 @@ pub fn plan(manifest: &Manifest, store: &StoreConfig, config: &EngineConfig) -> 
         .iter()
         .map(|shape| shape.device_bytes().0 + shape.host_bytes().0)
         .sum();
-    let scratch = lanes + scratch_bytes_max(largest_op(&manifest.config, &shapes)) as u64;
+    let largest = largest_op(&manifest.config, config, &shapes);
+    let scratch = lanes + scratch_bytes_max(largest) as u64;
+    let more_threads = config.compute_threads.saturating_sub(THREADS) as u64;
     MemoryPlan {
         base: ByteCount(base),
         kv: ByteCount(kv_spec(&manifest.config, config, config.kv_blocks).bytes() as u64),
         experts: slots.map_or(store.budget, |slots| slots.bytes()),
         scratch: ByteCount(scratch),
-        overhead: ByteCount(FIXED_OVERHEAD.0 + READ_BYTES as u64),
+        overhead: ByteCount(FIXED_OVERHEAD.0 + READ_BYTES as u64 + more_threads * THREAD_BYTES),
     }
 }

@@ -77,3 +77,18 @@ fn check(model: &TestModel, backend: Arc<dyn Backend>, budget: ByteCount, predic
         engine.handle.gauges().store.capacity.0 == tiers * plan.experts.0
     });
 }
+
+#[test]
+fn a_machine_of_many_processors_counts_its_threads() {
+    let model = random_model(small_config(), BlockFormat::Q8_0, SEED);
+    let setup = Setup::new(&model);
+    let plan = |threads| {
+        let mut config = setup.config.clone();
+        config.compute_threads = threads;
+        EngineHandle::plan_memory(&model.manifest, &setup.store, &config)
+    };
+    let (few, many) = (plan(2), plan(128));
+    assert_eq!(many.scratch.0 - few.scratch.0, 30 << 20, "256 KiB each");
+    assert_eq!(many.overhead.0 - few.overhead.0, 116 * (2 << 20));
+    assert_eq!(plan(8), few, "a small machine's are always counted");
+}

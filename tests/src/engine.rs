@@ -196,6 +196,7 @@ fn engine_config(manifest: &Manifest, options: EngineOptions) -> EngineConfig {
         max_context_tokens: context,
         predict_top: 4,
         prefix_cache: PrefixCache::PerClient,
+        compute_threads: 2,
     }
 }
 

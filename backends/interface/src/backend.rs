@@ -68,6 +68,8 @@ pub struct OpShape {
     pub expert_state: usize,
     /// E plus D: router logits and rotary angles of a row.
     pub small: usize,
+    /// Threads that compute.
+    pub threads: usize,
 }
 
 /// The most memory that a backend may keep for itself beside the buffers that its caller allocates. Backends keep to it,
@@ -75,17 +77,23 @@ pub struct OpShape {
 ///
 /// Two sets of activations in the forms that quantised products take (at most 5 bytes an element; an op over weights of
 /// several formats needs several forms), the intermediate state of experts in passes of 2 Mi elements (at most 13 bytes
-/// each), small per-row values, and 2 MiB for threads.
+/// each), small per-row values, and 256 KiB for each thread, 2 MiB at least.
 pub const fn scratch_bytes_max(shape: OpShape) -> usize {
     const STATE_ELEMENTS_MAX: usize = 2 << 20;
-    const THREADS: usize = 2 << 20;
+    const THREAD: usize = 256 << 10;
+    const THREADS_LEAST: usize = 2 << 20;
     let state = shape.rows * shape.expert_state;
     let state = if state < STATE_ELEMENTS_MAX {
         state
     } else {
         STATE_ELEMENTS_MAX
     };
-    shape.rows * shape.width * 10 + state * 13 + shape.rows * shape.small * 8 + THREADS
+    let threads = if shape.threads * THREAD > THREADS_LEAST {
+        shape.threads * THREAD
+    } else {
+        THREADS_LEAST
+    };
+    shape.rows * shape.width * 10 + state * 13 + shape.rows * shape.small * 8 + threads
 }
 
 /// Memory that could not be had.

@@ -42,6 +42,8 @@ pub struct EngineConfig {
     pub predict_top: usize,
     /// Who finds what was computed for whom.
     pub prefix_cache: PrefixCache,
+    /// Threads that the backend computes with: the memory sum counts what each keeps for itself.
+    pub compute_threads: usize,
 }
 
 /// The memory sum of promise P2, computed before anything is allocated.

@@ -87,6 +87,7 @@ impl Setup {
                 max_context_tokens: 2048,
                 predict_top: 4,
                 prefix_cache: PrefixCache::PerClient,
+                compute_threads: 2,
             },
             log: Log::default(),
             manifest: model.manifest.clone(),

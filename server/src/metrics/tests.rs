@@ -27,6 +27,7 @@ fn complete() -> MetricsHandle {
         max_context_tokens: 1,
         predict_top: 0,
         prefix_cache: odmoe_engine::PrefixCache::PerClient,
+        compute_threads: 1,
     };
     metrics.set_cache_config("m", &config);
     metrics

@@ -536,5 +536,6 @@ fn engine_config(
             0
         },
         prefix_cache: settings.prefix_cache,
+        compute_threads: settings.threads,
     }
 }
