@@ -2,6 +2,7 @@
 
 use super::exp::exp;
 use super::rank::Ranking;
+use super::wide;
 use crate::api::SamplingParams;
 use std::ops::Range;
 
@@ -19,10 +20,12 @@ struct Weights<'a> {
 }
 
 impl Weights<'_> {
+    #[inline(always)]
     fn of(&self, token: u32) -> f64 {
         self.of_logit(self.logits[token as usize])
     }
 
+    #[inline(always)]
     fn of_logit(&self, logit: f32) -> f64 {
         let weight = exp((f64::from(logit) - self.greatest) / self.temperature);
         // At an infinite temperature too.
@@ -51,13 +54,7 @@ pub(super) fn draw(logits: &[f32], greatest: f32, params: &SamplingParams, unifo
     };
     let least = f64::from(params.min_p.min(1.0));
     if params.top_k == 0 && params.top_p >= 1.0 && least <= 0.0 {
-        let all = |places: Range<usize>, out: &mut [f64]| {
-            let logits = &logits[places];
-            out.iter_mut()
-                .zip(logits)
-                .for_each(|(out, &logit)| *out = weights.of_logit(logit));
-        };
-        return inverse_cdf(logits.len(), all, uniform) as u32;
+        return inverse_cdf(&All(&weights), uniform) as u32;
     }
     let mut ranking = Ranking::new(logits);
     let top_k = params.top_k as usize;
@@ -71,13 +68,11 @@ pub(super) fn draw(logits: &[f32], greatest: f32, params: &SamplingParams, unifo
     if least > 0.0 {
         kept.retain(|&token| weights.of(token) >= least);
     }
-    let some = |places: Range<usize>, out: &mut [f64]| {
-        let tokens = &kept[places];
-        out.iter_mut()
-            .zip(tokens)
-            .for_each(|(out, &token)| *out = weights.of(token));
+    let left = Kept {
+        weights: &weights,
+        tokens: &kept,
     };
-    kept[inverse_cdf(kept.len(), some, uniform)]
+    kept[inverse_cdf(&left, uniform)]
 }
 
 /// Nucleus sampling (Holtzman et al. 2020, section 3.1): the smallest set of most likely tokens that reaches `top_p`.
@@ -97,33 +92,72 @@ fn cut_top_p(ranking: &mut Ranking<'_>, weights: &Weights<'_>, top_p: f64) {
     }
 }
 
-/// The first of `count` places at which the sum of weights, which `weigh` writes for a range of places, exceeds
-/// `uniform` of all.
+/// Weights at places that follow each other.
+trait Places {
+    fn count(&self) -> usize;
+
+    /// Writes those of a range of places.
+    fn weigh(&self, places: Range<usize>, out: &mut [f64]);
+}
+
+/// The whole vocabulary.
+struct All<'a>(&'a Weights<'a>);
+
+impl Places for All<'_> {
+    fn count(&self) -> usize {
+        self.0.logits.len()
+    }
+
+    fn weigh(&self, places: Range<usize>, out: &mut [f64]) {
+        wide::map(&self.0.logits[places], out, |&logit| self.0.of_logit(logit));
+    }
+}
+
+/// What cuts left of it.
+struct Kept<'a> {
+    weights: &'a Weights<'a>,
+    tokens: &'a [u32],
+}
+
+impl Places for Kept<'_> {
+    fn count(&self) -> usize {
+        self.tokens.len()
+    }
+
+    fn weigh(&self, places: Range<usize>, out: &mut [f64]) {
+        wide::map(&self.tokens[places], out, |&token| self.weights.of(token));
+    }
+}
+
+/// The first place at which the sum of weights exceeds `uniform` of all; its weight is above 0.
 ///
-/// Both passes sum in the same order, so `uniform` < 1 makes the target less than the last sum reached: there always
-/// is a place, and its weight is above 0.
-fn inverse_cdf(count: usize, weigh: impl Fn(Range<usize>, &mut [f64]), uniform: f64) -> usize {
+/// Parts are summed in another order than their places, so the sum of a part's places may end a rounding below the
+/// part's: then it is the last of them that has a weight.
+fn inverse_cdf(of: &impl Places, uniform: f64) -> usize {
+    let count = of.count();
     let places = |part: usize| part * PART_TOKENS..count.min((part + 1) * PART_TOKENS);
     let mut buffer = [0.0; PART_TOKENS];
     let mut sums = Vec::new();
     for part in 0..count.div_ceil(PART_TOKENS) {
         let weights = &mut buffer[..places(part).len()];
-        weigh(places(part), weights);
-        sums.push(weights.iter().sum::<f64>());
+        of.weigh(places(part), weights);
+        sums.push(wide::sum(weights));
     }
     let target = uniform * sums.iter().sum::<f64>();
     let mut before_part = 0.0;
     for (part, sum) in sums.into_iter().enumerate() {
         if before_part + sum > target {
             let weights = &mut buffer[..places(part).len()];
-            weigh(places(part), weights);
-            let mut within = 0.0;
-            for (place, weight) in places(part).zip(weights) {
+            of.weigh(places(part), weights);
+            let (mut within, mut last) = (0.0, None);
+            for (place, weight) in places(part).zip(weights).filter(|(_, w)| **w > 0.0) {
                 within += *weight;
+                last = Some(place);
                 if before_part + within > target {
-                    return place;
+                    break;
                 }
             }
+            return last.expect("a part that adds to the sum has a weight");
         }
         before_part += sum;
     }

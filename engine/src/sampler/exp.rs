@@ -25,6 +25,7 @@ const TERMS: [f64; 14] = {
 };
 
 /// e^x for x <= 0, within two units in the last place; 0 below -708.
+#[inline(always)]
 pub(super) fn exp(x: f64) -> f64 {
     let bounded = x.max(LEAST);
     let shifted = bounded * LOG2_E + ROUND;

@@ -16,6 +16,7 @@ mod philox;
 mod rank;
 #[cfg(test)]
 mod tests;
+mod wide;
 
 use crate::api::{PositionLogprobs, SamplingParams, TokenMask};
 use penalties::Penalties;
@@ -125,16 +126,9 @@ impl SequenceSampler {
 
 /// Leaves finite logits and -inf, at least one of them finite, and returns the most likely token.
 fn make_comparable(logits: &mut [f32]) -> u32 {
-    let mut best = 0;
-    for token in 0..logits.len() {
-        if logits[token].is_nan() {
-            logits[token] = f32::NEG_INFINITY;
-        }
-        if logits[token] > logits[best] {
-            best = token;
-        }
-    }
-    let greatest = logits[best];
+    wide::exclude_nan(logits);
+    let greatest = wide::max(logits);
+    let best = logits.iter().position(|&logit| logit == greatest);
     if greatest.is_infinite() {
         for logit in logits.iter_mut() {
             *logit = if *logit == greatest {
@@ -144,5 +138,5 @@ fn make_comparable(logits: &mut [f32]) -> u32 {
             };
         }
     }
-    best as u32
+    best.expect("it is one of them") as u32
 }

@@ -47,6 +47,8 @@ pub struct StepLoop {
     shares: Shares,
     sequences: BTreeMap<RequestId, Sequence>,
     stall: StallClock,
+    /// One row of logits: memory that stays, for a vocabulary is long.
+    logits: Vec<f32>,
 }
 
 /// What a loop is made of.
@@ -86,6 +88,7 @@ impl StepLoop {
             shares: Shares::new(parts.expert_budget, kv_bound),
             sequences: BTreeMap::new(),
             stall: StallClock::default(),
+            logits: Vec::new(),
         }
     }
 
@@ -279,13 +282,15 @@ impl StepLoop {
             let Some((row, position)) = span.sample else {
                 continue;
             };
-            let mut row = decode_f32(&logits[row * vocab * 4..(row + 1) * vocab * 4]);
+            self.logits.clear();
+            self.logits
+                .extend(f32s(&logits[row * vocab * 4..(row + 1) * vocab * 4]));
             let sequence = self
                 .sequences
                 .get_mut(&span.id)
                 .expect("live spans have sequences");
             let answering = sequence.answering().expect("answers are sampled");
-            match answering.sample(&mut row, position) {
+            match answering.sample(&mut self.logits, position) {
                 Ok(token) => sampled.push((span.id, token)),
                 Err(error) => failed.push((span.id, error)),
             }
@@ -402,7 +407,7 @@ impl StepLoop {
     }
 }
 
-fn decode_f32(bytes: &[u8]) -> Vec<f32> {
+fn f32s(bytes: &[u8]) -> impl Iterator<Item = f32> {
     let word = |chunk: &[u8]| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
-    bytes.chunks_exact(4).map(word).collect()
+    bytes.chunks_exact(4).map(word)
 }

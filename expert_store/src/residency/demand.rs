@@ -6,7 +6,7 @@ use super::flight::{Flight, Stage};
 use super::machine::{Machine, TicketState};
 use crate::api::{LookupResult, MissCause, Phase, StoreEvent, Ticket};
 use odmoe_formats::ExpertKey;
-use std::collections::HashSet;
+use rustc_hash::FxHashSet;
 
 fn heat_of(phase: Phase) -> Heat {
     match phase {
@@ -25,7 +25,7 @@ impl Machine {
         if phase == Phase::Decode {
             self.tell_policies(keys);
         }
-        let mut distinct = HashSet::new();
+        let mut distinct = FxHashSet::default();
         let mut foresight = self.judge_hints(keys, phase);
         for &key in keys {
             assert!(

@@ -14,7 +14,8 @@ use super::usage::{ExpertUse, Usage};
 use super::warm_up::WarmUp;
 use crate::api::{EvictionReason, StoreEvent, StoreGauges, Ticket};
 use odmoe_formats::{ByteCount, ExpertKey, LayerIndex};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use rustc_hash::FxHashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How the machine works.
@@ -44,15 +45,15 @@ pub struct Machine {
     pub(super) settings: Settings,
     /// Every object, in the catalog's order.
     pub(super) objects: Vec<ExpertKey>,
-    pub(super) sizes: HashMap<ExpertKey, u64>,
+    pub(super) sizes: FxHashMap<ExpertKey, u64>,
     pub(super) tiers: Vec<Tier>,
     /// Of each layer: how many of its objects tier 0 lacks.
-    pub(super) absent: HashMap<LayerIndex, usize>,
+    pub(super) absent: FxHashMap<LayerIndex, usize>,
     pub(super) flights: BTreeMap<ExpertKey, Flight>,
     pub(super) reads: BTreeMap<ReadId, ReadInFlight>,
     pub(super) copies: BTreeMap<CopyId, CopyInFlight>,
     pub(super) tickets: BTreeMap<Ticket, TicketState>,
-    pub(super) pins: HashMap<PinId, SlotId>,
+    pub(super) pins: FxHashMap<PinId, SlotId>,
     pub(super) hints: Hints,
     /// Prefetched, in memory or on the way, and neither used nor gone since.
     pub(super) prefetched: BTreeSet<ExpertKey>,
@@ -78,7 +79,8 @@ impl Machine {
     pub fn new(settings: Settings, objects: impl IntoIterator<Item = (ExpertKey, u64)>) -> Self {
         assert!(!settings.tiers.is_empty(), "at least one memory tier");
         assert!(settings.readers > 0, "at least one reader");
-        let (mut keys, mut sizes, mut absent) = (Vec::new(), HashMap::new(), HashMap::new());
+        let (mut keys, mut sizes, mut absent) =
+            (Vec::new(), FxHashMap::default(), FxHashMap::default());
         for (key, bytes) in objects {
             *absent.entry(key.layer).or_default() += 1;
             keys.push(key);
@@ -101,7 +103,7 @@ impl Machine {
             reads: BTreeMap::new(),
             copies: BTreeMap::new(),
             tickets: BTreeMap::new(),
-            pins: HashMap::new(),
+            pins: FxHashMap::default(),
             hints: Hints::default(),
             prefetched: BTreeSet::new(),
             throttle: Throttle::default(),

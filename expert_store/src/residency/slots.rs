@@ -5,7 +5,8 @@ use super::eviction::{Eviction, EvictionPolicy, Heat};
 use super::extents::ExtentState;
 use super::layout::{FIRST_EXTENT_SLOTS, SlotLayout};
 use odmoe_formats::ExpertKey;
-use std::collections::{BTreeMap, HashMap};
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
 
 /// Who owns a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,7 +211,7 @@ pub(super) struct Tier {
     pub layout: SlotLayout,
     pub classes: Vec<ClassPool>,
     /// Where each resident object is: class and place.
-    pub resident: HashMap<ExpertKey, (usize, usize)>,
+    pub resident: FxHashMap<ExpertKey, (usize, usize)>,
     /// Whether slots are still to come or go.
     pub resizing: bool,
 }
@@ -225,7 +226,7 @@ impl Tier {
         Self {
             layout,
             classes,
-            resident: HashMap::new(),
+            resident: FxHashMap::default(),
             resizing: false,
         }
     }

@@ -3,7 +3,7 @@
 use crate::api::{LookupResult, MissCause, Phase};
 use lru::LruCache;
 use odmoe_formats::ExpertKey;
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 /// Uses of an average object after which an earlier one counts half.
 const HALF_LIFE_USES: f64 = 64.0;
@@ -78,7 +78,7 @@ pub(super) struct ObjectUse {
 
 /// The books on all objects.
 pub(super) struct Usage {
-    objects: HashMap<ExpertKey, ObjectUse>,
+    objects: FxHashMap<ExpertKey, ObjectUse>,
     recent: Recent,
     /// All uses, weighted.
     clock: f64,

@@ -3,7 +3,8 @@
 use super::{EvictionPolicy, Heat};
 use lru::LruCache;
 use odmoe_formats::{ExpertKey, LayerIndex};
-use std::collections::{BTreeMap, HashMap};
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
 
 /// What a pass leaves of the two shares of use: one remembers the last pass or two, the other some tens of them.
 const RECENT_KEEPS: f64 = 0.25;
@@ -23,7 +24,7 @@ pub struct NextTurn {
     /// Of each layer the warm objects, the least likely first.
     warm: BTreeMap<LayerIndex, Vec<Ranked>>,
     /// Of everything that decode ever used: as many records as the model has objects.
-    records: HashMap<ExpertKey, Record>,
+    records: FxHashMap<ExpertKey, Record>,
     clock: Clock,
 }
 
@@ -94,7 +95,7 @@ impl Default for NextTurn {
         Self {
             cold: LruCache::unbounded(),
             warm: BTreeMap::new(),
-            records: HashMap::new(),
+            records: FxHashMap::default(),
             clock: Clock::default(),
         }
     }
