@@ -304,6 +304,23 @@ fn prefetch_that_does_not_pay_stops_and_tries_again() {
     );
 }
 
+/// A layer of a prompt chunk computes for as long as tens of reads take, and asks for nearly every expert of the next; a
+/// token asks for a few.
+#[test]
+fn a_prompt_is_read_further_ahead_than_a_token() {
+    for (phase, ahead) in [(Phase::Decode, 2), (Phase::Prefill, 32)] {
+        let mut d = Driver::new(200, 1);
+        d.machine.hint(0, phase, &keys(0..100));
+        assert_eq!(d.reading(), keys(0..ahead), "{phase:?}");
+        d.demand([150], phase);
+        assert_eq!(d.open.last().unwrap().1, key(150), "{phase:?}");
+        assert!(d.open.last().unwrap().2 < d.open[0].2, "it overtakes");
+    }
+    let mut d = Driver::new(40, 1);
+    d.machine.hint(0, Phase::Prefill, &keys(0..100));
+    assert_eq!(d.reading(), keys(0..10), "a quarter of the memory");
+}
+
 #[test]
 fn prefetch_spares_what_current_hints_name() {
     let mut d = Driver::new(8, 8);

@@ -206,13 +206,14 @@ impl Cursor<'_> {
     }
 
     /// Tells the store what a layer will likely want: what its tokens wanted before, where they are known and the layer
-    /// is among the first, else what its router says.
+    /// is among the first, else what its router says, else everything for a prompt chunk that is long.
     fn hint(&mut self, layer: u32, predicted: Option<Vec<u8>>) {
         if self.model.predict_top == 0 {
             return;
         }
         let pass = &self.running.pass;
-        let remembered = match self.store.holds_layer(LayerIndex(layer)) {
+        let is_held = self.store.holds_layer(LayerIndex(layer));
+        let remembered = match is_held {
             true => None,
             false => self
                 .model
@@ -226,7 +227,13 @@ impl Cursor<'_> {
                 let top = self.model.predict_top;
                 Some(Prediction::new(layer, &bytes, pass, top))
             }
-            (None, None) => None,
+            (None, None) if is_held => None,
+            (None, None) => {
+                let routed = self.model.family.routed(layer as usize);
+                routed.and_then(|routed| {
+                    Prediction::all(layer, routed.router.rows, pass.tokens * routed.top_k)
+                })
+            }
         };
         let keys = prediction.as_ref().map_or(&[][..], Prediction::keys);
         self.store

@@ -88,6 +88,10 @@ impl Demand {
     }
 }
 
+/// Choices for each expert of a layer from which on all of them are foreseen: were routing even, 1 in e^4 would be left
+/// out.
+const CHOICES_FOR_ALL: usize = 4;
+
 /// The experts that a layer ahead will likely want, the most wanted first.
 pub struct Prediction {
     keys: Vec<ExpertKey>,
@@ -113,6 +117,12 @@ impl Prediction {
                 .map(|(expert, _)| ExpertKey::routed(layer, expert))
                 .collect(),
         }
+    }
+
+    /// Every expert of a layer, where a pass makes so many choices that hardly one will be left out.
+    pub fn all(layer: u32, experts: usize, choices: usize) -> Option<Self> {
+        let keys = (0..experts as u32).map(|expert| ExpertKey::routed(layer, expert));
+        (choices >= CHOICES_FOR_ALL * experts).then(|| Self::of(keys.collect()))
     }
 
     /// Of experts in that order.
@@ -195,6 +205,15 @@ mod tests {
             "ended sequences want nothing"
         );
         assert_eq!(out_rows(&demand, 1), [(2, 4)]);
+    }
+
+    #[test]
+    fn a_long_prompt_is_foreseen_to_ask_for_everything() {
+        let all = |choices| Prediction::all(3, 8, choices);
+        assert!(all(31).is_none());
+        let keys = all(32).expect("four choices for each expert");
+        assert_eq!(experts(keys.keys()), Vec::from_iter(0..8));
+        assert!(keys.keys().iter().all(|key| key.layer.0 == 3));
     }
 
     #[test]

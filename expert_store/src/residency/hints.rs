@@ -11,8 +11,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 /// Prefetches that each reader may have, including the one it is in: enough that a reader finds its next one while the
-/// caller computes.
-const READS_PER_READER: usize = 2;
+/// caller computes. A layer of a prompt chunk computes for tens of reads without a look at the store, and wants nearly
+/// every expert of the next.
+fn reads_per_reader(phase: Phase) -> usize {
+    match phase {
+        Phase::Prefill => 32,
+        Phase::Decode => 2,
+    }
+}
 
 /// The current hint of each source.
 #[derive(Debug, Default)]
@@ -115,15 +121,16 @@ impl Machine {
     /// Begins what hints ask for, a key of each source in turn.
     pub(super) fn pump_hints(&mut self) {
         let mut sources: Vec<u32> = self.hints.by_source.keys().copied().collect();
-        while !sources.is_empty() && self.may_prefetch() {
-            sources.retain(|source| self.may_prefetch() && self.follow_one(*source));
+        while !sources.is_empty() {
+            sources.retain(|source| self.may_prefetch(*source) && self.follow_one(*source));
         }
     }
 
     /// Whether prefetch pays and not too much of it is under way. It may be asked for while a demand is read, since the
     /// executor begins it only when none is at storage: then at once, whatever the caller is busy with.
-    fn may_prefetch(&self) -> bool {
-        self.throttle.allows() && self.ahead() < self.settings.readers * READS_PER_READER
+    fn may_prefetch(&self, source: u32) -> bool {
+        let phase = self.hints.by_source[&source].phase;
+        self.throttle.allows() && self.ahead() < self.settings.readers * reads_per_reader(phase)
     }
 
     /// Prefetches that nobody has asked for so far.
