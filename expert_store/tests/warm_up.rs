@@ -2,11 +2,12 @@
 
 mod common;
 
-use common::{Harness, key};
+use common::{Harness, SLOT, key};
 use odmoe_expert_store::faulty::Fault;
 use odmoe_expert_store::residency::eviction::Eviction;
 use odmoe_expert_store::{LookupResult::*, StoreEvent};
 use odmoe_formats::{ByteCount, ExpertKey};
+use std::time::Instant;
 
 const SMALL: u64 = 8192;
 
@@ -74,6 +75,32 @@ fn heat_goes_on_from_where_it_was() {
         usage[2].heat
     );
     assert_eq!(usage[3].misses.cold, 1);
+}
+
+#[test]
+fn memory_that_is_added_takes_what_was_used_most() {
+    let mut h = Harness::new(&[SMALL; 16], 2, |_| {});
+    for _ in 0..4 {
+        [3, 9, 5].into_iter().for_each(|index| h.visit(&[index]));
+    }
+    [1, 7].into_iter().for_each(|index| h.visit(&[index]));
+    assert!(h.store.usage().iter().filter(|u| u.resident).count() == 2);
+    let grown = h.store.resize(ByteCount(4 * SLOT), Instant::now());
+    assert_eq!(grown.expect("room for all"), ByteCount(4 * SLOT));
+    h.until("what was used most", |h| {
+        h.store.gauges().resident == ByteCount(4 * SMALL)
+    });
+    let before = h.events.lookups().len();
+    [3, 9].into_iter().for_each(|index| h.visit(&[index]));
+    assert_eq!(h.events.lookups()[before..], [Hit, Hit]);
+    let shrunk = h.store.resize(ByteCount(2 * SLOT), Instant::now());
+    shrunk.expect("enough for one pass");
+    h.settle();
+    assert!(
+        h.store.gauges().resident <= ByteCount(2 * SMALL),
+        "none comes back"
+    );
+    h.assert_at_rest();
 }
 
 #[test]

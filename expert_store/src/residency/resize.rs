@@ -117,6 +117,9 @@ impl Machine {
         self.ask_for_missing(tier);
         let state = &mut self.tiers[tier];
         state.resizing = !state.classes.iter().all(ClassPool::is_settled);
+        if !state.resizing {
+            self.warm_up_anew();
+        }
     }
 
     fn ask_for_missing(&mut self, tier: usize) {

@@ -1,7 +1,8 @@
 //! Warming up: what an earlier run used most is loaded before anybody asks.
 //!
 //! It is the least of all reads: it goes into free slots only, never evicts, and begins only while nobody waits and
-//! nothing is prefetched. What is loaded so counts as warm, for that is how the earlier run left it.
+//! nothing is prefetched. What is loaded so counts as warm, for that is how the earlier run left it. Slots that come with
+//! a larger budget are filled in the same way, by the uses of both runs.
 
 use super::flight::{Flight, Stage};
 use super::machine::Machine;
@@ -19,15 +20,15 @@ const AVERAGE_SHARE: f64 = 1.0 / 16.0;
 pub(super) struct WarmUp {
     /// The hottest first.
     queue: VecDeque<ExpertKey>,
-    /// Begun, in this order, and not yet put in their place in the order of eviction.
-    begun: Vec<ExpertKey>,
+    /// Begun, in this order, and not yet put in their place in the order of eviction; with their uses before.
+    begun: Vec<(ExpertKey, u64)>,
 }
 
 impl Machine {
     /// Gives objects the heat that an earlier run left them, and loads the hottest while nobody waits. Unknown keys
     /// are ignored: what is said of an earlier run may be of another model.
     pub fn warm_up(&mut self, heat: impl IntoIterator<Item = (ExpertKey, f64)>) {
-        let mut hottest: Vec<(ExpertKey, f64)> = heat
+        let hottest: Vec<(ExpertKey, f64)> = heat
             .into_iter()
             .filter(|(key, heat)| heat.is_finite() && *heat > 0.0 && self.sizes.contains_key(key))
             .collect();
@@ -42,12 +43,16 @@ impl Machine {
                 policy.remember(key, share);
             }
         }
-        hottest.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        hottest.dedup_by_key(|(key, _)| *key);
-        self.warm_up
-            .queue
-            .extend(hottest.into_iter().map(|(key, _)| key));
+        self.warm_up.queue = hottest_first(hottest);
         self.pump();
+    }
+
+    /// After a change of budget: what was used most and is not there, while slots are free.
+    pub(super) fn warm_up_anew(&mut self) {
+        let absent = self.objects.iter();
+        let absent = absent.filter(|key| self.highest_resident(**key).is_none());
+        let heat = absent.map(|key| (*key, self.usage.heat(*key)));
+        self.warm_up.queue = hottest_first(heat.filter(|(_, heat)| *heat > 0.0).collect());
     }
 
     /// Begins what may be begun.
@@ -73,7 +78,7 @@ impl Machine {
     fn start_warm_up(&mut self, key: ExpertKey) {
         let absent = self.highest_resident(key).is_none() && !self.flights.contains_key(&key);
         if absent && self.read_unasked(key, Claim::WarmUp) {
-            self.warm_up.begun.push(key);
+            self.warm_up.begun.push((key, self.usage.of(key).uses));
         }
     }
 
@@ -106,16 +111,22 @@ impl Machine {
             return;
         }
         let tier = self.last_tier();
-        for key in std::mem::take(&mut self.warm_up.begun).into_iter().rev() {
+        for (key, uses) in std::mem::take(&mut self.warm_up.begun).into_iter().rev() {
             let Some(slot) = self.resident(tier, key) else {
                 continue;
             };
             let Slot { heat, kept, .. } = *self.tiers[tier].classes[slot.class].slot(slot.index);
-            if self.usage.of(key).uses == 0 && !kept {
+            if self.usage.of(key).uses == uses && !kept {
                 let pool = self.pool(slot);
                 pool.policy.remove(key);
                 pool.policy.insert(key, heat);
             }
         }
     }
+}
+
+fn hottest_first(mut heat: Vec<(ExpertKey, f64)>) -> VecDeque<ExpertKey> {
+    heat.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    heat.dedup_by_key(|(key, _)| *key);
+    heat.into_iter().map(|(key, _)| key).collect()
 }
