@@ -7,6 +7,7 @@ pub mod file;
 pub mod keys;
 mod pins;
 mod quantity;
+pub(crate) mod small_file;
 
 pub use pins::{PinError, PinList};
 pub use quantity::{

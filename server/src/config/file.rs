@@ -1,7 +1,7 @@
 //! The configuration file: TOML whose keys are the names of the flags.
 
+use super::small_file;
 use std::ffi::OsString;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// A longer file is refused.
@@ -72,15 +72,7 @@ pub fn read(path: &Path) -> Result<Vec<(String, String)>, ConfigFileError> {
         path: path.to_owned(),
         reason,
     };
-    let file = std::fs::File::open(path).map_err(|e| failed(e.to_string()))?;
-    let mut text = String::new();
-    let read = file
-        .take(LIMIT_BYTES + 1)
-        .read_to_string(&mut text)
-        .map_err(|e| failed(e.to_string()))?;
-    if read as u64 > LIMIT_BYTES {
-        return Err(failed(format!("more than {LIMIT_BYTES} bytes")));
-    }
+    let text = small_file::read_text(path, LIMIT_BYTES).map_err(failed)?;
     let syntax = |e: toml::de::Error| ConfigFileError::Syntax {
         path: path.to_owned(),
         reason: e.to_string(),

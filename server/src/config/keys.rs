@@ -8,10 +8,10 @@
 //! concurrent-requests = 4
 //! ```
 
+use super::small_file;
 use crate::http::{ApiKey, KeyLimits, SecretDigest};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
@@ -44,13 +44,7 @@ pub fn read(path: &Path) -> Result<Vec<ApiKey>, KeyFileError> {
         path: path.to_owned(),
         reason,
     };
-    let file = std::fs::File::open(path).map_err(|error| failed(error.to_string()))?;
-    let mut text = String::new();
-    let read = file.take(LIMIT_BYTES + 1).read_to_string(&mut text);
-    let read = read.map_err(|error| failed(error.to_string()))?;
-    if read as u64 > LIMIT_BYTES {
-        return Err(failed(format!("more than {LIMIT_BYTES} bytes")));
-    }
+    let text = small_file::read_text(path, LIMIT_BYTES).map_err(failed)?;
     let entries: BTreeMap<String, Entry> = toml::from_str(&text).map_err(|error| {
         let before = error.span().map_or(0, |span| span.start.min(text.len()));
         let line = text.as_bytes()[..before]

@@ -7,9 +7,9 @@
 //! 5:0,7,12-15
 //! ```
 
+use super::small_file;
 use odmoe_formats::ExpertKey;
 use std::collections::{BTreeMap, HashSet};
-use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -95,13 +95,7 @@ impl PinList {
             path: path.to_owned(),
             reason,
         };
-        let file = std::fs::File::open(path).map_err(|error| failed(error.to_string()))?;
-        let mut text = String::new();
-        let read = file.take(LIMIT_BYTES + 1).read_to_string(&mut text);
-        let read = read.map_err(|error| failed(error.to_string()))?;
-        if read as u64 > LIMIT_BYTES {
-            return Err(failed(format!("more than {LIMIT_BYTES} bytes")));
-        }
+        let text = small_file::read_text(path, LIMIT_BYTES).map_err(failed)?;
         Self::parse(path, &text)
     }
 

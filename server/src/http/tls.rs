@@ -1,5 +1,6 @@
 //! TLS: a certificate from files, which can be read again while serving.
 
+use crate::config::small_file;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -142,17 +143,8 @@ fn load(
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    use std::io::Read;
-    let failed = |reason: String| TlsError::File {
+    small_file::read(path, FILE_BYTES).map_err(|reason| TlsError::File {
         path: path.to_owned(),
         reason,
-    };
-    let file = std::fs::File::open(path).map_err(|error| failed(error.to_string()))?;
-    let mut bytes = Vec::new();
-    let count = file.take(FILE_BYTES + 1).read_to_end(&mut bytes);
-    let count = count.map_err(|error| failed(error.to_string()))?;
-    if count as u64 > FILE_BYTES {
-        return Err(failed(format!("more than {FILE_BYTES} bytes")));
-    }
-    Ok(bytes)
+    })
 }
