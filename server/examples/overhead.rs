@@ -6,13 +6,15 @@
 #![forbid(unsafe_code)]
 
 use odmoe_engine::{
-    ClientId, EmbeddingRequest, EmbeddingSink, EngineGauges, FinishReason, ReportSink, Request,
-    RequestId, RequestTimings, SubmitError, TokenEvent, TokenSink,
+    ClientId, EmbeddingRequest, EmbeddingSink, EngineEvent, EngineGauges, EngineObserver,
+    FinishReason, ReportSink, Request, RequestId, RequestTimings, SubmitError, TokenEvent,
+    TokenSink,
 };
 use odmoe_expert_store::{StoreGauges, StoreHealth};
 use odmoe_server::grammars::Grammars;
 use odmoe_server::http::{Generator, HttpConfig, Timeouts, serve_until};
 use odmoe_server::metrics::MetricsHandle;
+use odmoe_server::model::recorder::Recorder;
 use odmoe_server::state::{ModelSlot, SamplingDefaults, ServedModel};
 use odmoe_text::{ChatTemplate, Tokenizer};
 use std::collections::BTreeMap;
@@ -132,6 +134,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// Listens to nothing.
+struct Nobody;
+
+impl EngineObserver for Nobody {
+    fn record(&self, _: &EngineEvent) {}
+}
+
 fn model(folder: &Path) -> Result<ServedModel, Box<dyn std::error::Error>> {
     let tokenizer = Tokenizer::from_json(&std::fs::read(folder.join("tokenizer.json"))?)?;
     let template = std::fs::read_to_string(folder.join("chat_template.jinja"))?;
@@ -148,6 +157,7 @@ fn model(folder: &Path) -> Result<ServedModel, Box<dyn std::error::Error>> {
         capacity_answers: 1024,
         vocabulary: VOCABULARY,
         embedding_width: 1,
+        recorder: Recorder::new(&[], Arc::new(Nobody)),
         created_unix_s: 0,
     })
 }

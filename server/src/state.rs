@@ -3,6 +3,7 @@
 use crate::grammars::Grammars;
 use crate::http::Generator;
 use crate::model::live_budget::LiveBudget;
+use crate::model::recorder::Recorder;
 use odmoe_formats::ByteCount;
 use odmoe_text::{ChatTemplate, Tokenizer};
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub struct ServedModel {
     pub grammars: Grammars,
     /// What its experts may take; None: it cannot be changed.
     pub budget: Option<Arc<LiveBudget>>,
+    /// Who tells which experts are asked for.
+    pub recorder: Arc<Recorder>,
     /// When it was opened.
     pub created_unix_s: u64,
 }

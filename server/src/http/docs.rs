@@ -2,6 +2,7 @@
 
 use super::{
     Limits, admin, anthropic, chat, completions, embeddings, experts, responses, service, tokens,
+    trace,
 };
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -36,6 +37,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
         admin::cache,
         admin::change_cache,
         experts::experts,
+        trace::trace,
     ),
     // The requests flatten them, and they are not found through them.
     components(schemas(

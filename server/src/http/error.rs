@@ -84,12 +84,12 @@ impl ApiError {
         Self::refused(StatusCode::BAD_REQUEST, "invalid_value", message).param(param)
     }
 
-    /// A field whose value is allowed elsewhere but not here.
     /// What takes work is being done for others.
     pub(crate) fn busy(message: impl Into<String>, after: Duration) -> Self {
         Self::unavailable("busy", message, after)
     }
 
+    /// A field whose value is allowed elsewhere but not here.
     pub(crate) fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::refused(StatusCode::BAD_REQUEST, "unsupported_value", message).param(param)
     }

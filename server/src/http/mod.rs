@@ -44,6 +44,7 @@ mod service;
 mod tests;
 mod tls;
 mod tokens;
+mod trace;
 
 pub use config::{HttpConfig, Limits, OpenListenError, Timeouts, check_listen};
 pub use docs::openapi_document;

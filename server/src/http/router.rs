@@ -5,7 +5,7 @@ use super::error::ApiError;
 use super::hosts::{self, HostRule};
 use super::{
     access, admin, anthropic, chat, completions, docs, embeddings, experts, record, responses,
-    service, tokens,
+    service, tokens, trace,
 };
 use axum::Router;
 use axum::extract::Request;
@@ -116,6 +116,7 @@ fn service_routes() -> Vec<Route> {
         ("/admin/cache", "GET", get(admin::cache)),
         ("/admin/cache", "PATCH", patch(admin::change_cache)),
         ("/admin/experts", "GET", get(experts::experts)),
+        ("/admin/trace", "GET", get(trace::trace)),
     ]
 }
 

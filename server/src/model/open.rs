@@ -10,7 +10,7 @@ use crate::model::locate::ModelLocation;
 use crate::model::memory_limit;
 use crate::model::prefill_chunk::prefill_chunk;
 use crate::model::read_plan::{Reading, measuring_memory, reading};
-use crate::model::recorder::Recorder;
+use crate::model::recorder::{Recorder, experts_by_layer};
 use crate::model::settings::Settings;
 use crate::model::text_side::{TextSide, TextSideError, check_text, open_text_side};
 use crate::model::usage::{self, UsageKeeper};
@@ -128,6 +128,8 @@ pub struct OpenModel {
     pub prepared: PreparedModel,
     /// The engine.
     pub engine: EngineHandle,
+    /// Who tells which experts are asked for.
+    pub recorder: Arc<Recorder>,
     /// How its experts are read.
     pub reading: Reading,
     /// The files that they are read from.
@@ -222,20 +224,20 @@ impl PreparedModel {
         if keeps_usage {
             store_config.warm_up = usage::read(&self.folder);
         }
-        let observer: Arc<dyn EngineObserver> = match &self.settings.record_trace {
-            None => observer,
-            Some(path) => Recorder::begin(path, &self.manifest, observer).map_err(|source| {
+        let recorder = Recorder::new(&experts_by_layer(&self.manifest), observer);
+        if let Some(path) = &self.settings.record_trace {
+            recorder.begin_file(path).map_err(|source| {
                 let path = path.clone();
                 OpenModelError::Trace { path, source }
-            })?,
-        };
+            })?;
+        }
         let parts = EngineParts {
             manifest: self.manifest.clone(),
             backend: self.backend.clone(),
             reader: Arc::new(reader.with_plan(reading.plan)),
             store: store_config,
             config: self.engine_config.clone(),
-            observer,
+            observer: Arc::clone(&recorder) as Arc<dyn EngineObserver>,
         };
         let engine = EngineHandle::start(parts, &on_load)?;
         let usage = keeps_usage
@@ -244,6 +246,7 @@ impl PreparedModel {
         Ok(OpenModel {
             prepared: self,
             engine,
+            recorder,
             usage,
             reading,
             reader,
@@ -310,6 +313,7 @@ impl OpenModel {
             budget: Some(Arc::new(self.live_budget())),
             embedding_width: prepared.manifest.config.hidden_size as usize,
             vocabulary,
+            recorder: Arc::clone(&self.recorder),
             created_unix_s: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),

@@ -4,6 +4,9 @@ use super::fake::{self, FakeEngine};
 use super::*;
 use crate::http::{ApiKey, Listeners, SecretDigest};
 use crate::model::live_budget::LiveChange;
+use odmoe_engine::{EngineEvent, EngineObserver};
+use odmoe_expert_store::{LookupResult, Phase, StoreEvent};
+use odmoe_formats::ExpertKey;
 
 async fn with_config(config: HttpConfig) -> Server {
     Server::with(config, FakeEngine::new(|_| fake::says("x"))).await
@@ -246,6 +249,54 @@ async fn the_table_of_experts_comes_in_parts() {
         (far.status, &far.json()["next_offset"]),
         (200, &json!(null))
     );
+}
+
+#[tokio::test]
+async fn routing_is_recorded_while_somebody_listens() {
+    let server = with_config(HttpConfig {
+        admin_key: Some(SecretDigest::of(b"root")),
+        ..HttpConfig::default()
+    })
+    .await;
+    let open = |path: &str| {
+        let call = Call::new("GET", path).header("authorization", "Bearer root");
+        call.open(server.address)
+    };
+    let mut listening = open("/admin/trace").await;
+    listening.until("odmoetrc", 1).await;
+    let recorder = Arc::clone(&server.slot.get().unwrap().recorder);
+    recorder.record(&EngineEvent::Store(StoreEvent::Lookup {
+        phase: Phase::Decode,
+        result: LookupResult::Hit,
+        key: ExpertKey::routed(1, 1),
+    }));
+    recorder.record(&EngineEvent::Step {
+        tokens: 1,
+        prefill: false,
+    });
+    listening.until("\0\u{1}\0\u{1}\0\u{1}\0", 1).await;
+
+    let ended = open("/admin/trace?seconds=0").await.finish().await;
+    assert_eq!(ended.status, 200);
+    assert_eq!(
+        ended.header("content-type"),
+        Some("application/octet-stream")
+    );
+    for bad in ["seconds=86401", "seconds=x"] {
+        let reply = open(&format!("/admin/trace?{bad}")).await.finish().await;
+        assert_eq!(reply.status, 400, "{bad}");
+    }
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        let mut other = open("/admin/trace").await;
+        other.until("odmoetrc", 1).await;
+        others.push(other);
+    }
+    let fifth = open("/admin/trace").await.finish().await;
+    assert_eq!((fifth.status, fifth.error().1), (503, "busy".into()));
+    drop(others);
+    server.stop.send(()).await.unwrap();
+    listening.until_closed().await;
 }
 
 #[tokio::test]

@@ -563,6 +563,7 @@ async fn a_model_without_a_template_still_completes() {
         name: "bare".into(),
         engine: Arc::clone(&model.engine),
         budget: model.budget.clone(),
+        recorder: Arc::clone(&model.recorder),
         tokenizer: fake::tokenizer(),
         template: None,
         sampling_defaults: SamplingDefaults::default(),

@@ -6,10 +6,10 @@ use crate::model::budget::ExpertBytes;
 use crate::model::live_budget::{LiveBudget, LiveBudgetParts, LiveChange, LiveKv};
 use crate::model::memory_limit::{LimitSource, MemoryLimit};
 use odmoe_engine::{
-    ClientId, EmbeddingEnd, EmbeddingRequest, EmbeddingSink, EngineGauges, ExpertReport,
-    FinishReason, LayerStall, MemoryPlan, Pooling, PositionLogprobs, ReportSink, Request,
-    RequestError, RequestId, RequestTimings, SamplingParams, SubmitError, TokenEvent, TokenLogprob,
-    TokenSink,
+    ClientId, EmbeddingEnd, EmbeddingRequest, EmbeddingSink, EngineEvent, EngineGauges,
+    EngineObserver, ExpertReport, FinishReason, LayerStall, MemoryPlan, Pooling, PositionLogprobs,
+    ReportSink, Request, RequestError, RequestId, RequestTimings, SamplingParams, SubmitError,
+    TokenEvent, TokenLogprob, TokenSink,
 };
 use odmoe_expert_store::{ExpertUse, MissCounts, StoreGauges, StoreHealth};
 use odmoe_formats::{ByteCount, ExpertKey, LayerIndex};
@@ -476,4 +476,11 @@ pub fn template() -> ChatTemplate {
                   {% if shout %}LOUD\n{% endif %}{% if reasoning_effort %}effort {{ reasoning_effort }}\n{% endif %}assistant:\
                   {% if enable_thinking is false %}<think></think>{% endif %}{# calls: <tool_call> #}";
     ChatTemplate::compile(source, &BTreeMap::new()).unwrap()
+}
+
+/// Listens to nothing.
+pub struct Nobody;
+
+impl EngineObserver for Nobody {
+    fn record(&self, _: &EngineEvent) {}
 }

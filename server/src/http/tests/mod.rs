@@ -30,6 +30,7 @@ mod whole;
 use super::{HttpConfig, serve_until};
 use crate::grammars::Grammars;
 use crate::metrics::MetricsHandle;
+use crate::model::recorder::Recorder;
 use crate::state::{ModelSlot, SamplingDefaults, ServedModel};
 use client::{Call, Connection, Reply};
 use fake::{Act, FakeEngine};
@@ -113,6 +114,7 @@ impl Server {
             grammars: Grammars::new(fake::tokenizer(), fake::VOCABULARY, vec![fake::END]),
             budget: Some(Arc::new(self.engine.live_budget())),
             embedding_width: fake::WIDTH,
+            recorder: Recorder::new(&[2, 2], Arc::new(fake::Nobody)),
             created_unix_s: 1_700_000_000,
         }));
     }
