@@ -1,7 +1,7 @@
 //! The embedded model serves from anywhere.
 
 use odmoe_tests::client::answer;
-use odmoe_tests::{Server, ServerOptions, binary::odmoe_binary};
+use odmoe_tests::{Server, ServerOptions, binary::odmoe_binary, metrics};
 use std::path::PathBuf;
 
 /// A file system where nobody, root included, may make a folder.
@@ -116,5 +116,40 @@ fn wrong_usage_exits_with_2() {
             "{arguments:?}: {}",
             server.log()
         );
+    }
+}
+
+/// Experts that decode found in memory, and all that it asked for.
+fn decode_lookups(server: &Server) -> (f64, f64) {
+    let scraped = server.client.get("/metrics").expect(200).body;
+    let lookups = |labels: &[&str]| {
+        let metric = "odmoe_expert_cache_lookups_total";
+        metrics::sum(&scraped, metric, &[labels, &["phase=\"decode\""]].concat())
+    };
+    (lookups(&["result=\"hit\""]), lookups(&[]))
+}
+
+#[test]
+fn a_long_prompt_leaves_decode_its_experts() {
+    for budget in ["25%", "50%"] {
+        let server = Server::start(&ServerOptions::with([
+            "--expert-cache",
+            budget,
+            "--no-prefetch",
+        ]));
+        let hit_rate = || {
+            let (hits, all) = decode_lookups(&server);
+            answer(&server.client.complete_tokens(&[954, 671, 261], 33));
+            let (more_hits, more) = decode_lookups(&server);
+            (more_hits - hits) / (more - all)
+        };
+        hit_rate();
+        let before = hit_rate();
+        let prompt: Vec<u32> = (0..512).map(|place| 300 + place * 7919 % 3500).collect();
+        answer(&server.client.complete_tokens(&prompt, 1));
+        let after = hit_rate();
+        println!("{budget}: {before:.3} of lookups hit before the prompt, {after:.3} after it");
+        assert!(before > 0.2 && before < 1.0, "{budget}: {before}");
+        assert!(after > before - 0.05, "{budget}: {before}, then {after}");
     }
 }
