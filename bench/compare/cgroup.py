@@ -1,6 +1,7 @@
 """A memory control group, cold files and a disk's read-ahead. Linux, as root."""
 
 import contextlib
+import mmap
 import os
 import time
 from pathlib import Path
@@ -39,6 +40,18 @@ def cold_files():
     """Forgets what the page cache holds of files: what another process has read is not charged to the group."""
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def touch_memory(size_bytes):
+    """Has the host back this much memory for whoever comes next.
+
+    Hosts of virtual machines take back what their guests leave free; the first touch of it then costs more than a disk
+    read of as many bytes, for any program alike.
+    """
+    with mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        for offset in range(0, size_bytes, mmap.PAGESIZE):
+            memory[offset] = 1
 
 
 @contextlib.contextmanager

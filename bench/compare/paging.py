@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import paging_table
-from cgroup import MemoryGroup, cold_files, read_ahead
+from cgroup import MemoryGroup, cold_files, read_ahead, touch_memory
 
 HERE = Path(__file__).parent
 SHAPE = ["qwen3-30b-a3b", "--layers", "20"]
@@ -34,6 +34,8 @@ PEER_SHARES = [50, 25]
 ROOM_BYTES = 256 << 20
 # A long prompt, and the answer right after it; one stream; eight.
 WORKS = ["1x16+49", "1x512+33", "8x16+13"]
+# Done before them where everything is to be in memory: a prompt leaves few experts of a layer unread.
+WARM_UP = ["1x512+1"] * 3
 PEER_WORK = "1x16+17"
 KV_TOKENS = 2048
 # What llama.cpp's map of the file reads at a fault; the best that was found for it.
@@ -64,9 +66,18 @@ class Model:
                 "--threads", self.arguments.threads, *flags]
         return [json.loads(report) for report in command(*line, group=group).splitlines()]
 
-    def works(self, *flags, group=None):
-        reports = self.bench(*(flag for work in WORKS for flag in ("--work", work)), *flags, group=group)
-        return dict(zip(WORKS, reports, strict=True))
+    def works(self, *flags, warm_up=(), group=None):
+        works = [*warm_up, *WORKS]
+        reports = self.bench(*(flag for work in works for flag in ("--work", work)), *flags, group=group)
+        return dict(zip(WORKS, reports[len(warm_up):], strict=True))
+
+    def resident(self):
+        """What everything takes without a read."""
+        works = self.works("--expert-cache", "100%", warm_up=WARM_UP)
+        read = sum(report["bytes_read"]["median"] for report in works.values())
+        if read > 0:
+            raise RuntimeError(f"{read} bytes were read though everything fits: warm up longer")
+        return works
 
     def disk(self):
         """Bytes a second of shards at random, verified as they are when they are served."""
@@ -82,6 +93,7 @@ class Model:
         """From the start of the process to the first token of a prompt, and what was read from the disk meanwhile."""
         with MemoryGroup("paging", self.memory_limit(share)) as group:
             cold_files()
+            touch_memory(self.memory_limit(share))
             before, began = disk_bytes_of_children(), time.monotonic()
             command(self.arguments.odmoe, "generate", "--model", self.store, "--prompt", "a b c d e f g h", "--max-tokens", 1,
                     "--memory-limit", self.memory_limit(share), "--kv-cache", KV_TOKENS,
@@ -97,7 +109,7 @@ class Model:
 
     def round(self, repeat):
         """Disk, everything in memory, and each share, with the disk measured between them."""
-        round_ = {"resident": self.works("--expert-cache", "100%"), "shares": {}}
+        round_ = {"resident": self.resident(), "shares": {}}
         disk = self.disk()
         for share in SHARES:
             measured = {"disk": [disk], "limit_bytes": self.memory_limit(share), **self.paged(share)}
