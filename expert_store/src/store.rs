@@ -148,8 +148,9 @@ impl ExpertStore {
         self.carry_out();
     }
 
-    /// Says what will likely be wanted soon, most likely first. Replaces the last hint of the same `source` (a lane);
-    /// what was not started of it is dropped. Only idle readers and cold slots are used.
+    /// Says what will likely be wanted soon of one layer, most likely first, and then, perhaps, of layers behind it, in turn.
+    /// Replaces the last hint of the same `source` (a lane); what was not started of it is dropped. Only idle readers and
+    /// cold slots are used.
     pub fn hint(&mut self, source: u32, phase: Phase, keys: &[ExpertKey]) {
         self.machine.hint(source, phase, keys);
         self.carry_out();

@@ -30,6 +30,14 @@ struct Driver {
 
 impl Driver {
     fn new(slots: usize, readers: usize) -> Self {
+        Self::of(slots, readers, (0..256).map(|i| (key(i), SLOT)))
+    }
+
+    fn of(
+        slots: usize,
+        readers: usize,
+        objects: impl IntoIterator<Item = (ExpertKey, u64)>,
+    ) -> Self {
         let tier = SlotLayout::new(vec![SizeClass {
             slot_bytes: SLOT,
             slots,
@@ -42,7 +50,6 @@ impl Driver {
             eviction: Eviction::Lru,
             read_timeout,
         };
-        let objects = (0..256).map(|i| (key(i), SLOT));
         Self {
             machine: Machine::new(settings, objects),
             open: Vec::new(),
@@ -88,14 +95,15 @@ impl Driver {
         self.open.iter().map(|r| r.1).collect()
     }
 
-    /// Ends one read well.
     fn read(&mut self, index: u32) {
+        self.read_key(key(index));
+    }
+
+    /// Ends one read well.
+    fn read_key(&mut self, key: ExpertKey) {
         self.commands();
-        let place = self
-            .open
-            .iter()
-            .position(|r| r.1 == key(index))
-            .expect("asked for");
+        let place = self.open.iter().position(|r| r.1 == key);
+        let place = place.expect("asked for");
         let (read, ..) = self.open.remove(place);
         self.machine.read_started(read, at(0));
         self.machine.read_done(
@@ -112,7 +120,7 @@ impl Driver {
 
     fn read_all(&mut self) {
         while let Some(first) = self.reading().first() {
-            self.read(first.index.0);
+            self.read_key(*first);
         }
     }
 
@@ -308,8 +316,8 @@ fn prefetch_that_does_not_pay_stops_and_tries_again() {
 /// token asks for a few.
 #[test]
 fn a_prompt_is_read_further_ahead_than_a_token() {
-    for (phase, ahead) in [(Phase::Decode, 2), (Phase::Prefill, 32)] {
-        let mut d = Driver::new(200, 1);
+    for (phase, ahead) in [(Phase::Decode, 2), (Phase::Prefill, 64)] {
+        let mut d = Driver::new(256, 1);
         d.machine.hint(0, phase, &keys(0..100));
         assert_eq!(d.reading(), keys(0..ahead), "{phase:?}");
         d.demand([150], phase);
@@ -319,6 +327,51 @@ fn a_prompt_is_read_further_ahead_than_a_token() {
     let mut d = Driver::new(40, 1);
     d.machine.hint(0, Phase::Prefill, &keys(0..100));
     assert_eq!(d.reading(), keys(0..10), "a quarter of the memory");
+}
+
+/// A long prompt wants every object of each layer in turn. Where half of them fit, layers ahead are read into the memory of
+/// those behind, and what is there of a layer ahead is not read again.
+#[test]
+fn a_long_prompt_reads_layers_ahead_and_leaves_what_it_comes_to() {
+    const LAYERS: u32 = 8;
+    const WIDTH: u32 = 16;
+    let layer = |layer: u32| (0..WIDTH).map(move |index| ExpertKey::routed(layer, index));
+    let objects = (0..LAYERS).flat_map(layer).map(|key| (key, SLOT));
+    let slots = (LAYERS * WIDTH / 2) as usize;
+    let mut d = Driver::of(slots, 4, objects);
+    let hint = |d: &mut Driver, layers: std::ops::Range<u32>| {
+        let keys: Vec<_> = layers.flat_map(layer).collect();
+        d.machine.hint(0, Phase::Prefill, &keys);
+    };
+    for pass in 0..3 {
+        let (mut reads, mut far) = (0, 0);
+        hint(&mut d, 0..2);
+        for now in 0..LAYERS {
+            reads += d.reading().len();
+            d.read_all();
+            let wanted: Vec<_> = layer(now).collect();
+            let is_there = d.machine.holds_layer(LayerIndex(now));
+            assert!(
+                is_there,
+                "pass {pass}: layer {now} was read before its turn"
+            );
+            let ticket = d.machine.demand(&wanted, Phase::Prefill, at(0));
+            d.use_landed(ticket);
+            hint(&mut d, now + 1..LAYERS.min(now + 3));
+            let of = |d: &mut Driver, layer| {
+                let reading = d.reading();
+                reading.iter().filter(|key| key.layer.0 == layer).count()
+            };
+            far += of(&mut d, now + 2);
+        }
+        let misses = (LAYERS * WIDTH) as usize - slots;
+        let most = misses + 2 * WIDTH as usize;
+        assert!(pass == 0 || reads <= most, "pass {pass}: {reads} reads");
+        assert!(
+            pass == 0 || far > 0,
+            "pass {pass}: nothing two layers ahead"
+        );
+    }
 }
 
 #[test]
@@ -340,24 +393,9 @@ fn prefetch_spares_what_current_hints_name() {
 
 #[test]
 fn a_layer_is_held_while_all_of_it_is_in_memory() {
-    let tier = SlotLayout::new(vec![SizeClass {
-        slot_bytes: SLOT,
-        slots: 3,
-    }]);
-    let settings = Settings {
-        tiers: vec![tier],
-        readers: 4,
-        prefetch: true,
-        eviction: Eviction::Lru,
-        read_timeout: Duration::from_secs(30),
-    };
     let objects = [(0, 0), (0, 1), (1, 0), (1, 1)];
     let objects = objects.map(|(layer, index)| (ExpertKey::routed(layer, index), SLOT));
-    let mut d = Driver {
-        machine: Machine::new(settings, objects),
-        open: Vec::new(),
-        cancelled: Vec::new(),
-    };
+    let mut d = Driver::of(3, 4, objects);
     let held = |d: &Driver| [0, 1, 2].map(|layer| d.machine.holds_layer(LayerIndex(layer)));
     assert_eq!(held(&d), [false; 3]);
     d.visit([0], Phase::Decode);

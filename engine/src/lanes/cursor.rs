@@ -14,6 +14,9 @@ use odmoe_expert_store::{ExpertStore, LoadError, Phase as StorePhase};
 use odmoe_formats::LayerIndex;
 use std::time::Instant;
 
+/// A long prompt asks for everything of so many layers ahead. Memory for it and the store's rules end it before.
+const LAYERS_AHEAD: u32 = 4;
+
 /// Sequences that end because an expert cannot be had.
 pub type Failures = Vec<(RequestId, LoadError)>;
 
@@ -206,7 +209,8 @@ impl Cursor<'_> {
     }
 
     /// Tells the store what a layer will likely want: what its tokens wanted before, where they are known and the layer
-    /// is among the first, else what its router says, else everything for a prompt chunk that is long.
+    /// is among the first, else what its router says. A prompt chunk that is long wants everything, of this layer and of
+    /// some behind it.
     fn hint(&mut self, layer: u32, predicted: Option<Vec<u8>>) {
         if self.model.predict_top == 0 {
             return;
@@ -227,18 +231,29 @@ impl Cursor<'_> {
                 let top = self.model.predict_top;
                 Some(Prediction::new(layer, &bytes, pass, top))
             }
-            (None, None) if is_held => None,
-            (None, None) => {
-                let routed = self.model.family.routed(layer as usize);
-                routed.and_then(|routed| {
-                    Prediction::all(layer, routed.router.rows, pass.tokens * routed.top_k)
-                })
-            }
+            (None, None) => None,
         };
-        let keys = prediction.as_ref().map_or(&[][..], Prediction::keys);
+        let everything = self.everything(layer).filter(|_| !is_held);
+        let prediction = match (prediction, everything) {
+            (Some(ranked), Some(everything)) => Some(ranked.and_then(&everything)),
+            (ranked, everything) => ranked.or(everything),
+        };
+        let mut keys = prediction
+            .as_ref()
+            .map_or(vec![], |next| next.keys().to_vec());
+        for beyond in (1..LAYERS_AHEAD).map_while(|turns| self.everything(layer + turns)) {
+            keys.extend(beyond.keys());
+        }
         self.store
-            .hint(hint_source(self.kind), store_phase(self.kind), keys);
+            .hint(hint_source(self.kind), store_phase(self.kind), &keys);
         self.running.prediction = prediction;
+    }
+
+    /// All experts of a layer, where it has any and the pass is a long piece of a prompt.
+    fn everything(&self, layer: u32) -> Option<Prediction> {
+        let routed = self.model.family.routed(layer as usize)?;
+        let choices = self.running.pass.tokens * routed.top_k;
+        Prediction::all(layer, routed.router.rows, choices)
     }
 
     fn count_prediction(&mut self, demand: &Demand) {

@@ -5,7 +5,7 @@ use crate::model::queue::Queue;
 use odmoe_backend::{BackendError, Choice, ExpertRow, ReadBack};
 use odmoe_formats::ExpertKey;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// Choices and predictions on their way to the host.
@@ -125,6 +125,14 @@ impl Prediction {
         (choices >= CHOICES_FOR_ALL * experts).then(|| Self::of(keys.collect()))
     }
 
+    /// Those of another after its own.
+    pub fn and_then(mut self, rest: &Self) -> Self {
+        let named: HashSet<ExpertKey> = self.keys.iter().copied().collect();
+        let rest = rest.keys.iter().filter(|key| !named.contains(key));
+        self.keys.extend(rest);
+        self
+    }
+
     /// Of experts in that order.
     pub fn of(keys: Vec<ExpertKey>) -> Self {
         Self { keys }
@@ -214,6 +222,10 @@ mod tests {
         let keys = all(32).expect("four choices for each expert");
         assert_eq!(experts(keys.keys()), Vec::from_iter(0..8));
         assert!(keys.keys().iter().all(|key| key.layer.0 == 3));
+
+        let ranked = [6, 2].map(|expert| ExpertKey::routed(3, expert));
+        let ranked = Prediction::of(ranked.to_vec()).and_then(&keys);
+        assert_eq!(experts(ranked.keys()), [6, 2, 0, 1, 3, 4, 5, 7]);
     }
 
     #[test]

@@ -25,6 +25,7 @@ impl Machine {
         if phase == Phase::Decode {
             self.tell_policies(keys);
         }
+        self.sweep.demanded(keys, phase);
         let mut distinct = FxHashSet::default();
         let mut foresight = self.judge_hints(keys, phase);
         for &key in keys {

@@ -3,7 +3,7 @@
 //! Hints are judged whether or not they are followed, so that learning what they are worth costs no read.
 
 use super::command::Moment;
-use crate::api::Phase;
+use std::ops::Range;
 use std::time::Duration;
 
 /// What a hint names first comes true most often: each eighth of it is judged apart.
@@ -16,11 +16,21 @@ const LEARNING: f64 = 1.0 / 32.0;
 /// a processor for its verification, and something left memory for it.
 const IDLE_WASTE: f64 = 0.25;
 
-/// Of each phase, what its hints are worth; and how long reads take.
+/// Whose hints are alike: in what they come to, and in how long it takes until then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// Tokens of answers.
+    Decode,
+    /// A prompt.
+    Prefill,
+    /// A prompt so long that it wants whole layers.
+    Sweep,
+}
+
+/// Of each pace, what its hints are worth; and how long reads take.
 #[derive(Debug, Default)]
 pub(super) struct Forecasts {
-    prefill: Forecast,
-    decode: Forecast,
+    of: [Forecast; 3],
     /// What one read takes of the disk's time, in seconds.
     read: Option<f64>,
     /// When the disk last ended a read, or began one after it had none.
@@ -46,25 +56,32 @@ impl Default for Forecast {
 
 /// A place in a hint.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub at: usize,
-    pub of: usize,
+pub(super) enum Place {
+    /// Among those of the layer whose turn is next, most likely first.
+    Next { at: usize, of: usize },
+    /// Of a layer behind that one, in no order; asked for after so many windows.
+    Beyond { turns: u32 },
 }
 
 impl Place {
-    fn part(self) -> usize {
-        self.at * PARTS / self.of
+    /// The parts of a hint that speak for it.
+    fn parts(self) -> Range<usize> {
+        match self {
+            Self::Next { at, of } => at * PARTS / of..at * PARTS / of + 1,
+            Self::Beyond { .. } => 0..PARTS,
+        }
+    }
+
+    /// Windows until it is asked for.
+    fn turns(self) -> f64 {
+        match self {
+            Self::Next { .. } => 1.0,
+            Self::Beyond { turns } => f64::from(turns),
+        }
     }
 }
 
 impl Forecasts {
-    fn of(&mut self, phase: Phase) -> &mut Forecast {
-        match phase {
-            Phase::Prefill => &mut self.prefill,
-            Phase::Decode => &mut self.decode,
-        }
-    }
-
     /// The disk began a read and had none before.
     pub(super) fn begins(&mut self, at: Moment) {
         self.busy_since = self.busy_since.max(at);
@@ -78,27 +95,26 @@ impl Forecasts {
     }
 
     /// The demand that a hint foresaw has come; reads ahead had so long.
-    pub(super) fn demanded(&mut self, phase: Phase, window: Duration) {
-        learn(&mut self.of(phase).window, window.as_secs_f64());
+    pub(super) fn demanded(&mut self, pace: Pace, window: Duration) {
+        learn(&mut self.of[pace as usize].window, window.as_secs_f64());
     }
 
     /// Whether an object that was absent at the hint is wanted.
-    pub(super) fn judged(&mut self, phase: Phase, place: Place, wanted: bool) {
-        let chance = &mut self.of(phase).chances[place.part()];
-        *chance += (f64::from(u8::from(wanted)) - *chance) * LEARNING;
+    pub(super) fn judged(&mut self, pace: Pace, place: Place, wanted: bool) {
+        for chance in &mut self.of[pace as usize].chances[place.parts()] {
+            *chance += (f64::from(u8::from(wanted)) - *chance) * LEARNING;
+        }
     }
 
     /// Whether a read ahead is expected to save more than it costs, `elapsed` into the window and with so many reads
     /// before it. If right it saves what is read before the demand comes; if wrong the rest delays the demand.
-    pub(super) fn pays(&self, phase: Phase, place: Place, elapsed: Duration, ahead: usize) -> bool {
-        let forecast = match phase {
-            Phase::Prefill => &self.prefill,
-            Phase::Decode => &self.decode,
-        };
-        let chance = forecast.chances[place.part()];
+    pub(super) fn pays(&self, pace: Pace, place: Place, elapsed: Duration, ahead: usize) -> bool {
+        let forecast = &self.of[pace as usize];
+        let chances = &forecast.chances[place.parts()];
+        let chance = chances.iter().sum::<f64>() / chances.len() as f64;
         let in_time = match (self.read, forecast.window) {
             (Some(read), Some(window)) if read > 0.0 => {
-                let left = window - elapsed.as_secs_f64();
+                let left = window * place.turns() - elapsed.as_secs_f64();
                 (left / read - ahead as f64).clamp(0.0, 1.0)
             }
             _ => 1.0,
@@ -118,8 +134,9 @@ fn learn(known: &mut Option<f64>, seen: f64) {
 mod tests {
     use super::*;
 
-    const FIRST: Place = Place { at: 0, of: 16 };
-    const LAST: Place = Place { at: 15, of: 16 };
+    const FIRST: Place = Place::Next { at: 0, of: 16 };
+    const LAST: Place = Place::Next { at: 15, of: 16 };
+    const BEYOND: Place = Place::Beyond { turns: 2 };
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -128,31 +145,35 @@ mod tests {
     #[test]
     fn reads_ahead_stop_where_the_window_ends() {
         let mut forecasts = Forecasts::default();
-        let pays = |f: &Forecasts, elapsed, ahead| f.pays(Phase::Decode, FIRST, elapsed, ahead);
+        let pays = |f: &Forecasts, elapsed, ahead| f.pays(Pace::Decode, FIRST, elapsed, ahead);
         assert!(pays(&forecasts, ms(0), 100), "nothing is known yet");
         forecasts.begins(Moment(ms(10)));
         forecasts.has_read(Moment(ms(12)));
-        forecasts.demanded(Phase::Decode, ms(5));
+        forecasts.demanded(Pace::Decode, ms(5));
         assert!(pays(&forecasts, ms(0), 0) && pays(&forecasts, ms(0), 1));
         assert!(!pays(&forecasts, ms(0), 2), "2 ms each, of which 1 is left");
         assert!(!pays(&forecasts, ms(4), 0));
-        (0..200).for_each(|_| forecasts.judged(Phase::Decode, FIRST, true));
+        (0..200).for_each(|_| forecasts.judged(Pace::Decode, FIRST, true));
         assert!(pays(&forecasts, ms(0), 2), "what is sure may come late");
         assert!(!pays(&forecasts, ms(0), 3));
+        let beyond = |f: &Forecasts, ahead| f.pays(Pace::Decode, BEYOND, ms(0), ahead);
+        (0..200).for_each(|_| forecasts.judged(Pace::Decode, BEYOND, true));
+        assert!(beyond(&forecasts, 4), "it has two windows");
+        assert!(!beyond(&forecasts, 5));
     }
 
     #[test]
-    fn parts_of_a_hint_and_phases_are_judged_apart() {
+    fn parts_of_a_hint_and_paces_are_judged_apart() {
         let mut forecasts = Forecasts::default();
-        let pays = |f: &Forecasts, phase, place| f.pays(phase, place, ms(0), 0);
+        let pays = |f: &Forecasts, pace, place| f.pays(pace, place, ms(0), 0);
         for round in 0..200 {
-            forecasts.judged(Phase::Decode, FIRST, round % 2 == 0);
-            forecasts.judged(Phase::Decode, LAST, round % 20 == 0);
+            forecasts.judged(Pace::Decode, FIRST, round % 2 == 0);
+            forecasts.judged(Pace::Decode, LAST, round % 20 == 0);
         }
-        assert!(pays(&forecasts, Phase::Decode, FIRST));
-        assert!(!pays(&forecasts, Phase::Decode, LAST), "one in twenty");
-        assert!(pays(&forecasts, Phase::Prefill, LAST));
-        (0..200).for_each(|round| forecasts.judged(Phase::Decode, LAST, round % 2 == 0));
-        assert!(pays(&forecasts, Phase::Decode, LAST), "it has changed");
+        assert!(pays(&forecasts, Pace::Decode, FIRST));
+        assert!(!pays(&forecasts, Pace::Decode, LAST), "one in twenty");
+        assert!(pays(&forecasts, Pace::Prefill, LAST));
+        (0..200).for_each(|round| forecasts.judged(Pace::Decode, LAST, round % 2 == 0));
+        assert!(pays(&forecasts, Pace::Decode, LAST), "it has changed");
     }
 }

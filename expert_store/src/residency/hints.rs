@@ -2,20 +2,21 @@
 
 use super::command::{Command, Moment, SlotId};
 use super::flight::{Flight, Stage};
-use super::forecast::Place;
+use super::forecast::{Pace, Place};
 use super::machine::Machine;
 use super::pump::Claim;
 use crate::api::{LookupResult, MissCause, Phase, StoreEvent};
 use odmoe_formats::{ExpertKey, LayerIndex};
+use rustc_hash::FxHashSet;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 /// Prefetches that each reader may have, including the one it is in: enough that a reader finds its next one while the
 /// caller computes. A layer of a prompt chunk computes for tens of reads without a look at the store, and wants nearly
-/// every expert of the next.
+/// every expert of the next ones.
 fn reads_per_reader(phase: Phase) -> usize {
     match phase {
-        Phase::Prefill => 32,
+        Phase::Prefill => 64,
         Phase::Decode => 2,
     }
 }
@@ -28,17 +29,30 @@ pub(super) struct Hints {
 
 #[derive(Debug)]
 struct Hint {
-    /// Of one layer.
+    /// Of one layer, most likely first; then, perhaps, of layers after it.
     keys: Vec<ExpertKey>,
-    /// Which of them were not in tier 0 when the hint came.
+    named: FxHashSet<ExpertKey>,
+    /// How many are of the first layer.
+    near: usize,
+    /// Which of these were not in tier 0 when the hint came.
     absent: Vec<bool>,
     phase: Phase,
+    pace: Pace,
     since: Moment,
     /// The first that was not looked at yet.
     next: usize,
 }
 
 impl Hint {
+    fn place(&self, at: usize) -> Place {
+        match at < self.near {
+            true => Place::Next { at, of: self.near },
+            false => Place::Beyond {
+                turns: self.keys[at].layer.0.saturating_sub(self.keys[0].layer.0) + 1,
+            },
+        }
+    }
+
     /// Whether it was given for a demand like this.
     fn foresaw(&self, layer: LayerIndex, phase: Phase) -> bool {
         self.phase == phase && self.keys.first().is_some_and(|key| key.layer == layer)
@@ -64,15 +78,17 @@ impl Foresight {
 }
 
 impl Hints {
-    /// Whether a current hint names the object. Hints are short: a layer's worth.
+    /// Whether a current hint names the object.
     pub(super) fn names(&self, key: ExpertKey) -> bool {
-        self.by_source.values().any(|hint| hint.keys.contains(&key))
+        self.by_source
+            .values()
+            .any(|hint| hint.named.contains(&key))
     }
 }
 
 impl Machine {
-    /// What a source will likely want soon of one layer, most likely first; replaces its last hint. What that one had
-    /// asked for and no reader has taken is called back.
+    /// What a source will likely want soon of one layer, most likely first, and after that, perhaps, of layers behind it,
+    /// in turn; replaces its last hint. What that one had asked for and no reader has taken is called back.
     pub fn hint(&mut self, source: u32, phase: Phase, keys: &[ExpertKey]) {
         if !self.settings.prefetch {
             return;
@@ -81,16 +97,22 @@ impl Machine {
         if keys.is_empty() {
             self.hints.by_source.remove(&source);
         } else {
+            let near = keys.iter().take_while(|key| key.layer == keys[0].layer);
+            let absent = near.map(|key| self.resident(0, *key).is_none());
+            let absent: Vec<bool> = absent.collect();
             let hint = Hint {
                 keys: keys.to_vec(),
-                absent: keys
-                    .iter()
-                    .map(|key| self.resident(0, *key).is_none())
-                    .collect(),
+                named: keys.iter().copied().collect(),
+                near: absent.len(),
+                pace: self.pace(keys[0].layer, absent.len(), phase),
+                absent,
                 phase,
                 since: self.now,
                 next: 0,
             };
+            if hint.pace == Pace::Sweep {
+                self.sweep.announced(keys[0].layer);
+            }
             self.hints.by_source.insert(source, hint);
             let keys = keys.to_vec();
             self.events.push(StoreEvent::Hinted { phase, keys });
@@ -105,6 +127,14 @@ impl Machine {
             self.call_back(key);
         }
         self.pump();
+    }
+
+    fn pace(&self, layer: LayerIndex, named: usize, phase: Phase) -> Pace {
+        match phase {
+            Phase::Decode => Pace::Decode,
+            Phase::Prefill if self.sweep.is_whole(layer, named) => Pace::Sweep,
+            Phase::Prefill => Pace::Prefill,
+        }
     }
 
     fn call_back(&mut self, key: ExpertKey) {
@@ -156,20 +186,16 @@ impl Machine {
             .now
             .0
             .saturating_sub(hint.since.max(self.waited_until).0);
-        self.forecasts.demanded(phase, window);
+        self.forecasts.demanded(hint.pace, window);
         let wanted: HashSet<ExpertKey> = keys.iter().copied().collect();
-        let of = hint.keys.len();
-        for (at, key) in hint
-            .keys
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| hint.absent[*at])
-        {
-            self.forecasts
-                .judged(phase, Place { at, of }, wanted.contains(key));
+        for (at, key) in hint.keys[..hint.near].iter().enumerate() {
+            if hint.absent[at] {
+                self.forecasts
+                    .judged(hint.pace, hint.place(at), wanted.contains(key));
+            }
         }
         Some(Foresight {
-            keys: hint.keys.iter().copied().collect(),
+            keys: hint.keys[..hint.near].iter().copied().collect(),
             ..Foresight::default()
         })
     }
@@ -194,7 +220,11 @@ impl Machine {
                 return false;
             };
             let wanted = self.resident(0, key).is_none() && !self.flights.contains_key(&key);
-            if wanted && !(self.would_pay(hint) && self.start_prefetch(key)) {
+            let claim = match hint.next < hint.near {
+                true => Claim::Prefetch,
+                false => Claim::PrefetchFar,
+            };
+            if wanted && !(self.would_pay(hint) && self.start_prefetch(key, claim)) {
                 return false;
             }
             self.hints
@@ -209,26 +239,22 @@ impl Machine {
     }
 
     fn would_pay(&self, hint: &Hint) -> bool {
-        let place = Place {
-            at: hint.next,
-            of: hint.keys.len(),
-        };
+        let place = hint.place(hint.next);
         let begun = hint.since.max(self.waited_until);
         let elapsed = match self.is_waited_for() {
             true => Duration::ZERO,
             false => self.now.0.saturating_sub(begun.0),
         };
-        self.forecasts
-            .pays(hint.phase, place, elapsed, self.ahead())
+        self.forecasts.pays(hint.pace, place, elapsed, self.ahead())
     }
 
     /// Begins to bring an object one tier up, if there is a slot for it.
-    fn start_prefetch(&mut self, key: ExpertKey) -> bool {
+    fn start_prefetch(&mut self, key: ExpertKey, claim: Claim) -> bool {
         let below = self.highest_resident(key);
         let tier = below.map_or(self.last_tier(), |slot| slot.tier - 1);
         // Pinned first: the claim must not evict what is about to be copied.
         below.into_iter().for_each(|slot| self.pin(slot));
-        let Some(slot) = self.claim_for_prefetch(tier, key) else {
+        let Some(slot) = self.claim_for_prefetch(tier, key, claim) else {
             below.into_iter().for_each(|slot| self.unpin(slot));
             return false;
         };
@@ -260,7 +286,7 @@ impl Machine {
         let Stage::Waiting { tier, from } = self.flights[&key].stage else {
             panic!("{key} waits for no slot")
         };
-        match self.claim_for_prefetch(tier, key) {
+        match self.claim_for_prefetch(tier, key, Claim::Prefetch) {
             Some(slot) => self.begin(key, slot),
             None => {
                 self.flights.remove(&key);
@@ -269,14 +295,14 @@ impl Machine {
         }
     }
 
-    fn claim_for_prefetch(&mut self, tier: usize, key: ExpertKey) -> Option<SlotId> {
+    fn claim_for_prefetch(&mut self, tier: usize, key: ExpertKey, claim: Claim) -> Option<SlotId> {
         let class = self.class_of(tier, key);
         let pool = &self.tiers[tier].classes[class];
         let contended = !pool.waiting_decode.is_empty() || !pool.waiting_prefill.is_empty();
         if contended {
             None
         } else {
-            self.claim(tier, class, Claim::Prefetch)
+            self.claim(tier, class, claim)
         }
     }
 }

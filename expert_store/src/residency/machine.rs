@@ -9,6 +9,7 @@ use super::hints::Hints;
 use super::keep::Keep;
 use super::layout::SlotLayout;
 use super::slots::{Census, ClassPool, SlotState, Tier};
+use super::sweep::Sweep;
 use super::throttle::Throttle;
 use super::usage::{ExpertUse, Usage};
 use super::warm_up::WarmUp;
@@ -49,6 +50,7 @@ pub struct Machine {
     pub(super) tiers: Vec<Tier>,
     /// Of each layer: how many of its objects tier 0 lacks.
     pub(super) absent: FxHashMap<LayerIndex, usize>,
+    pub(super) sweep: Sweep,
     pub(super) flights: BTreeMap<ExpertKey, Flight>,
     pub(super) reads: BTreeMap<ReadId, ReadInFlight>,
     pub(super) copies: BTreeMap<CopyId, CopyInFlight>,
@@ -92,6 +94,7 @@ impl Machine {
                 .iter()
                 .map(|layout| Tier::new(layout.clone(), settings.eviction))
                 .collect(),
+            sweep: Sweep::over(&absent),
             absent,
             settings,
             usage: Usage::new(&keys),

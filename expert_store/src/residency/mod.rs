@@ -32,6 +32,7 @@ mod outcomes;
 mod pump;
 mod resize;
 mod slots;
+mod sweep;
 mod throttle;
 mod timeouts;
 mod usage;

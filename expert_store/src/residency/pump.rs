@@ -12,10 +12,13 @@ use odmoe_formats::ExpertKey;
 pub(super) enum Claim {
     /// Any unpinned object may leave.
     Decode,
-    /// Once half of a class is cold, prefill lives in that half, so that it never flushes what decode uses.
+    /// Once half of a class is cold, prefill lives in that half, so that it never flushes what decode uses. What a long
+    /// prompt still comes to leaves last; see [`super::sweep`].
     Prefill,
     /// Free slots and old objects only; see [`Machine::claim`].
     Prefetch,
+    /// The same, for what is wanted after the next turn: of a sweep nothing that it still comes to leaves for it.
+    PrefetchFar,
     /// Free slots only.
     WarmUp,
     /// Any unpinned object may leave, as long as the others have slots enough to take turns in.
@@ -97,7 +100,8 @@ impl Machine {
     pub(super) fn claim(&mut self, tier: usize, class: usize, claim: Claim) -> Option<SlotId> {
         let pool = &mut self.tiers[tier].classes[class];
         let quarter = (pool.turning() / 4).max(1);
-        if claim == Claim::Prefetch && pool.census.prefetching >= quarter {
+        let is_prefetch = matches!(claim, Claim::Prefetch | Claim::PrefetchFar);
+        if is_prefetch && pool.census.prefetching >= quarter {
             return None;
         }
         if claim == Claim::Keep && !pool.has_room_to_keep_one_more() {
@@ -113,18 +117,31 @@ impl Machine {
         self.settle_warm_up();
         let pool = &self.tiers[tier].classes[class];
         let cold_only = claim == Claim::Prefill && pool.census.cold >= (pool.turning() / 2).max(1);
-        let unused_only = claim == Claim::Prefetch && pool.census.unused >= quarter;
+        let unused_only = is_prefetch && pool.census.unused >= quarter;
         let (resident, hints) = (&self.tiers[tier].resident, &self.hints);
         let pool = &self.tiers[tier].classes[class];
-        let victim = pool.policy.victim(&mut |key| {
+        let heat = |key| pool.slot(resident[&key].1).heat;
+        let mut may_leave = |key| {
             let slot = pool.slot(resident[&key].1);
             let spared = match claim {
                 Claim::Decode | Claim::WarmUp | Claim::Keep => false,
                 Claim::Prefill => cold_only && slot.heat == Heat::Warm,
-                Claim::Prefetch => hints.names(key) || (unused_only && !slot.unused),
+                Claim::Prefetch | Claim::PrefetchFar => {
+                    hints.names(key) || (unused_only && !slot.unused)
+                }
             };
             slot.pins == 0 && !slot.retiring && !spared
-        });
+        };
+        let victim = match claim {
+            Claim::Prefill | Claim::Prefetch => {
+                self.sweep.victim(&*pool.policy, &heat, &mut may_leave)
+            }
+            Claim::PrefetchFar => {
+                let passed = &mut |key| self.sweep.has_passed(key) && may_leave(key);
+                self.sweep.victim(&*pool.policy, &heat, passed)
+            }
+            Claim::Decode | Claim::WarmUp | Claim::Keep => pool.policy.victim(&mut may_leave),
+        };
         let demanded = matches!(claim, Claim::Decode | Claim::Prefill);
         let victim = match victim {
             None if demanded => pool.last_resort(),
@@ -133,7 +150,7 @@ impl Machine {
         let slot = self
             .resident(tier, victim)
             .expect("policies hold what is resident");
-        let reason = if claim == Claim::Prefetch {
+        let reason = if is_prefetch {
             EvictionReason::Prefetch
         } else {
             EvictionReason::Demand

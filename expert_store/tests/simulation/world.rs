@@ -8,7 +8,7 @@ use odmoe_expert_store::residency::layout::{SlotLayout, slot_bytes};
 use odmoe_expert_store::residency::{Command, Machine, Moment, Settings, SlotId};
 use odmoe_expert_store::{EvictionReason, LookupResult, MissCause, Phase, StoreEvent, StoreHealth};
 use odmoe_formats::{ByteCount, ExpertKey};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 /// splitmix64 (Steele, Lea, Flood 2014).
@@ -372,8 +372,17 @@ impl World {
     fn hint(&mut self) {
         let source = self.random.below(3) as u32;
         let count = self.random.within(0..=5);
-        let keys = self.choose(count);
-        self.machine.hint(source, Phase::Decode, &keys);
+        let mut keys = self.choose(count);
+        let mut phase = Phase::Decode;
+        if self.random.percent(30) {
+            // As a long prompt: whole layers, in turn.
+            phase = Phase::Prefill;
+            keys.sort_unstable();
+            let layers: BTreeSet<_> = keys.iter().map(|key| key.layer).collect();
+            let objects = self.objects.iter().map(|(key, _)| *key);
+            keys = objects.filter(|key| layers.contains(&key.layer)).collect();
+        }
+        self.machine.hint(source, phase, &keys);
         self.after_step();
     }
 
