@@ -133,9 +133,9 @@ fn load_family(
 ) -> Result<Box<dyn Family>, StartError> {
     let config = &parts.manifest.config;
     let build = families::find(&config.architecture)?;
-    let mut loader = WeightLoader::new(&parts.manifest, &*parts.backend, &*parts.reader, progress);
+    let mut loader = WeightLoader::new(&parts.manifest, &*parts.backend);
     let family = build(config, &mut loader)?;
-    loader.finish()?;
+    loader.finish(&*parts.reader, parts.store.readers, progress)?;
     Ok(family)
 }
 

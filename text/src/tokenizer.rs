@@ -58,6 +58,15 @@ pub enum TokenizerError {
 #[derive(Clone)]
 pub struct Tokenizer(Arc<Inner>);
 
+/// What is looked at beside the library. The vocabulary is most of the file, and passed over.
+#[derive(serde::Deserialize)]
+struct Outline {
+    #[serde(default)]
+    decoder: serde_json::Value,
+    #[serde(default)]
+    added_tokens: serde_json::Value,
+}
+
 struct Inner {
     encoder: tokenizers::Tokenizer,
     tokens: TokenTable,
@@ -78,14 +87,13 @@ impl Tokenizer {
     ///
     /// Truncation and padding that the file may ask for are left out: they belong to training.
     pub fn from_json(bytes: &[u8]) -> Result<Self, TokenizerError> {
-        let file: serde_json::Value =
+        let file: Outline =
             serde_json::from_slice(bytes).map_err(|e| TokenizerError::Parse(e.to_string()))?;
-        let surface = Surface::from_decoder(&file["decoder"])?;
+        let surface = Surface::from_decoder(&file.decoder)?;
         let mut encoder = no_panic(|| tokenizers::Tokenizer::from_bytes(bytes))
             .map_err(TokenizerError::Parse)?
             .map_err(|e| TokenizerError::Parse(e.to_string()))?;
         check_added_tokens(&file, &encoder)?;
-        drop(file);
         encoder.with_padding(None);
         encoder
             .with_truncation(None)
@@ -251,10 +259,10 @@ impl TokenTable {
 }
 
 fn check_added_tokens(
-    file: &serde_json::Value,
+    file: &Outline,
     encoder: &tokenizers::Tokenizer,
 ) -> Result<(), TokenizerError> {
-    for token in file["added_tokens"].as_array().into_iter().flatten() {
+    for token in file.added_tokens.as_array().into_iter().flatten() {
         let (Some(text), Some(written)) = (token["content"].as_str(), token["id"].as_u64()) else {
             continue;
         };

@@ -1,4 +1,5 @@
-//! Resident weights: read once at start, verified, placed in the backend's memory.
+//! Resident weights: read once at start, verified, placed in the backend's memory. A family asks for them by name and gets
+//! their places; [`WeightLoader::finish`] fills these, several at once.
 
 use crate::api::{LoadProgress, StartError};
 use odmoe_backend::{Backend, Buffer, StreamId, Weight};
@@ -7,42 +8,36 @@ use odmoe_formats::checksum::Xxh3Hasher;
 use odmoe_formats::manifest::{Manifest, ResidentTensor};
 use odmoe_formats::{BlockFormat, ByteCount};
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 /// Bytes of one read while loading: large enough for a disk, small enough for a progress bar and for staging memory.
 pub const READ_BYTES: usize = 8 << 20;
 
-/// Loads tensors by name as a family asks for them, with the shape that the family expects.
+/// Finds tensors by name as a family asks for them, with the shape that the family expects, and loads them.
 pub struct WeightLoader<'a> {
     manifest: &'a Manifest,
     backend: &'a dyn Backend,
-    reader: &'a dyn ShardReader,
-    progress: LoadProgress<'a>,
     formats: Vec<BlockFormat>,
-    done: u64,
-    total: u64,
-    loaded: BTreeSet<String>,
+    asked: BTreeSet<&'a str>,
+    places: Vec<Place<'a>>,
+}
+
+/// A tensor and the memory that it is to fill.
+struct Place<'a> {
+    name: &'a str,
+    tensor: &'a ResidentTensor,
+    buffer: Buffer,
 }
 
 impl<'a> WeightLoader<'a> {
-    /// A loader that has loaded nothing.
-    pub fn new(
-        manifest: &'a Manifest,
-        backend: &'a dyn Backend,
-        reader: &'a dyn ShardReader,
-        progress: LoadProgress<'a>,
-    ) -> Self {
-        let total = manifest.resident.values().map(|tensor| tensor.bytes).sum();
-        progress(ByteCount(0), ByteCount(total));
-        let formats = backend.capabilities().formats;
+    /// A loader that nothing was asked of.
+    pub fn new(manifest: &'a Manifest, backend: &'a dyn Backend) -> Self {
         Self {
             manifest,
             backend,
-            reader,
-            progress,
-            formats,
-            done: 0,
-            total,
-            loaded: BTreeSet::new(),
+            formats: backend.capabilities().formats,
+            asked: BTreeSet::new(),
+            places: Vec::new(),
         }
     }
 
@@ -53,7 +48,7 @@ impl<'a> WeightLoader<'a> {
         rows: usize,
         columns: usize,
     ) -> Result<Weight, StartError> {
-        let tensor = self.tensor(name, &[rows, columns])?;
+        let (name, tensor) = self.tensor(name, &[rows, columns])?;
         if !self.formats.contains(&tensor.format) {
             let format = tensor.format;
             return Err(StartError::Shape(format!(
@@ -82,7 +77,7 @@ impl<'a> WeightLoader<'a> {
 
     /// A vector [width] of F32, as a matrix of one row.
     pub fn vector(&mut self, name: &str, width: usize) -> Result<Weight, StartError> {
-        let tensor = self.tensor(name, &[width])?;
+        let (name, tensor) = self.tensor(name, &[width])?;
         if tensor.format != BlockFormat::F32 {
             return Err(StartError::Shape(format!(
                 "{name} is {:?}, not F32",
@@ -92,24 +87,55 @@ impl<'a> WeightLoader<'a> {
         self.weight(name, tensor, 1, width)
     }
 
-    /// Ends loading. A tensor that no layer asked for means that the family would compute another model.
-    pub fn finish(self) -> Result<(), StartError> {
-        match self
-            .manifest
-            .resident
-            .keys()
-            .find(|name| !self.loaded.contains(*name))
-        {
-            Some(name) => {
-                let family = &self.manifest.config.architecture;
-                Err(StartError::Shape(format!("{family} has no tensor {name}")))
-            }
-            None => Ok(()),
+    /// Reads what was asked for, `at_once` tensors at a time. A tensor that no layer asked for means that the family would
+    /// compute another model.
+    pub fn finish(
+        mut self,
+        reader: &dyn ShardReader,
+        at_once: usize,
+        progress: LoadProgress<'_>,
+    ) -> Result<(), StartError> {
+        let mut resident = self.manifest.resident.keys();
+        if let Some(name) = resident.find(|name| !self.asked.contains(name.as_str())) {
+            let family = &self.manifest.config.architecture;
+            return Err(StartError::Shape(format!("{family} has no tensor {name}")));
         }
+        // The largest are begun first, so that the threads end together. A device's stream takes one upload after another.
+        self.places.sort_by_key(|place| place.tensor.bytes);
+        let is_addressed = |place: &Place| self.backend.host_window(&place.buffer).is_some();
+        let at_once = match self.places.last().is_some_and(is_addressed) {
+            true => at_once,
+            false => 1,
+        };
+        let loading = Loading {
+            manifest: self.manifest,
+            backend: self.backend,
+            reader,
+            progress,
+            total: self.places.iter().map(|place| place.tensor.bytes).sum(),
+            done: Mutex::new(0),
+            left: Mutex::new(self.places),
+        };
+        (loading.progress)(ByteCount(0), ByteCount(loading.total));
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..at_once)
+                .map(|_| scope.spawn(|| loading.run()))
+                .collect();
+            let own = loading.run();
+            let joined = others.into_iter().map(|other| {
+                let ended = other.join();
+                ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            joined.fold(own, Result::and)
+        })
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<&'a ResidentTensor, StartError> {
-        let Some(tensor) = self.manifest.resident.get(name) else {
+    fn tensor(
+        &self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<(&'a str, &'a ResidentTensor), StartError> {
+        let Some((name, tensor)) = self.manifest.resident.get_key_value(name) else {
             return Err(StartError::Shape(format!("{name} is missing")));
         };
         let expected: Vec<u64> = shape.iter().map(|&n| n as u64).collect();
@@ -127,27 +153,23 @@ impl<'a> WeightLoader<'a> {
                 "{name} has {found} bytes, which is not its shape"
             )));
         }
-        Ok(tensor)
+        Ok((name, tensor))
     }
 
     fn weight(
         &mut self,
-        name: &str,
-        tensor: &ResidentTensor,
+        name: &'a str,
+        tensor: &'a ResidentTensor,
         rows: usize,
         columns: usize,
     ) -> Result<Weight, StartError> {
         let buffer = self.backend.allocate(tensor.bytes as usize)?;
-        let found = self.fill(tensor, &buffer)?;
-        if found != tensor.xxh3_128 {
-            return Err(StartError::Load(damaged(
-                self.manifest,
-                name,
-                tensor,
-                &found,
-            )));
-        }
-        self.loaded.insert(name.to_owned());
+        self.asked.insert(name);
+        self.places.push(Place {
+            name,
+            tensor,
+            buffer: buffer.clone(),
+        });
         Ok(Weight {
             buffer,
             offset_bytes: 0,
@@ -156,9 +178,44 @@ impl<'a> WeightLoader<'a> {
             columns,
         })
     }
+}
+
+/// Tensors on their way into memory, by several threads.
+struct Loading<'a> {
+    manifest: &'a Manifest,
+    backend: &'a dyn Backend,
+    reader: &'a dyn ShardReader,
+    progress: LoadProgress<'a>,
+    total: u64,
+    done: Mutex<u64>,
+    /// Ascending by size; empty as soon as one has failed.
+    left: Mutex<Vec<Place<'a>>>,
+}
+
+impl Loading<'_> {
+    /// Loads what is left, one after another.
+    fn run(&self) -> Result<(), StartError> {
+        loop {
+            let place = lock(&self.left).pop();
+            let Some(place) = place else { return Ok(()) };
+            if let Err(error) = self.load(&place) {
+                lock(&self.left).clear();
+                return Err(error);
+            }
+        }
+    }
+
+    fn load(&self, place: &Place<'_>) -> Result<(), StartError> {
+        let found = self.fill(place.tensor, &place.buffer)?;
+        if found == place.tensor.xxh3_128 {
+            return Ok(());
+        }
+        let damaged = damaged(self.manifest, place.name, place.tensor, &found);
+        Err(StartError::Load(damaged))
+    }
 
     /// Reads a tensor into its buffer; returns the checksum of what was read.
-    fn fill(&mut self, tensor: &ResidentTensor, buffer: &Buffer) -> Result<String, StartError> {
+    fn fill(&self, tensor: &ResidentTensor, buffer: &Buffer) -> Result<String, StartError> {
         let mut hasher = Xxh3Hasher::new();
         let bytes = tensor.bytes as usize;
         if let Some(mut window) = self.backend.host_window(buffer) {
@@ -181,7 +238,7 @@ impl<'a> WeightLoader<'a> {
     }
 
     fn read(
-        &mut self,
+        &self,
         tensor: &ResidentTensor,
         offset: usize,
         into: &mut [u8],
@@ -191,10 +248,17 @@ impl<'a> WeightLoader<'a> {
             .read_at(tensor.file, tensor.offset + offset as u64, into)
             .map_err(|error| StartError::Load(LoadError::Read(error)))?;
         hasher.update(into);
-        self.done += into.len() as u64;
-        (self.progress)(ByteCount(self.done), ByteCount(self.total));
+        let mut done = lock(&self.done);
+        *done += into.len() as u64;
+        // Told under the lock, so that it never goes back.
+        (self.progress)(ByteCount(*done), ByteCount(self.total));
         Ok(())
     }
+}
+
+/// A panic of another thread goes up by itself.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn damaged(manifest: &Manifest, name: &str, tensor: &ResidentTensor, found: &str) -> LoadError {

@@ -96,7 +96,6 @@ fn text_ids(args: &BenchArgs, length: u32, model: &OpenModel) -> Result<Option<V
         |error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
     let ids = model
-        .prepared
         .text
         .tokenizer
         .encode(&text, false)

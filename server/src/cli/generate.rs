@@ -100,7 +100,7 @@ struct Generator<'a> {
 
 impl Generator<'_> {
     fn submit<'p>(&self, prompt: &'p str) -> Result<(&'p str, usize, Answer), Failure> {
-        let text = &self.model.prepared.text;
+        let text = &self.model.text;
         let ids = if self.args.chat {
             let template = text.template.as_ref();
             let template = template.ok_or_else(|| Failure::Failed(NO_TEMPLATE.to_owned()))?;
@@ -148,8 +148,7 @@ impl Generator<'_> {
 
     /// Streams one answer to standard output.
     fn print(&self, prompt: &str, prompt_tokens: usize, answer: &Answer) -> Result<(), Failure> {
-        let prepared = &self.model.prepared;
-        let mut detokenizer = IncrementalDetokenizer::new(prepared.text.tokenizer.clone(), true);
+        let mut detokenizer = IncrementalDetokenizer::new(self.model.text.tokenizer.clone(), true);
         let mut stops = StopMatcher::new(self.args.stop.clone());
         let mut out = Output {
             json: self.args.json,

@@ -31,6 +31,7 @@ use odmoe_formats::manifest::Manifest;
 use std::collections::HashSet;
 use std::io;
 use std::ops::ControlFlow;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -107,8 +108,6 @@ pub struct PreparedModel {
     pub folder: PathBuf,
     /// Its manifest, validated.
     pub manifest: Arc<Manifest>,
-    /// Tokenizer and template.
-    pub text: TextSide,
     /// The memory sum.
     pub plan: MemoryPlan,
     /// The experts' part of it.
@@ -126,6 +125,8 @@ pub struct PreparedModel {
 pub struct OpenModel {
     /// What it was made from.
     pub prepared: PreparedModel,
+    /// Tokenizer and template.
+    pub text: TextSide,
     /// The engine.
     pub engine: EngineHandle,
     /// Who tells which experts are asked for.
@@ -152,7 +153,6 @@ pub fn prepare(
     let (folder, unpacked) = obtain_store(&settings, &both)?;
     let manifest = open_store(&folder)?;
     check_store_files(&folder, &manifest)?;
-    let text = open_text_side(&folder, &manifest)?;
     let backend = Arc::new(CpuBackend::new(CpuConfig {
         threads: settings.threads,
         kernels: settings.kernels,
@@ -163,7 +163,6 @@ pub fn prepare(
         settings,
         folder,
         manifest,
-        text,
         plan,
         budget,
         engine_config,
@@ -192,7 +191,8 @@ impl PreparedModel {
         self.unpacked.as_ref().is_some_and(Unpacked::is_temporary)
     }
 
-    /// Loads the base and starts the engine.
+    /// Loads the base and starts the engine, and opens the text files meanwhile: a large tokenizer takes as long as the disk
+    /// takes for a GB, and of the processors one.
     pub fn start(
         self,
         observer: Arc<dyn EngineObserver>,
@@ -239,12 +239,19 @@ impl PreparedModel {
             config: self.engine_config.clone(),
             observer: Arc::clone(&recorder) as Arc<dyn EngineObserver>,
         };
-        let engine = EngineHandle::start(parts, &on_load)?;
+        let (text, engine) = std::thread::scope(|scope| {
+            let text = scope.spawn(|| open_text_side(&self.folder, &self.manifest));
+            let engine = EngineHandle::start(parts, &on_load);
+            let text = text.join();
+            (text.unwrap_or_else(|panic| resume_unwind(panic)), engine)
+        });
+        let (text, engine) = (text?, engine?);
         let usage = keeps_usage
             .then(|| UsageKeeper::start(self.folder.clone(), engine.clone()))
             .flatten();
         Ok(OpenModel {
             prepared: self,
+            text,
             engine,
             recorder,
             usage,
@@ -299,14 +306,14 @@ impl OpenModel {
         let prepared = &self.prepared;
         let vocabulary = prepared.manifest.config.vocab_size as usize;
         let end_ids = prepared.manifest.text.end_of_sequence_ids.clone();
-        let tokenizer = prepared.text.tokenizer.clone();
+        let tokenizer = self.text.tokenizer.clone();
         ServedModel {
             name: prepared.name().to_owned(),
             engine: Arc::new(self.engine.clone()),
             grammars: Grammars::new(tokenizer.clone(), vocabulary, end_ids.clone()),
             tokenizer,
-            template: prepared.text.template.clone(),
-            sampling_defaults: prepared.text.sampling_defaults,
+            template: self.text.template.clone(),
+            sampling_defaults: self.text.sampling_defaults,
             end_ids,
             context_tokens: prepared.context_tokens(),
             capacity_answers: prepared.settings.max_running + prepared.settings.max_queue,
