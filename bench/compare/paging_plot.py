@@ -50,7 +50,7 @@ def draw(axes, model):
     for group in range(len(shares)):
         wanted = WANTED if group == 0 else WANTED_BELOW_HALF
         axes.plot([group - 0.4, group + 0.4], [wanted, wanted], color="black", linestyle="dotted", linewidth=1)
-    axes.set_xticks(range(len(shares)), [f"{share} %" for share in shares])
+    axes.set_xticks(range(len(shares)), [f"{float(share):g} %" for share in shares])
     axes.set_xlabel("of the experts fit")
     axes.set_title(f"{model['model']} routing")
 

@@ -53,7 +53,7 @@ def row(model, share, work, figure, shown, missed, hits, tokens):
         if shown == "decode, 1 stream" and "llama.cpp" in measured:
             peers.append(measured["llama.cpp"]["decode_tokens_per_s"])
     ratio = f"{statistics.median(rates) / statistics.median(peers):.1f}" if peers else ""
-    return [model["model"], f"{share} %", shown, spread(rates), f"{statistics.median(limits):.1f}", spread(fractions, 2),
+    return [model["model"], f"{float(share):g} %", shown, spread(rates), f"{statistics.median(limits):.1f}", spread(fractions, 2),
             f"{statistics.median(hit_rates):.3f}", statistics.mode(bounds), spread(peers, 2) if peers else "", ratio]
 
 
@@ -63,7 +63,7 @@ def cold_start(model, share):
     seconds = [m["cold_start"]["seconds"] for m in measured]
     limits = [m["cold_start"]["bytes"] / disk_bandwidth(m) for m in measured]
     fractions = [limit / s for limit, s in zip(limits, seconds)]
-    return [model["model"], f"{share} %", "cold start to first token", f"{spread(seconds, 2)} s",
+    return [model["model"], f"{float(share):g} %", "cold start to first token", f"{spread(seconds, 2)} s",
             f"{statistics.median(limits):.2f} s", spread(fractions, 2), "", "disk", "", ""]
 
 

@@ -249,7 +249,7 @@ pub enum StoreEvent {
     Hinted {
         /// For which kind of demand.
         phase: Phase,
-        /// Of one layer, most likely first; at least one.
+        /// Of the layer whose turn is next, most likely first; at least one. What a hint names beyond it is left out.
         keys: Vec<ExpertKey>,
     },
     /// A demand came that a hint had foreseen.

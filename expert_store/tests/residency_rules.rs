@@ -374,6 +374,22 @@ fn a_long_prompt_reads_layers_ahead_and_leaves_what_it_comes_to() {
     }
 }
 
+/// Recordings of hints are for the next demand of their layer.
+#[test]
+fn a_hint_tells_of_the_next_layer_alone() {
+    let objects = (0..3).flat_map(|layer| (0..4).map(move |i| ExpertKey::routed(layer, i)));
+    let objects: Vec<_> = objects.collect();
+    let mut d = Driver::of(12, 4, objects.iter().map(|key| (*key, SLOT)));
+    d.machine.hint(0, Phase::Prefill, &objects[4..]);
+    let mut events = Vec::new();
+    d.machine.take_events(&mut events);
+    let hinted = events.iter().find_map(|event| match event {
+        StoreEvent::Hinted { keys, .. } => Some(keys.as_slice()),
+        _ => None,
+    });
+    assert_eq!(hinted, Some(&objects[4..8]));
+}
+
 #[test]
 fn prefetch_spares_what_current_hints_name() {
     let mut d = Driver::new(8, 8);

@@ -97,8 +97,9 @@ impl Machine {
         if keys.is_empty() {
             self.hints.by_source.remove(&source);
         } else {
-            let near = keys.iter().take_while(|key| key.layer == keys[0].layer);
-            let absent = near.map(|key| self.resident(0, *key).is_none());
+            let next = keys.iter().take_while(|key| key.layer == keys[0].layer);
+            let next: Vec<ExpertKey> = next.copied().collect();
+            let absent = next.iter().map(|key| self.resident(0, *key).is_none());
             let absent: Vec<bool> = absent.collect();
             let hint = Hint {
                 keys: keys.to_vec(),
@@ -114,8 +115,7 @@ impl Machine {
                 self.sweep.announced(keys[0].layer);
             }
             self.hints.by_source.insert(source, hint);
-            let keys = keys.to_vec();
-            self.events.push(StoreEvent::Hinted { phase, keys });
+            self.events.push(StoreEvent::Hinted { phase, keys: next });
         }
         let stale: Vec<_> = self
             .flights
