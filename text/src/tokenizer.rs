@@ -1,8 +1,11 @@
 //! Hugging Face's `tokenizer.json`: encoding by the `tokenizers` crate, decoding by a table of bytes.
 
+mod byte_pair;
+
 use crate::surface::Surface;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use tokenizers::Model as _;
 
 /// Token ids from here on are refused: tables are sized by the largest id, and real vocabularies end below 2^19.
 const TOKEN_ID_LIMIT: u32 = 1 << 22;
@@ -90,9 +93,12 @@ impl Tokenizer {
         let file: Outline =
             serde_json::from_slice(bytes).map_err(|e| TokenizerError::Parse(e.to_string()))?;
         let surface = Surface::from_decoder(&file.decoder)?;
-        let mut encoder = no_panic(|| tokenizers::Tokenizer::from_bytes(bytes))
-            .map_err(TokenizerError::Parse)?
-            .map_err(|e| TokenizerError::Parse(e.to_string()))?;
+        let mut encoder = no_panic(|| match byte_pair::read(bytes) {
+            Some(encoder) => Ok(encoder),
+            None => tokenizers::Tokenizer::from_bytes(bytes),
+        })
+        .map_err(TokenizerError::Parse)?
+        .map_err(|e| TokenizerError::Parse(e.to_string()))?;
         check_added_tokens(&file, &encoder)?;
         encoder.with_padding(None);
         encoder
@@ -203,10 +209,9 @@ impl std::fmt::Debug for Tokenizer {
 
 impl TokenTable {
     fn new(encoder: &tokenizers::Tokenizer, surface: &Surface) -> Result<Self, TokenizerError> {
-        let mut entries: Vec<(u32, Vec<u8>)> = encoder
-            .get_vocab(false)
+        let mut entries: Vec<(u32, Vec<u8>)> = vocabulary(encoder)
             .into_iter()
-            .map(|(text, id)| (id, surface.bytes(&text)))
+            .map(|(id, text)| (id, surface.bytes(&text)))
             .collect();
         // Added tokens come last, so that they win over a vocabulary entry of the same id: their text is literal.
         entries.sort_unstable();
@@ -256,6 +261,20 @@ impl TokenTable {
             _ => &[],
         }
     }
+}
+
+/// Every token with its id. Ids nearly always go from 0 without a gap, and each has one text: asking for them one by one
+/// spares a map of them all.
+fn vocabulary(encoder: &tokenizers::Tokenizer) -> Vec<(u32, String)> {
+    let (model, size) = (encoder.get_model(), encoder.get_vocab_size(false));
+    let in_turn: Vec<_> = (0..size as u32)
+        .map_while(|id| Some((id, model.id_to_token(id)?)))
+        .collect();
+    if in_turn.len() == size {
+        return in_turn;
+    }
+    let all = encoder.get_vocab(false).into_iter();
+    all.map(|(text, id)| (id, text)).collect()
 }
 
 fn check_added_tokens(
