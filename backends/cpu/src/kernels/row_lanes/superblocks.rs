@@ -15,8 +15,9 @@ use std::arch::x86_64::*;
 const SLICES: usize = 2;
 /// Rows of a panel.
 pub const PANEL_ROWS: usize = SLICES * ROWS;
-/// Tokens of one tile: with two slices enough sums at a time to hide the latency of a dot product.
-const TOKENS: usize = 8;
+/// Tokens of one tile: with two slices enough sums at a time to hide the latency of a dot product, and few enough that
+/// these, the totals and the operands are all in registers.
+const TOKENS: usize = 6;
 /// Elements of a row in one lane.
 pub const WORD: usize = 4;
 
@@ -187,13 +188,14 @@ unsafe fn panel_with_tokens<F: Format>(
     tokens: &[u32],
     sums: &mut [Sums],
 ) {
-    let groups = tokens.chunks(TOKENS).zip(sums.chunks_mut(TOKENS));
+    // Tiles of nearly the same height: a last one of few tokens would load as much for fewer products.
+    let tiles = tokens.len().div_ceil(TOKENS).max(1);
+    let height = tokens.len().div_ceil(tiles).max(1);
+    let groups = tokens.chunks(height).zip(sums.chunks_mut(height));
     for (tokens, sums) in groups {
         // SAFETY: as this function's.
         unsafe {
             match tokens.len() {
-                8 => tile_of::<F, 8>(panel, block, x, tokens, sums),
-                7 => tile_of::<F, 7>(panel, block, x, tokens, sums),
                 6 => tile_of::<F, 6>(panel, block, x, tokens, sums),
                 5 => tile_of::<F, 5>(panel, block, x, tokens, sums),
                 4 => tile_of::<F, 4>(panel, block, x, tokens, sums),

@@ -2,7 +2,7 @@
 
 use super::super::blocks::{Format, WORD};
 use super::super::columns::ROWS;
-use super::{Kind, prefetch};
+use super::{Kind, Wishes};
 use crate::kernels::activations::BlockRow;
 use crate::kernels::rows::blocks_at;
 use std::arch::x86_64::*;
@@ -22,12 +22,13 @@ impl<F: Format> Kind for Blocks<F> {
         rows: [&[F::Block]; ROWS],
         x: &[BlockRow<'_>; T],
         (): &mut (),
+        wishes: Wishes,
     ) -> [__m512; T] {
         // SAFETY: as this function's; words of x lie within its 32 elements.
         unsafe {
             let mut sums = [_mm512_setzero_ps(); T];
             for index in 0..rows[0].len() {
-                prefetch(&rows, index);
+                wishes.go_on(&rows, index);
                 let rows = blocks_at(&rows, index);
                 let quants = F::quants(rows);
                 let scales = F::scales(rows);

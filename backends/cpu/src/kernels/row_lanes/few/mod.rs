@@ -5,18 +5,17 @@
 
 mod blocks;
 mod superblocks;
+mod wishes;
 
 use super::columns::ROWS;
 use std::arch::x86_64::*;
 
 pub use blocks::Blocks;
 pub use superblocks::Superblocks;
+pub use wishes::Wishes;
 
 /// Tokens that are few.
 pub const TOKENS_MAX: usize = 4;
-/// How far ahead of use a row is asked for: the machine's own prefetcher stops at pages of 4 KiB.
-const AHEAD_BYTES: usize = 256;
-const LINE: usize = 64;
 
 /// A kind of format: what sixteen rows with T tokens are.
 pub trait Kind {
@@ -37,6 +36,7 @@ pub trait Kind {
         rows: [&[Self::Block]; ROWS],
         x: &[Self::X<'_>; T],
         head: &mut Self::Head,
+        wishes: Wishes,
     ) -> [__m512; T];
 }
 
@@ -78,14 +78,18 @@ unsafe fn of_tokens<'a, K: Kind, const T: usize>(
     // Rows of a lane. Where they do not go up, the last lanes repeat the last row.
     let each = rows.div_ceil(ROWS);
     let mut head = K::EMPTY;
+    let wishes = Wishes::of_this_machine();
     for row in 0..each {
         let mut group = [weight(row); ROWS];
         let blocks = group[0].len();
         for (lane, to) in group.iter_mut().enumerate().skip(1) {
             *to = &weight((row + lane * each).min(rows - 1))[..blocks];
         }
+        if row == 0 {
+            wishes.begin(&group);
+        }
         // SAFETY: as this function's.
-        let sums = unsafe { K::panel(group, &x, &mut head) };
+        let sums = unsafe { K::panel(group, &x, &mut head, wishes) };
         for (token, sums) in sums.iter().enumerate() {
             let mut floats = [0.0; ROWS];
             // SAFETY: sixteen floats are a register.
@@ -96,19 +100,6 @@ unsafe fn of_tokens<'a, K: Kind, const T: usize>(
                     emit(token, row, sum);
                 }
             }
-        }
-    }
-}
-
-/// Wishes for what comes after block `index` of each row.
-#[inline(always)]
-fn prefetch<B>(rows: &[&[B]; ROWS], index: usize) {
-    for row in rows {
-        let start: *const i8 = row.as_ptr().wrapping_add(index).cast();
-        for offset in (0..size_of::<B>()).step_by(LINE) {
-            let line = start.wrapping_add(AHEAD_BYTES + offset);
-            // SAFETY: a wish may be for any address; the instruction is older than what the callers need.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::super::columns::ROWS;
 use super::super::superblocks::{Format, Head, RUN, WORD, correction};
-use super::{Kind, prefetch};
+use super::{Kind, Wishes};
 use crate::blocks::{SUB_BLOCKS, SUPERBLOCK};
 use crate::kernels::activations::ActivationSuperblock;
 use crate::kernels::rows::blocks_at;
@@ -24,12 +24,13 @@ impl<F: Format> Kind for Superblocks<F> {
         rows: [&[F::Block]; ROWS],
         x: &[&[ActivationSuperblock]; T],
         head: &mut Head,
+        wishes: Wishes,
     ) -> [__m512; T] {
         // SAFETY: as this function's; heads are aligned to registers.
         unsafe {
             let mut sums = [_mm512_setzero_ps(); T];
             for block in 0..rows[0].len() {
-                prefetch(&rows, block);
+                wishes.go_on(&rows, block);
                 let rows = blocks_at(&rows, block);
                 F::head(rows, head);
                 let x = blocks_at(x, block);
