@@ -6,7 +6,7 @@ use super::avx512_integers as integers;
 use super::transpose::{eight, scales8, sum_rows8, transpose8};
 use super::{
     ActivationSuperblock, BlockOperand, Bytes2, Bytes4, Kernel, PACKED_ROWS, Product, SUMS, Simd,
-    SmallPanel, avx2_integers, row_lanes, superblocks,
+    SmallPanel, along_rows, avx2_integers, row_lanes, superblocks,
 };
 use crate::blocks::{BLOCK, Q8Block, SUB_BLOCKS};
 use crate::reference::LANES;
@@ -78,6 +78,7 @@ impl Simd for Avx512 {
     fn rows_in_lanes(self, product: &Product<'_>) -> bool {
         self.tiles
             .is_some_and(|tiles| amx::product(self, tiles, product))
+            || along_rows::product(self, product)
             || row_lanes::product(self, product)
     }
 

@@ -3,6 +3,8 @@
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
+mod along_rows;
+#[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -25,6 +27,8 @@ mod neon;
 mod neon_integers;
 mod packed;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod processor;
 mod product;
 mod q8;
 #[cfg(target_arch = "x86_64")]
@@ -40,6 +44,8 @@ mod superblock_formats;
 mod superblocks;
 #[cfg(target_arch = "x86_64")]
 mod transpose;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod trials;
 mod weighted_values;
 
 pub use activations::{BlockRows, BlocksPart, QuantiseBlocks, QuantiseSuperblocks, SuperblockRows};

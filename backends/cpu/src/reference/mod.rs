@@ -21,6 +21,10 @@ pub use elementwise::{
     add_gated_row, add_in_place, combine_row, rms_norm_row, rotate_head, silu_mul,
 };
 pub use expert_ffn::{ExpertView, expert_ffn_row};
+#[cfg(test)]
+pub use quantise::QuantisedRow;
 pub use quantise::quantise_block;
+#[cfg(test)]
+pub use quantised::dot_quantised;
 pub use rope::rope_row;
 pub use router::{choose, exponentials};

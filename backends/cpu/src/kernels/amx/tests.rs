@@ -2,53 +2,12 @@
 
 use super::{Emulated, product};
 use crate::blocks::SUPERBLOCK;
+use crate::kernels::Simd;
 use crate::kernels::activations::{QuantiseSuperblocks, SuperblockRows};
 use crate::kernels::avx512::Avx512;
-use crate::kernels::{Activations, OutRows, Product, Simd};
-use crate::memory::SharedSlice;
+use crate::kernels::trials::{bytes, run};
 use crate::view::WeightView;
 use odmoe_formats::BlockFormat;
-
-/// A seeded stream of bytes (xorshift).
-fn bytes(seed: u64, count: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    std::iter::repeat_with(next).take(count).collect()
-}
-
-fn run(
-    proof: Avx512,
-    weight: WeightView<'_>,
-    x: &SuperblockRows,
-    tokens: &[u32],
-    run: impl Fn(&Product<'_>) -> bool,
-) -> Vec<u32> {
-    let mut out = vec![0.0; tokens.len() * weight.rows];
-    let rows: Vec<u32> = (0..tokens.len() as u32).collect();
-    let shared = SharedSlice::new(&mut out);
-    let x = Activations {
-        floats: &[],
-        blocks: None,
-        superblocks: Some(x),
-    };
-    let product = Product {
-        weight,
-        rows: 0..weight.rows,
-        x,
-        tokens,
-        // SAFETY: rows are distinct, and nothing else writes.
-        out: unsafe { OutRows::new(&shared, weight.rows, &rows) },
-    };
-    if !run(&product) {
-        proof.run(product);
-    }
-    out.into_iter().map(f32::to_bits).collect()
-}
 
 #[test]
 fn planes_give_the_bits_of_avx512_for_weights_of_any_bytes() {

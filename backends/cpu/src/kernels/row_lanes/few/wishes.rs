@@ -1,8 +1,8 @@
 //! Rows that are asked for before they are used: the machine's own prefetchers stop at pages of 4 KiB.
 
 use super::super::columns::ROWS;
+use crate::kernels::processor::is_amd;
 use std::arch::x86_64::*;
-use std::sync::LazyLock;
 
 const LINE: usize = 64;
 
@@ -23,20 +23,17 @@ impl Wishes {
     /// What was found best, see decision 9. AMD's first cache waits for some twenty lines at a time, also for those that
     /// come by a wish; its second for twice as many.
     pub fn of_this_machine() -> Self {
-        static HERE: LazyLock<Wishes> = LazyLock::new(|| {
-            if is_amd() {
-                Wishes {
-                    ahead_bytes: 1024,
-                    into: Cache::Second,
-                }
-            } else {
-                Wishes {
-                    ahead_bytes: 256,
-                    into: Cache::First,
-                }
+        if is_amd() {
+            Self {
+                ahead_bytes: 1024,
+                into: Cache::Second,
             }
-        });
-        *HERE
+        } else {
+            Self {
+                ahead_bytes: 256,
+                into: Cache::First,
+            }
+        }
     }
 
     /// Wishes for what the first block's wishes take for granted.
@@ -68,12 +65,4 @@ impl Wishes {
             }
         }
     }
-}
-
-fn is_amd() -> bool {
-    let vendor = __cpuid(0);
-    [vendor.ebx, vendor.edx, vendor.ecx]
-        .map(u32::to_le_bytes)
-        .as_flattened()
-        == b"AuthenticAMD"
 }
