@@ -1,10 +1,13 @@
 //! What tests of single kernels have in common.
 
-use super::activations::SuperblockRows;
+use super::activations::{QuantiseSuperblocks, SuperblockRows};
 use super::avx512::Avx512;
 use super::{Activations, OutRows, Product, Simd};
+use crate::blocks::SUPERBLOCK;
 use crate::memory::SharedSlice;
+use crate::reference::{QuantisedRow, dot_quantised};
 use crate::view::WeightView;
+use odmoe_formats::BlockFormat;
 
 /// A seeded stream of bytes (xorshift).
 pub fn bytes(seed: u64, count: usize) -> Vec<u8> {
@@ -46,4 +49,52 @@ pub fn run(
         proof.run(product);
     }
     out.into_iter().map(f32::to_bits).collect()
+}
+
+/// Products of superblocks of any bytes, in matrices of several shapes, have the bits of their definition. `product` must
+/// do all of them.
+pub fn assert_defined_bits(
+    proof: Avx512,
+    format: BlockFormat,
+    tokens: usize,
+    product: impl Fn(&Product<'_>) -> bool,
+) {
+    for (rows, blocks) in [(16, 4), (3, 1), (17, 3), (33, 8), (5, 22)] {
+        let columns = blocks * SUPERBLOCK;
+        let row_bytes = format.row_bytes(columns as u64).unwrap() as usize;
+        let mut weight = bytes(rows as u64 * 77, rows * row_bytes);
+        // Extremes of every field, and a row of each kind of sign.
+        weight[..row_bytes].fill(0xff);
+        weight[row_bytes..2 * row_bytes].fill(0x7f);
+        weight[2 * row_bytes..3 * row_bytes].fill(0x80);
+        let weight = WeightView::new(&weight, 0, format, rows, columns);
+        let bytes = bytes(5, tokens * columns);
+        let mut x: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte as i8)).collect();
+        x[..columns].fill(127.0);
+        let mut quantised = SuperblockRows::default();
+        let to = quantised.prepare(tokens, columns);
+        proof.run(QuantiseSuperblocks { x: &x, to });
+        let numbers: Vec<u32> = (0..tokens as u32).rev().collect();
+        let own = run(proof, weight, &quantised, &numbers, |p| {
+            assert!(product(p), "{format}, {tokens} tokens");
+            true
+        });
+        for (sums, &number) in own.chunks(rows).zip(&numbers) {
+            let x = quantised.row(number as usize);
+            let quants: Vec<i8> = x.iter().flat_map(|x| x.quants).collect();
+            let scales: Vec<f32> = x.iter().map(|x| x.scale).collect();
+            let x = QuantisedRow {
+                quants: &quants,
+                scales: &scales,
+            };
+            for (row, &sum) in sums.iter().enumerate() {
+                let defined = dot_quantised(format, weight.row(row), &x);
+                let sum = f32::from_bits(sum);
+                assert!(
+                    sum.to_bits() == defined.to_bits() || (sum.is_nan() && defined.is_nan()),
+                    "{format}, row {row} of {rows}, {tokens} tokens: {sum} and {defined}"
+                );
+            }
+        }
+    }
 }

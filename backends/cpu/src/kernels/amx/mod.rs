@@ -16,7 +16,7 @@ use super::activations::SuperblockRows;
 use super::avx512::Avx512;
 use super::product::Product;
 use super::row_lanes::{
-    self, Ahead, PANEL_ROWS, ROWS, Slice, Sums, SuperblockFormat, superblock_formats as large,
+    self, Ahead, PANEL_ROWS, Slice, Sums, SuperblockFormat, superblock_formats as large,
 };
 use crate::blocks::SUPERBLOCK;
 use odmoe_formats::BlockFormat as F;
@@ -47,7 +47,7 @@ pub fn product<T: Tiles>(proof: Avx512, tiles: T, product: &Product<'_>) -> bool
 fn superblocks<T: Tiles, F: SuperblockFormat>(_proof: Avx512, tiles: T, product: &Product<'_>) {
     let x = product.x.superblocks.expect("activations in superblocks");
     let tiles = tiles.configure();
-    let together = row_lanes::together(size_of_val(x.row(0)));
+    let together = row_lanes::together(product.tokens.len(), size_of_val(x.row(0)));
     for (part, tokens) in product.tokens.chunks(together).enumerate() {
         let emit = |token, row, sums: &[f32]| {
             product.out.put(part * together + token, row, sums);
@@ -87,7 +87,7 @@ unsafe fn products<T: Tiles, F: SuperblockFormat>(
         let weight = |row| product.weight.blocks(row);
         let group: [&[F::Block]; PANEL_ROWS] = super::rows::gather(&weight, row, height);
         sums.clear();
-        sums.resize(tokens.len(), [[0.0; ROWS]; SLICES]);
+        sums.resize(tokens.len(), Sums::EMPTY);
         let bytes = PANEL_ROWS * size_of_val(group[0]);
         let mut ahead = Ahead::of(group[0].as_ptr().cast(), bytes, blocks * SLICES);
         for block in 0..blocks {
@@ -96,7 +96,7 @@ unsafe fn products<T: Tiles, F: SuperblockFormat>(
             {
                 ahead.part();
                 // SAFETY: the machine has AVX-512.
-                unsafe { F::unpack(super::rows::blocks_at(rows, block), slice) };
+                unsafe { F::unpack::<false>(super::rows::blocks_at(rows, block), slice) };
                 planes.fill::<F>(slice);
             }
             let groups = tokens.chunks(TOKENS).zip(sums.chunks_mut(TOKENS));
@@ -115,7 +115,7 @@ unsafe fn products<T: Tiles, F: SuperblockFormat>(
             }
         }
         for (token, sums) in sums.iter().enumerate() {
-            emit(token, row, &sums.as_flattened()[..height]);
+            emit(token, row, &sums.rows()[..height]);
         }
     }
 }

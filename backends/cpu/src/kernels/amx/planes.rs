@@ -4,7 +4,7 @@
 //! byte. Products of planes need no scale in between: a superblock's 256 elements sum up in a tile.
 
 use crate::blocks::SUPERBLOCK;
-use crate::kernels::row_lanes::{ROWS, Slice, SuperblockFormat};
+use crate::kernels::row_lanes::{ROWS, Slice, SuperblockFormat, WORD};
 use std::arch::x86_64::*;
 
 /// Slices of sixteen rows that are multiplied together: their tiles share the tokens'.
@@ -41,9 +41,8 @@ impl Planes {
             self.low.as_chunks_mut::<WORDS>().0,
             self.high.as_chunks_mut::<WORDS>().0,
         );
-        for (((quants, scales), low), high) in
-            parts.iter().zip(&slice.head.scales).zip(low).zip(high)
-        {
+        for (index, ((quants, low), high)) in parts.iter().zip(low).zip(high).enumerate() {
+            let scales = &slice.head.scales[index * WORDS * WORD / F::SUB_BLOCK];
             // SAFETY: the arrays have the 64 bytes of a register.
             unsafe {
                 let scales = _mm512_loadu_si512(scales.as_ptr().cast());

@@ -9,8 +9,12 @@ mod columns;
 mod few;
 pub mod superblock_formats;
 mod superblocks;
+#[cfg(test)]
+mod tests;
 
+use super::activations::SuperblockRows;
 use super::avx512::Avx512;
+use super::processor::is_amd;
 use super::product::Product;
 use crate::blocks::{BLOCK, SUPERBLOCK};
 use block_formats as small;
@@ -19,7 +23,7 @@ use odmoe_formats::BlockFormat as F;
 pub use ahead::Ahead;
 pub use columns::ROWS;
 use superblock_formats as large;
-pub use superblocks::{Format as SuperblockFormat, PANEL_ROWS, Slice, Sums, add};
+pub use superblocks::{Format as SuperblockFormat, PANEL_ROWS, Slice, Sums, WORD, add};
 
 /// Bytes of activations that go over unpacked rows together: a quarter of a core's own cache.
 const ACTIVATION_BYTES: usize = 1 << 19;
@@ -28,9 +32,10 @@ const TOGETHER_MIN: usize = 32;
 /// Tokens that unpacking is shared by at most: beyond this it is next to nothing.
 const TOGETHER_MAX: usize = 256;
 
-/// Tokens that go over unpacked rows together.
-pub fn together(bytes_a_token: usize) -> usize {
-    (ACTIVATION_BYTES / bytes_a_token.max(1)).clamp(TOGETHER_MIN, TOGETHER_MAX)
+/// Of so many tokens, how many go over unpacked rows together: all, or in parts of nearly the same size.
+pub fn together(tokens: usize, bytes_a_token: usize) -> usize {
+    let most = (ACTIVATION_BYTES / bytes_a_token.max(1)).clamp(TOGETHER_MIN, TOGETHER_MAX);
+    tokens.div_ceil(tokens.div_ceil(most).max(1)).max(1)
 }
 
 /// Runs the product, where it is of a format that is done here; else says so.
@@ -76,12 +81,25 @@ fn superblocks<F: SuperblockFormat>(proof: Avx512, product: &Product<'_>) {
     if product.tokens.len() <= few::TOKENS_MAX {
         return few::<few::Superblocks<F>>(proof, product, |token| x.row(token as usize));
     }
+    if is_amd() {
+        many_tokens::<F, true>(proof, product, x);
+    } else {
+        many_tokens::<F, false>(proof, product, x);
+    }
+}
+
+/// As [`superblocks::products`].
+fn many_tokens<F: SuperblockFormat, const WHOLE: bool>(
+    _proof: Avx512,
+    product: &Product<'_>,
+    x: &SuperblockRows,
+) {
     let first = product.rows.start;
-    let together = together(size_of_val(x.row(0)));
+    let together = together(product.tokens.len(), size_of_val(x.row(0)));
     for (part, tokens) in product.tokens.chunks(together).enumerate() {
         // SAFETY: the machine has the instructions, as the proof says.
         unsafe {
-            superblocks::products::<F>(
+            superblocks::products::<F, WHOLE>(
                 product.rows.len(),
                 |row| product.weight.blocks(first + row),
                 x,
@@ -99,7 +117,7 @@ fn blocks<F: blocks::Format>(proof: Avx512, product: &Product<'_>) {
         return few::<few::Blocks<F>>(proof, product, |token| x.row(token as usize));
     }
     let first = product.rows.start;
-    let together = together(x.row(0).bytes());
+    let together = together(product.tokens.len(), x.row(0).bytes());
     for (part, tokens) in product.tokens.chunks(together).enumerate() {
         // SAFETY: the machine has the instructions, as the proof says.
         unsafe {

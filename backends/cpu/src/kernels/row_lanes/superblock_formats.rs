@@ -26,6 +26,7 @@ const EIGHT: usize = 8;
 
 impl Format for Q2K {
     type Block = Q2KBlock;
+    const SUB_BLOCK: usize = 16;
     const GROUP: usize = 16;
     const OFFSET: bool = false;
     const SHIFT: u32 = 0;
@@ -44,7 +45,7 @@ impl Format for Q2K {
         quarter_word(column, run)
     }
     #[inline(always)]
-    unsafe fn head(rows: [&Q2KBlock; ROWS], to: &mut Head) {
+    unsafe fn head<const WHOLE: bool>(rows: [&Q2KBlock; ROWS], to: &mut Head) {
         unsafe {
             let rows = pointers(rows);
             let packed = words::<4>(rows, offset_of!(Q2KBlock, scales));
@@ -75,6 +76,7 @@ impl Format for Q2K {
 
 impl Format for Q3K {
     type Block = Q3KBlock;
+    const SUB_BLOCK: usize = 16;
     const GROUP: usize = 8;
     const OFFSET: bool = true;
     /// Quants are 8 times as large, so that their offset of 4 becomes 32.
@@ -95,7 +97,7 @@ impl Format for Q3K {
         quarter_word(column, run)
     }
     #[inline(always)]
-    unsafe fn head(rows: [&Q3KBlock; ROWS], to: &mut Head) {
+    unsafe fn head<const WHOLE: bool>(rows: [&Q3KBlock; ROWS], to: &mut Head) {
         unsafe {
             // The last 16 bytes: two that are no part of it, then the scales and the unit.
             const FIRST: usize = size_of::<Q3KBlock>() - 16;
@@ -113,10 +115,10 @@ impl Format for Q3K {
                 let both = _mm512_or_si512(low, _mm512_slli_epi32::<4>(high));
                 _mm512_sub_epi8(both, bytes(32))
             };
-            put_signed_scales(to, 0, scales(first, 0, 0));
-            put_signed_scales(to, 4, scales(second, 0, 2));
-            put_signed_scales(to, 8, scales(first, 4, 4));
-            put_signed_scales(to, 12, scales(second, 4, 6));
+            put_signed_scales::<WHOLE>(to, 0, scales(first, 0, 0));
+            put_signed_scales::<WHOLE>(to, 4, scales(second, 0, 2));
+            put_signed_scales::<WHOLE>(to, 8, scales(first, 4, 4));
+            put_signed_scales::<WHOLE>(to, 12, scales(second, 4, 6));
             put_units(to, _mm512_srli_epi32::<16>(last[3]));
         }
     }
@@ -148,6 +150,7 @@ impl Format for Q3K {
 
 impl Format for Q4K {
     type Block = Q4KBlock;
+    const SUB_BLOCK: usize = 32;
     const GROUP: usize = 16;
     const OFFSET: bool = false;
     const SHIFT: u32 = 0;
@@ -166,7 +169,7 @@ impl Format for Q4K {
         half_word(column, run)
     }
     #[inline(always)]
-    unsafe fn head(rows: [&Q4KBlock; ROWS], to: &mut Head) {
+    unsafe fn head<const WHOLE: bool>(rows: [&Q4KBlock; ROWS], to: &mut Head) {
         unsafe { put_scales_and_minima(to, words::<4>(pointers(rows), 0)) }
     }
     #[inline(always)]
@@ -182,6 +185,7 @@ impl Format for Q4K {
 
 impl Format for Q5K {
     type Block = Q5KBlock;
+    const SUB_BLOCK: usize = 32;
     const GROUP: usize = 8;
     const OFFSET: bool = false;
     const SHIFT: u32 = 0;
@@ -201,7 +205,7 @@ impl Format for Q5K {
         half_word(column, run)
     }
     #[inline(always)]
-    unsafe fn head(rows: [&Q5KBlock; ROWS], to: &mut Head) {
+    unsafe fn head<const WHOLE: bool>(rows: [&Q5KBlock; ROWS], to: &mut Head) {
         unsafe { put_scales_and_minima(to, words::<4>(pointers(rows), 0)) }
     }
     #[inline(always)]
@@ -231,6 +235,7 @@ impl Format for Q5K {
 
 impl Format for Q6K {
     type Block = Q6KBlock;
+    const SUB_BLOCK: usize = 16;
     const GROUP: usize = 8;
     const OFFSET: bool = true;
     const SHIFT: u32 = 0;
@@ -249,12 +254,12 @@ impl Format for Q6K {
         quarter_word(column, run)
     }
     #[inline(always)]
-    unsafe fn head(rows: [&Q6KBlock; ROWS], to: &mut Head) {
+    unsafe fn head<const WHOLE: bool>(rows: [&Q6KBlock; ROWS], to: &mut Head) {
         unsafe {
             let rows = pointers(rows);
             let scales = words::<4>(rows, offset_of!(Q6KBlock, scales));
             for (index, scales) in scales.into_iter().enumerate() {
-                put_signed_scales(to, 4 * index, scales);
+                put_signed_scales::<WHOLE>(to, 4 * index, scales);
             }
             put_units(to, halves(rows, offset_of!(Q6KBlock, scale)));
         }
@@ -365,12 +370,16 @@ unsafe fn put_scales(to: &mut Head, first: usize, packed: __m512i) {
 
 /// The same with a sign.
 #[inline(always)]
-unsafe fn put_signed_scales(to: &mut Head, first: usize, packed: __m512i) {
+unsafe fn put_signed_scales<const WHOLE: bool>(to: &mut Head, first: usize, packed: __m512i) {
     unsafe {
         for index in 0..4 {
-            // To the top, then down with its sign to the lower half, whose upper neighbour is 0.
+            // To the top, then down with its sign: all of a lane, or its lower half with 0 above.
             let top = _mm512_sll_epi32(packed, _mm_cvtsi32_si128(24 - 8 * index));
-            let scales = _mm512_srli_epi32::<16>(_mm512_srai_epi32::<8>(top));
+            let scales = if WHOLE {
+                _mm512_srai_epi32::<24>(top)
+            } else {
+                _mm512_srli_epi32::<16>(_mm512_srai_epi32::<8>(top))
+            };
             put_scale(to, first + index as usize, scales);
         }
     }
@@ -390,8 +399,7 @@ unsafe fn put_minima(to: &mut Head, first: usize, packed: __m512i) {
     }
 }
 
-/// The units, scales and minima of Q4_K and Q5_K: the first 16 bytes of a block. A scale is that of two sub-blocks
-/// of 16.
+/// The units, scales and minima of Q4_K and Q5_K: the first 16 bytes of a block.
 #[inline(always)]
 unsafe fn put_scales_and_minima(to: &mut Head, words: [__m512i; 4]) {
     unsafe {
@@ -411,9 +419,7 @@ unsafe fn put_scales_and_minima(to: &mut Head, words: [__m512i; 4]) {
             for index in 0..4 {
                 let scales =
                     _mm512_and_si512(down(packed, 8 * index as u32), _mm512_set1_epi32(255));
-                let sub_block = 8 * half + 2 * index;
-                put_scale(to, sub_block, scales);
-                put_scale(to, sub_block + 1, scales);
+                put_scale(to, 4 * half + index, scales);
             }
         }
         put_minima(to, 0, _mm512_and_si512(second, bytes(63)));

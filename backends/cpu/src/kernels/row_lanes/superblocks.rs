@@ -25,6 +25,8 @@ pub const WORD: usize = 4;
 pub trait Format {
     /// One as it lies in memory.
     type Block: bytemuck::Pod;
+    /// Elements with one scale.
+    const SUB_BLOCK: usize;
     /// Elements whose unsigned quants, less 32 where `OFFSET`, give sums of products within 16 bits: 8 or 16.
     const GROUP: usize;
     /// Whether 32 is taken from every quant.
@@ -45,11 +47,11 @@ pub trait Format {
     fn shift(run: usize) -> u32;
     /// The first word of a run, counted in the superblock.
     fn word(column: usize, run: usize) -> usize;
-    /// Writes scales, minima and units.
+    /// Writes scales, minima and units; signed scales as `WHOLE` lanes or with 0 in the upper half.
     ///
     /// # Safety
     /// The machine has what [`super::Avx512`] proves; as everywhere in this trait.
-    unsafe fn head(rows: [&Self::Block; ROWS], to: &mut Head);
+    unsafe fn head<const WHOLE: bool>(rows: [&Self::Block; ROWS], to: &mut Head);
     /// What [`Self::column`] wants to have.
     ///
     /// # Safety
@@ -70,10 +72,10 @@ pub trait Format {
     /// # Safety
     /// As above.
     #[inline(always)]
-    unsafe fn unpack(rows: [&Self::Block; ROWS], to: &mut Slice) {
+    unsafe fn unpack<const WHOLE: bool>(rows: [&Self::Block; ROWS], to: &mut Slice) {
         // SAFETY: as this function's; words are of the size of a register.
         unsafe {
-            Self::head(rows, &mut to.head);
+            Self::head::<WHOLE>(rows, &mut to.head);
             let shared = Self::shared(rows);
             for column in 0..Self::COLUMNS {
                 let quants = Self::column(rows, &shared, column);
@@ -106,7 +108,7 @@ pub struct Slice {
 /// Scales and minima of one superblock of sixteen rows, rows in lanes.
 #[repr(C, align(64))]
 pub struct Head {
-    /// Of sub-blocks; the upper half of each is 0.
+    /// Of sub-blocks, as many as the format has.
     pub scales: [[i32; ROWS]; SUB_BLOCKS],
     /// Of two sub-blocks each, in halves. As many as the format has.
     pub minima: [[i32; ROWS]; SUB_BLOCKS / 2],
@@ -135,14 +137,27 @@ impl Head {
 }
 
 /// Running sums of a panel's rows with one token.
-pub type Sums = [[f32; ROWS]; SLICES];
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Sums([[f32; ROWS]; SLICES]);
 
-/// Every product of weight rows with rows `tokens` of x; column r of `out` starts at `first`.
+impl Sums {
+    /// Zeros.
+    pub const EMPTY: Self = Self([[0.0; ROWS]; SLICES]);
+
+    /// Row by row.
+    pub fn rows(&self) -> &[f32] {
+        self.0.as_flattened()
+    }
+}
+
+/// Every product of weight rows with rows `tokens` of x; `emit(token, row, sums)`. `WHOLE`: each sub-block's sum is
+/// multiplied with its scale as a whole, which AMD's cores do as fast as with halves; else in groups of 16 bits.
 ///
 /// # Safety
 /// The machine has AVX-512 F, BW, DQ, VL and VNNI.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub unsafe fn products<'a, F: Format>(
+pub unsafe fn products<'a, F: Format, const WHOLE: bool>(
     rows: usize,
     weight: impl Fn(usize) -> &'a [F::Block],
     x: &SuperblockRows,
@@ -157,7 +172,7 @@ pub unsafe fn products<'a, F: Format>(
         let height = PANEL_ROWS.min(rows - row);
         let group: [&[F::Block]; PANEL_ROWS] = gather(&weight, row, height);
         sums.clear();
-        sums.resize(tokens.len(), [[0.0; ROWS]; SLICES]);
+        sums.resize(tokens.len(), Sums::EMPTY);
         let blocks = group[0].len();
         let mut ahead = Ahead::of(
             group[0].as_ptr().cast(),
@@ -168,20 +183,20 @@ pub unsafe fn products<'a, F: Format>(
             for (slice, rows) in panel.iter_mut().zip(group.as_chunks::<ROWS>().0) {
                 ahead.part();
                 // SAFETY: as this function's.
-                unsafe { F::unpack(blocks_at(rows, block), slice) };
+                unsafe { F::unpack::<WHOLE>(blocks_at(rows, block), slice) };
             }
             ahead.part();
             // SAFETY: as this function's.
-            unsafe { panel_with_tokens::<F>(&panel, block, x, tokens, &mut sums) };
+            unsafe { panel_with_tokens::<F, WHOLE>(&panel, block, x, tokens, &mut sums) };
         }
         for (token, sums) in sums.iter().enumerate() {
-            emit(token, row, &sums.as_flattened()[..height]);
+            emit(token, row, &sums.rows()[..height]);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn panel_with_tokens<F: Format>(
+unsafe fn panel_with_tokens<F: Format, const WHOLE: bool>(
     panel: &[Slice; SLICES],
     block: usize,
     x: &SuperblockRows,
@@ -195,13 +210,16 @@ unsafe fn panel_with_tokens<F: Format>(
     for (tokens, sums) in groups {
         // SAFETY: as this function's.
         unsafe {
-            match tokens.len() {
-                6 => tile_of::<F, 6>(panel, block, x, tokens, sums),
-                5 => tile_of::<F, 5>(panel, block, x, tokens, sums),
-                4 => tile_of::<F, 4>(panel, block, x, tokens, sums),
-                3 => tile_of::<F, 3>(panel, block, x, tokens, sums),
-                2 => tile_of::<F, 2>(panel, block, x, tokens, sums),
-                _ => tile_of::<F, 1>(panel, block, x, tokens, sums),
+            match *tokens {
+                [a, b, c, d, e, f] => {
+                    tile_of::<F, WHOLE, 6>(panel, block, x, [a, b, c, d, e, f], sums)
+                }
+                [a, b, c, d, e] => tile_of::<F, WHOLE, 5>(panel, block, x, [a, b, c, d, e], sums),
+                [a, b, c, d] => tile_of::<F, WHOLE, 4>(panel, block, x, [a, b, c, d], sums),
+                [a, b, c] => tile_of::<F, WHOLE, 3>(panel, block, x, [a, b, c], sums),
+                [a, b] => tile_of::<F, WHOLE, 2>(panel, block, x, [a, b], sums),
+                [a] => tile_of::<F, WHOLE, 1>(panel, block, x, [a], sums),
+                _ => unreachable!("a tile of {} tokens", tokens.len()),
             }
         }
     }
@@ -209,21 +227,20 @@ unsafe fn panel_with_tokens<F: Format>(
 
 /// Adds one superblock of the panel's rows to the sums of T tokens.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn tile_of<F: Format, const T: usize>(
+unsafe fn tile_of<F: Format, const WHOLE: bool, const T: usize>(
     panel: &[Slice; SLICES],
     block: usize,
     x: &SuperblockRows,
-    tokens: &[u32],
+    tokens: [u32; T],
     sums: &mut [Sums],
 ) {
-    let (tokens, sums) = (&tokens[..T], &mut sums[..T]);
     let mut operands = [&x.row(tokens[0] as usize)[block]; T];
-    for (to, &token) in operands.iter_mut().zip(tokens).skip(1) {
-        *to = &x.row(token as usize)[block];
+    for token in 1..T {
+        operands[token] = &x.row(tokens[token] as usize)[block];
     }
     // SAFETY: as this function's.
     unsafe {
-        let dots = dots::<F, T>(panel, operands);
+        let dots = dots::<F, WHOLE, T>(panel, operands);
         finish::<F, T>(panel, operands, dots, sums);
     }
 }
@@ -253,7 +270,7 @@ unsafe fn finish<F: Format, const T: usize>(
     sums: &mut [Sums],
 ) {
     let sums = &mut sums[..T];
-    // SAFETY: slices are aligned to registers; the instructions are there by the contract of the callers.
+    // SAFETY: slices and sums are aligned to registers; the instructions are there by the contract of the callers.
     unsafe {
         let mut corrections = [[_mm512_setzero_si512(); SLICES]; T];
         if F::MINIMA > 0 {
@@ -264,15 +281,15 @@ unsafe fn finish<F: Format, const T: usize>(
             let minimum = _mm512_load_ps(panel[slice].head.minimum.as_ptr());
             for token in 0..T {
                 let x_scale = _mm512_set1_ps(x[token].scale);
-                let to = sums[token][slice].as_mut_ptr();
+                let to = sums[token].0[slice].as_mut_ptr();
                 let dots = _mm512_cvtepi32_ps(dots[token][slice]);
-                let mut sum = _mm512_loadu_ps(to);
+                let mut sum = _mm512_load_ps(to);
                 sum = _mm512_fmadd_ps(_mm512_mul_ps(scale, x_scale), dots, sum);
                 if F::MINIMA > 0 {
                     let corrections = _mm512_cvtepi32_ps(corrections[token][slice]);
                     sum = _mm512_fnmadd_ps(_mm512_mul_ps(minimum, x_scale), corrections, sum);
                 }
-                _mm512_storeu_ps(to, sum);
+                _mm512_store_ps(to, sum);
             }
         }
     }
@@ -280,22 +297,23 @@ unsafe fn finish<F: Format, const T: usize>(
 
 /// The integer dots of the panel's rows with T tokens.
 #[inline(always)]
-unsafe fn dots<F: Format, const T: usize>(
+unsafe fn dots<F: Format, const WHOLE: bool, const T: usize>(
     panel: &[Slice; SLICES],
     x: [&ActivationSuperblock; T],
 ) -> [[__m512i; SLICES]; T] {
+    let together = if WHOLE { F::SUB_BLOCK } else { F::GROUP };
     // SAFETY: slices are aligned to registers; words and sums of x lie within their arrays.
     unsafe {
         let mut totals = [[_mm512_setzero_si512(); SLICES]; T];
-        for group in 0..SUPERBLOCK / F::GROUP {
+        for group in 0..SUPERBLOCK / together {
             let mut sums = [[_mm512_setzero_si512(); SLICES]; T];
             if F::OFFSET {
                 for token in 0..T {
-                    sums[token] = [_mm512_set1_epi32(x[token].offsets[group]); SLICES];
+                    sums[token] = [offset(x[token], group * together / 8, together / 8); SLICES];
                 }
             }
-            for word in 0..F::GROUP / WORD {
-                let word = group * (F::GROUP / WORD) + word;
+            for word in 0..together / WORD {
+                let word = group * (together / WORD) + word;
                 let mut weights = [_mm512_setzero_si512(); SLICES];
                 for slice in 0..SLICES {
                     weights[slice] = _mm512_load_si512(panel[slice].quants[word].as_ptr().cast());
@@ -310,11 +328,15 @@ unsafe fn dots<F: Format, const T: usize>(
                 }
             }
             for slice in 0..SLICES {
-                let sub_block = group * F::GROUP / (SUPERBLOCK / SUB_BLOCKS);
-                let scales = _mm512_load_si512(panel[slice].head.scales[sub_block].as_ptr().cast());
+                let scales = &panel[slice].head.scales[group * together / F::SUB_BLOCK];
+                let scales = _mm512_load_si512(scales.as_ptr().cast());
                 for token in 0..T {
-                    totals[token][slice] =
-                        _mm512_dpwssd_epi32(totals[token][slice], sums[token][slice], scales);
+                    let (total, sum) = (&mut totals[token][slice], sums[token][slice]);
+                    *total = if WHOLE {
+                        _mm512_add_epi32(*total, _mm512_mullo_epi32(sum, scales))
+                    } else {
+                        _mm512_dpwssd_epi32(*total, sum, scales)
+                    };
                 }
             }
         }
@@ -324,6 +346,19 @@ unsafe fn dots<F: Format, const T: usize>(
             }
         }
         totals
+    }
+}
+
+/// What an offset of 32 in the weights adds over so many times eight elements, in every lane.
+#[inline(always)]
+unsafe fn offset(x: &ActivationSuperblock, first: usize, eights: usize) -> __m512i {
+    // SAFETY: the instructions are there by the contract of the callers.
+    unsafe {
+        let mut sum = _mm512_set1_epi32(x.offsets[first]);
+        for index in first + 1..first + eights {
+            sum = _mm512_add_epi32(sum, _mm512_set1_epi32(x.offsets[index]));
+        }
+        sum
     }
 }
 

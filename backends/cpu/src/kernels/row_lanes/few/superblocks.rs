@@ -4,7 +4,6 @@
 use super::super::columns::ROWS;
 use super::super::superblocks::{Format, Head, RUN, WORD, correction};
 use super::{Kind, Wishes};
-use crate::blocks::{SUB_BLOCKS, SUPERBLOCK};
 use crate::kernels::activations::ActivationSuperblock;
 use crate::kernels::rows::blocks_at;
 use std::arch::x86_64::*;
@@ -32,7 +31,7 @@ impl<F: Format> Kind for Superblocks<F> {
             for block in 0..rows[0].len() {
                 wishes.go_on(&rows, block);
                 let rows = blocks_at(&rows, block);
-                F::head(rows, head);
+                F::head::<false>(rows, head);
                 let x = blocks_at(x, block);
                 let dots = dots::<F, T>(rows, head, x);
                 let scale = _mm512_load_ps(head.scale.as_ptr());
@@ -70,7 +69,7 @@ unsafe fn dots<F: Format, const T: usize>(
                 let first = F::word(column, run);
                 for group in 0..RUN * WORD / F::GROUP {
                     let place = first * WORD / F::GROUP + group;
-                    let sub_block = place * F::GROUP / (SUPERBLOCK / SUB_BLOCKS);
+                    let sub_block = place * F::GROUP / F::SUB_BLOCK;
                     let scales = _mm512_load_si512(head.scales[sub_block].as_ptr().cast());
                     for t in 0..T {
                         let mut sum = _mm512_setzero_si512();

@@ -1,0 +1,34 @@
+//! Both ways to apply scales, on every machine with AVX-512.
+
+use super::{SuperblockFormat, large, many_tokens};
+use crate::kernels::Product;
+use crate::kernels::avx512::Avx512;
+use crate::kernels::trials::assert_defined_bits;
+use odmoe_formats::BlockFormat;
+
+fn both_ways<F: SuperblockFormat>(format: BlockFormat) {
+    let Some(proof) = Avx512::detect() else {
+        return;
+    };
+    for tokens in [1, 6, 11, 20] {
+        let whole = |product: &Product<'_>| {
+            many_tokens::<F, true>(proof, product, product.x.superblocks.expect("superblocks"));
+            true
+        };
+        let halves = |product: &Product<'_>| {
+            many_tokens::<F, false>(proof, product, product.x.superblocks.expect("superblocks"));
+            true
+        };
+        assert_defined_bits(proof, format, tokens, whole);
+        assert_defined_bits(proof, format, tokens, halves);
+    }
+}
+
+#[test]
+fn weights_of_any_bytes_give_the_bits_of_the_definition() {
+    both_ways::<large::Q2K>(BlockFormat::Q2_K);
+    both_ways::<large::Q3K>(BlockFormat::Q3_K);
+    both_ways::<large::Q4K>(BlockFormat::Q4_K);
+    both_ways::<large::Q5K>(BlockFormat::Q5_K);
+    both_ways::<large::Q6K>(BlockFormat::Q6_K);
+}
