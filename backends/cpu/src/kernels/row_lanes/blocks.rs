@@ -2,17 +2,14 @@
 
 use super::ahead::Ahead;
 use super::columns::ROWS;
+use super::sums::{PANEL_ROWS, SLICES, Sums};
 use crate::blocks::BLOCK;
 use crate::kernels::activations::{BlockOperand, BlockRow, BlockRows};
 use crate::kernels::rows::{blocks_at, gather};
 use std::arch::x86_64::*;
 
-/// Registers of weights that go over a token together.
-const SLICES: usize = 2;
-/// Rows of a panel.
-const PANEL_ROWS: usize = SLICES * ROWS;
-/// Tokens of one tile.
-const TOKENS: usize = 8;
+/// Tokens of one tile: as many as have all their dots and sums in registers beside the operands.
+const TOKENS: usize = 6;
 /// Elements of a row in one lane.
 pub const WORD: usize = 4;
 /// Blocks of a row that are unpacked together: two slices and the tokens' parts stay in the innermost cache.
@@ -90,7 +87,6 @@ impl Slice {
 }
 
 type Panel = [[Slice; SLICES]; BLOCKS];
-type Sums = [[f32; ROWS]; SLICES];
 
 /// Every product of weight rows with rows `tokens` of x; `emit(token, row, sums)` gets consecutive rows of one token.
 ///
@@ -112,7 +108,7 @@ pub unsafe fn products<'a, F: Format>(
         let height = PANEL_ROWS.min(rows - row);
         let group: [&[F::Block]; PANEL_ROWS] = gather(&weight, row, height);
         sums.clear();
-        sums.resize(tokens.len(), [[0.0; ROWS]; SLICES]);
+        sums.resize(tokens.len(), Sums::EMPTY);
         let blocks = group[0].len();
         let mut ahead = Ahead::of(
             group[0].as_ptr().cast(),
@@ -132,7 +128,7 @@ pub unsafe fn products<'a, F: Format>(
             unsafe { panel_with_tokens::<F>(&panel[..count], first, x, tokens, &mut sums) };
         }
         for (token, sums) in sums.iter().enumerate() {
-            emit(token, row, &sums.as_flattened()[..height]);
+            emit(token, row, &sums.rows()[..height]);
         }
     }
 }
@@ -145,13 +141,14 @@ unsafe fn panel_with_tokens<F: Format>(
     tokens: &[u32],
     sums: &mut [Sums],
 ) {
-    let groups = tokens.chunks(TOKENS).zip(sums.chunks_mut(TOKENS));
+    // Tiles of nearly the same height: a last one of few tokens would load as much for fewer products.
+    let tiles = tokens.len().div_ceil(TOKENS).max(1);
+    let height = tokens.len().div_ceil(tiles).max(1);
+    let groups = tokens.chunks(height).zip(sums.chunks_mut(height));
     for (tokens, sums) in groups {
         // SAFETY: as this function's.
         unsafe {
             match tokens.len() {
-                8 => tile::<F, 8>(panel, first, x, tokens, sums),
-                7 => tile::<F, 7>(panel, first, x, tokens, sums),
                 6 => tile::<F, 6>(panel, first, x, tokens, sums),
                 5 => tile::<F, 5>(panel, first, x, tokens, sums),
                 4 => tile::<F, 4>(panel, first, x, tokens, sums),
@@ -173,17 +170,30 @@ unsafe fn tile<F: Format, const T: usize>(
     sums: &mut [Sums],
 ) {
     let mut rows: [BlockRow<'_>; T] = [x.row(tokens[0] as usize); T];
-    for (to, &token) in rows.iter_mut().zip(&tokens[..T]).skip(1) {
-        *to = x.row(token as usize);
+    for token in 1..T {
+        rows[token] = x.row(tokens[token] as usize);
     }
     let sums: &mut [Sums; T] = sums.try_into().expect("as many sums as tokens");
-    for (index, slices) in panel.iter().enumerate() {
-        let mut x = [rows[0].block(first + index); T];
-        for (to, row) in x.iter_mut().zip(&rows) {
-            *to = row.block(first + index);
+    // SAFETY: slices and sums are aligned to registers.
+    unsafe {
+        let mut running = [[_mm512_setzero_ps(); SLICES]; T];
+        for (running, sums) in running.iter_mut().zip(sums.iter()) {
+            for (running, sums) in running.iter_mut().zip(&sums.slices) {
+                *running = _mm512_load_ps(sums.as_ptr());
+            }
         }
-        // SAFETY: slices are aligned to registers.
-        unsafe { block_step::<F, T>(slices, x, sums) };
+        for (index, slices) in panel.iter().enumerate() {
+            let mut x = [rows[0].block(first + index); T];
+            for token in 1..T {
+                x[token] = rows[token].block(first + index);
+            }
+            block_step::<F, T>(slices, x, &mut running);
+        }
+        for (running, sums) in running.iter().zip(sums) {
+            for (running, sums) in running.iter().zip(&mut sums.slices) {
+                _mm512_store_ps(sums.as_mut_ptr(), *running);
+            }
+        }
     }
 }
 
@@ -191,7 +201,7 @@ unsafe fn tile<F: Format, const T: usize>(
 unsafe fn block_step<F: Format, const T: usize>(
     slices: &[Slice; SLICES],
     x: [BlockOperand<'_>; T],
-    sums: &mut [Sums; T],
+    sums: &mut [[__m512; SLICES]; T],
 ) {
     // SAFETY: slices are aligned to registers; words of x lie within its 32 elements; the instructions are there by
     // the contract of `products`.
@@ -223,14 +233,12 @@ unsafe fn block_step<F: Format, const T: usize>(
             for token in 0..T {
                 let x_scale = _mm512_set1_ps(x[token].block.scale);
                 let dots = _mm512_cvtepi32_ps(dots[token][slice]);
-                let to = sums[token][slice].as_mut_ptr();
-                let mut sum = _mm512_loadu_ps(to);
-                sum = _mm512_fmadd_ps(_mm512_mul_ps(scales, x_scale), dots, sum);
+                let sum = &mut sums[token][slice];
+                *sum = _mm512_fmadd_ps(_mm512_mul_ps(scales, x_scale), dots, *sum);
                 if F::MINIMUM {
                     let x_sum = _mm512_set1_ps(x[token].block.sum as f32);
-                    sum = _mm512_fmadd_ps(_mm512_mul_ps(minima, x_scale), x_sum, sum);
+                    *sum = _mm512_fmadd_ps(_mm512_mul_ps(minima, x_scale), x_sum, *sum);
                 }
-                _mm512_storeu_ps(to, sum);
             }
         }
     }

@@ -7,6 +7,7 @@ mod block_formats;
 mod blocks;
 mod columns;
 mod few;
+mod sums;
 pub mod superblock_formats;
 mod superblocks;
 #[cfg(test)]
@@ -22,8 +23,9 @@ use odmoe_formats::BlockFormat as F;
 
 pub use ahead::Ahead;
 pub use columns::ROWS;
+pub use sums::{PANEL_ROWS, Sums};
 use superblock_formats as large;
-pub use superblocks::{Format as SuperblockFormat, PANEL_ROWS, Slice, Sums, WORD, add};
+pub use superblocks::{Format as SuperblockFormat, Slice, WORD, add};
 
 /// Bytes of activations that go over unpacked rows together: a quarter of a core's own cache.
 const ACTIVATION_BYTES: usize = 1 << 19;

@@ -6,15 +6,12 @@
 
 use super::ahead::Ahead;
 use super::columns::{ROWS, down};
+use super::sums::{PANEL_ROWS, SLICES, Sums};
 use crate::blocks::{SUB_BLOCKS, SUPERBLOCK};
 use crate::kernels::activations::{ActivationSuperblock, SuperblockRows};
 use crate::kernels::rows::{blocks_at, gather};
 use std::arch::x86_64::*;
 
-/// Registers of weights that go over a token together.
-const SLICES: usize = 2;
-/// Rows of a panel.
-pub const PANEL_ROWS: usize = SLICES * ROWS;
 /// Tokens of one tile: with two slices enough sums at a time to hide the latency of a dot product, and few enough that
 /// these, the totals and the operands are all in registers.
 const TOKENS: usize = 6;
@@ -134,21 +131,6 @@ impl Head {
         scale: [0.0; ROWS],
         minimum: [0.0; ROWS],
     };
-}
-
-/// Running sums of a panel's rows with one token.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub struct Sums([[f32; ROWS]; SLICES]);
-
-impl Sums {
-    /// Zeros.
-    pub const EMPTY: Self = Self([[0.0; ROWS]; SLICES]);
-
-    /// Row by row.
-    pub fn rows(&self) -> &[f32] {
-        self.0.as_flattened()
-    }
 }
 
 /// Every product of weight rows with rows `tokens` of x; `emit(token, row, sums)`. `WHOLE`: each sub-block's sum is
@@ -281,7 +263,7 @@ unsafe fn finish<F: Format, const T: usize>(
             let minimum = _mm512_load_ps(panel[slice].head.minimum.as_ptr());
             for token in 0..T {
                 let x_scale = _mm512_set1_ps(x[token].scale);
-                let to = sums[token].0[slice].as_mut_ptr();
+                let to = sums[token].slices[slice].as_mut_ptr();
                 let dots = _mm512_cvtepi32_ps(dots[token][slice]);
                 let mut sum = _mm512_load_ps(to);
                 sum = _mm512_fmadd_ps(_mm512_mul_ps(scale, x_scale), dots, sum);
