@@ -36,7 +36,7 @@ impl<const T: usize> Quad<T> {
         unsafe {
             let products = self.products(t);
             let mut corrections = [_mm512_setzero_si512(); QUAD];
-            if F::MINIMA {
+            if F::MINIMA > 0 {
                 corrections = self.corrections(t);
             }
             for (place, x) in x.iter().enumerate() {
@@ -44,7 +44,7 @@ impl<const T: usize> Quad<T> {
                 let x_scale = _mm512_set1_ps(x.scale);
                 let products = _mm512_cvtepi32_ps(products[place]);
                 sum = _mm512_fmadd_ps(_mm512_mul_ps(low_half(units), x_scale), products, sum);
-                if F::MINIMA {
+                if F::MINIMA > 0 {
                     let minimum = low_half(_mm512_srli_epi32::<16>(units));
                     let corrections = _mm512_cvtepi32_ps(corrections[place]);
                     sum = _mm512_fnmadd_ps(_mm512_mul_ps(minimum, x_scale), corrections, sum);

@@ -13,6 +13,7 @@ mod tests;
 use super::avx512::Avx512;
 use super::processor::is_amd;
 use super::product::Product;
+use crate::blocks::SUB_BLOCKS;
 use fold::Quad;
 use formats::{AlongRows, Arranged};
 use odmoe_formats::BlockFormat as F;
@@ -35,6 +36,8 @@ pub fn product(proof: Avx512, product: &Product<'_>) -> bool {
 
 fn run(proof: Avx512, product: &Product<'_>) -> bool {
     match product.weight.format {
+        F::Q2_K => few_tokens::<formats::Q2K>(proof, product),
+        F::Q3_K => few_tokens::<formats::Q3K>(proof, product),
         F::Q4_K => few_tokens::<formats::Q4K>(proof, product),
         F::Q5_K => few_tokens::<formats::Q5K>(proof, product),
         F::Q6_K => few_tokens::<formats::Q6K>(proof, product),
@@ -119,16 +122,15 @@ unsafe fn multiply<F: AlongRows, const T: usize>(
                 for t in 0..T {
                     let x = &x[t][first + place];
                     products[t][place] = dot::<F>(&quants, scales, x);
-                    if F::MINIMA {
-                        let sums = _mm_load_si128(x.sums_of_32.as_ptr().cast());
-                        corrections[t][place] = _mm_madd_epi16(minima, sums);
+                    if F::MINIMA > 0 {
+                        corrections[t][place] = correction::<F>(minima, x);
                     }
                 }
             }
             for t in 0..T {
                 let sums = fold::quarters_of_four(products[t]);
                 _mm512_store_si512(quad.products[t][row].as_mut_ptr().cast(), sums);
-                if F::MINIMA {
+                if F::MINIMA > 0 {
                     let sums = fold::four(corrections[t]);
                     _mm_store_si128(quad.corrections[t][row].as_mut_ptr().cast(), sums);
                 }
@@ -143,10 +145,11 @@ unsafe fn dot<F: AlongRows>(quants: &[__m512i; PARTS], scales: __m512i, x: &Arra
     // SAFETY: as above.
     unsafe {
         let mut sum = _mm512_setzero_si512();
-        if F::OFFSET {
+        if let Some(offset) = F::OFFSET_LOG2 {
             let sums = _mm256_load_si256(x.minus_sums.as_ptr().cast());
-            let offset = _mm256_madd_epi16(_mm512_castsi512_si256(scales), sums);
-            sum = _mm512_zextsi256_si512(_mm256_slli_epi32::<5>(offset));
+            let sums = _mm256_madd_epi16(_mm512_castsi512_si256(scales), sums);
+            let sums = _mm256_sll_epi32(sums, _mm_cvtsi32_si128(offset as i32));
+            sum = _mm512_zextsi256_si512(sums);
         }
         for (part, (&quants, x)) in quants.iter().zip(&x.quants).enumerate() {
             let x = _mm512_load_si512(x.as_ptr().cast());
@@ -154,6 +157,25 @@ unsafe fn dot<F: AlongRows>(quants: &[__m512i; PARTS], scales: __m512i, x: &Arra
             sum = _mm512_dpwssd_epi32(sum, pairs, F::spread(scales, part));
         }
         sum
+    }
+}
+
+/// The sums of lanes of one superblock's minima with one token.
+#[inline(always)]
+unsafe fn correction<F: AlongRows>(minima: __m256i, x: &Arranged) -> __m128i {
+    // SAFETY: as above.
+    unsafe {
+        if F::MINIMA == SUB_BLOCKS {
+            let sums = _mm256_load_si256(x.sums.as_ptr().cast());
+            let all = _mm256_madd_epi16(minima, sums);
+            _mm_add_epi32(
+                _mm256_castsi256_si128(all),
+                _mm256_extracti128_si256::<1>(all),
+            )
+        } else {
+            let sums = _mm_load_si128(x.sums_of_32.as_ptr().cast());
+            _mm_madd_epi16(_mm256_castsi256_si128(minima), sums)
+        }
     }
 }
 

@@ -10,7 +10,13 @@ fn weights_of_any_bytes_give_the_bits_of_the_definition() {
     let Some(proof) = Avx512::detect() else {
         return;
     };
-    for (format, tokens_max) in [(F::Q4_K, 1), (F::Q5_K, 2), (F::Q6_K, 4)] {
+    for (format, tokens_max) in [
+        (F::Q2_K, 1),
+        (F::Q3_K, 1),
+        (F::Q4_K, 1),
+        (F::Q5_K, 2),
+        (F::Q6_K, 4),
+    ] {
         for tokens in 1..=tokens_max {
             assert_defined_bits(proof, format, tokens, |product| run(proof, product));
         }
