@@ -159,17 +159,17 @@ pub unsafe fn products<'a, F: Format, const WHOLE: bool>(
         let mut ahead = Ahead::of(
             group[0].as_ptr().cast(),
             PANEL_ROWS * size_of_val(group[0]),
-            blocks * (SLICES + 1),
+            blocks * tokens.len().div_ceil(TOKENS).max(1),
         );
         for block in 0..blocks {
             for (slice, rows) in panel.iter_mut().zip(group.as_chunks::<ROWS>().0) {
-                ahead.part();
                 // SAFETY: as this function's.
                 unsafe { F::unpack::<WHOLE>(blocks_at(rows, block), slice) };
             }
-            ahead.part();
             // SAFETY: as this function's.
-            unsafe { panel_with_tokens::<F, WHOLE>(&panel, block, x, tokens, &mut sums) };
+            unsafe {
+                panel_with_tokens::<F, WHOLE>(&panel, block, x, tokens, &mut sums, &mut ahead)
+            };
         }
         for (token, sums) in sums.iter().enumerate() {
             emit(token, row, &sums.rows()[..height]);
@@ -184,12 +184,14 @@ unsafe fn panel_with_tokens<F: Format, const WHOLE: bool>(
     x: &SuperblockRows,
     tokens: &[u32],
     sums: &mut [Sums],
+    ahead: &mut Ahead,
 ) {
     // Tiles of nearly the same height: a last one of few tokens would load as much for fewer products.
     let tiles = tokens.len().div_ceil(TOKENS).max(1);
     let height = tokens.len().div_ceil(tiles).max(1);
     let groups = tokens.chunks(height).zip(sums.chunks_mut(height));
     for (tokens, sums) in groups {
+        ahead.part();
         // SAFETY: as this function's.
         unsafe {
             match *tokens {
