@@ -43,6 +43,11 @@ pub fn cases() -> Vec<Case> {
     all.push(expert_ffn(shape(3, 512, 256, 2, [Q6_K, Q4_0, Q2_K]), 5));
     all.push(expert_ffn(shape(2, 256, 32, 1, [F32, Q3_K, MXFP4]), 3));
     all.push(expert_ffn(shape(2, 256, 64, 2, [IQ4_XS, Q4_K, IQ4_NL]), 9));
+    // More bytes of activations than go over weights together.
+    all.push(expert_ffn(
+        shape(1, 74 * 256, 32, 1, [Q4_K, Q6_K, Q8_0]),
+        34,
+    ));
     all
 }
 

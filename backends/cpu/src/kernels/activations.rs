@@ -78,6 +78,11 @@ const _: () = {
 };
 
 impl BlockRows {
+    /// Bytes of a row's blocks, without the wider integers.
+    pub fn row_bytes(columns: usize) -> usize {
+        columns / BLOCK * size_of::<ActivationBlock>()
+    }
+
     /// Makes room for `rows` of `columns` and hands it out.
     pub fn prepare(&mut self, rows: usize, columns: usize) -> BlocksPart<'_> {
         assert_whole(columns, BLOCK);
@@ -119,13 +124,6 @@ impl<'a> BlockRow<'a> {
         }
     }
 
-    /// Bytes of its blocks, without the wider integers.
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    pub fn bytes(self) -> usize {
-        size_of_val(self.blocks)
-    }
-
     /// One block.
     #[inline(always)]
     pub fn block(self, block: usize) -> BlockOperand<'a> {
@@ -137,6 +135,11 @@ impl<'a> BlockRow<'a> {
 }
 
 impl SuperblockRows {
+    /// Bytes of a row.
+    pub fn row_bytes(columns: usize) -> usize {
+        columns / SUPERBLOCK * size_of::<ActivationSuperblock>()
+    }
+
     /// Makes room for `rows` of `columns` and hands it out.
     pub fn prepare(&mut self, rows: usize, columns: usize) -> &mut [ActivationSuperblock] {
         assert_whole(columns, SUPERBLOCK);

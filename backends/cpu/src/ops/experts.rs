@@ -3,7 +3,7 @@
 use super::Executor;
 use super::machine::Machine;
 use super::operands::{floats, floats_mut, read, weight_view, write};
-use super::products::{QuantisedScratch, activations, chunk_rows};
+use super::products::{QuantisedScratch, activations, chunk_rows, part_tokens};
 use crate::kernel_set::KernelSet;
 use crate::kernels::{Activations, OutRows, Product, SiluMul};
 use crate::memory::{ReadGuard, SharedSlice};
@@ -35,6 +35,27 @@ struct Job<'a> {
     out_rows: Vec<u32>,
     /// Rows of the state.
     slots: Vec<u32>,
+}
+
+/// Those rows of a job that go over one of its weights together.
+struct Part<'a> {
+    expert: ExpertView<'a>,
+    token_rows: &'a [u32],
+    out_rows: &'a [u32],
+    slots: &'a [u32],
+}
+
+impl<'a> Job<'a> {
+    fn parts(&self, weight: &WeightView<'_>) -> impl Iterator<Item = Part<'_>> {
+        let most = part_tokens(weight, self.slots.len());
+        let rows = self.token_rows.chunks(most).zip(self.out_rows.chunks(most));
+        (rows.zip(self.slots.chunks(most))).map(|((token_rows, out_rows), slots)| Part {
+            expert: self.expert,
+            token_rows,
+            out_rows,
+            slots,
+        })
+    }
 }
 
 impl Executor {
@@ -174,8 +195,8 @@ fn run_pass(
             jobs,
             |expert| expert.gate,
             2 * operations,
-            |job, rows| {
-                open_rows(machine, job, rows, inputs, &gate, &up);
+            |part, rows| {
+                open_rows(machine, part, rows, inputs, &gate, &up);
             },
         );
     }
@@ -188,15 +209,15 @@ fn run_pass(
         jobs,
         |expert| expert.down,
         operations,
-        |job, rows| {
-            let weight = job.expert.down;
+        |part, rows| {
+            let weight = part.expert.down;
             // SAFETY: out rows are distinct over all jobs, and chunks of one job write different columns.
-            let out = unsafe { OutRows::new(&out, hidden, &job.out_rows) };
+            let out = unsafe { OutRows::new(&out, hidden, part.out_rows) };
             machine.run(Product {
                 weight,
                 rows,
                 x: states,
-                tokens: &job.slots,
+                tokens: part.slots,
                 out,
             });
         },
@@ -206,25 +227,25 @@ fn run_pass(
 /// The state of some of an expert's F for all its rows: gate, up, and their silu product.
 fn open_rows(
     machine: &Machine,
-    job: &Job<'_>,
+    part: &Part<'_>,
     rows: Range<usize>,
     x: Activations<'_>,
     gate: &SharedSlice<'_, f32>,
     up: &SharedSlice<'_, f32>,
 ) {
-    let width = job.expert.gate.rows;
-    for (weight, to) in [(job.expert.gate, gate), (job.expert.up, up)] {
+    let width = part.expert.gate.rows;
+    for (weight, to) in [(part.expert.gate, gate), (part.expert.up, up)] {
         // SAFETY: slots are distinct over all jobs, and chunks of one job write different columns.
-        let out = unsafe { OutRows::new(to, width, &job.slots) };
+        let out = unsafe { OutRows::new(to, width, part.slots) };
         machine.run(Product {
             weight,
             rows: rows.clone(),
             x,
-            tokens: &job.token_rows,
+            tokens: part.token_rows,
             out,
         });
     }
-    for &slot in &job.slots {
+    for &slot in part.slots {
         let range = slot as usize * width + rows.start..slot as usize * width + rows.end;
         // SAFETY: as above; the products are done with them.
         let (gate, up) = unsafe { (gate.range_mut(range.clone()), up.range_mut(range)) };
@@ -232,21 +253,22 @@ fn open_rows(
     }
 }
 
-/// Shares out the rows of one weight of every job.
+/// Shares out the rows of one weight of every job, with the tokens that go over them together.
 fn for_chunks<'a>(
     machine: &Machine,
     jobs: &[Job<'a>],
     weight: impl Fn(&ExpertView<'a>) -> WeightView<'a>,
     operations: usize,
-    body: impl Fn(&Job<'_>, Range<usize>) + Sync,
+    body: impl Fn(&Part<'_>, Range<usize>) + Sync,
 ) {
     let weight = weight(&jobs[0].expert);
     let rows = weight.rows;
     let tokens = jobs.iter().map(|job| job.slots.len()).sum::<usize>() / jobs.len();
     let chunk = chunk_rows(machine, &weight, rows * jobs.len(), tokens);
-    let per_job = rows.div_ceil(chunk);
-    machine.parallel(jobs.len() * per_job, operations, |index| {
-        let start = index % per_job * chunk;
-        body(&jobs[index / per_job], start..rows.min(start + chunk));
+    let chunks = rows.div_ceil(chunk);
+    let parts: Vec<Part<'_>> = jobs.iter().flat_map(|job| job.parts(&weight)).collect();
+    machine.parallel(parts.len() * chunks, operations, |index| {
+        let start = index % chunks * chunk;
+        body(&parts[index / chunks], start..rows.min(start + chunk));
     });
 }

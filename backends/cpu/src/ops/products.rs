@@ -104,6 +104,25 @@ fn quantise_superblocks(
     });
 }
 
+/// Bytes of activations that go over weights together: they stay in a core's own cache from panel to panel.
+const PART_BYTES: usize = 1 << 20;
+/// Tokens that unpacking weights is shared by at least, however wide they are: it is a tenth of the work then.
+const PART_TOKENS_MIN: usize = 32;
+/// Tokens that unpacking is shared by at most: beyond this it is next to nothing.
+const PART_TOKENS_MAX: usize = 256;
+
+/// How many of so many tokens go over weights like this together: all, or in parts of nearly the same size.
+pub fn part_tokens(weight: &WeightView<'_>, tokens: usize) -> usize {
+    let bytes = match ActivationForm::of(weight.format) {
+        // Panels of these weights stay in the cache instead.
+        ActivationForm::Floats => return tokens.max(1),
+        ActivationForm::Blocks => BlockRows::row_bytes(weight.columns),
+        ActivationForm::Superblocks => SuperblockRows::row_bytes(weight.columns),
+    };
+    let most = (PART_BYTES / bytes.max(1)).clamp(PART_TOKENS_MIN, PART_TOKENS_MAX);
+    tokens.div_ceil(tokens.div_ceil(most).max(1)).max(1)
+}
+
 /// Tokens from which on kernels take panels of twice as many rows.
 const MANY_TOKENS: usize = 5;
 /// Tokens from which on arithmetic is the limit, whatever is fetched in vain.
@@ -149,19 +168,22 @@ pub fn linear(
     let rows = identity(numbers, tokens);
     let x = activations(machine, std::iter::once(weight), x, rows, quantised);
     let shared = SharedSlice::new(out);
-    // SAFETY: the rows are distinct, and chunks write different columns of them.
-    let out = unsafe { OutRows::new(&shared, weight.rows, rows) };
     let chunk = chunk_rows(machine, &weight, weight.rows, tokens);
+    let chunks = weight.rows.div_ceil(chunk);
+    let parts: Vec<&[u32]> = rows.chunks(part_tokens(&weight, tokens)).collect();
     machine.parallel(
-        weight.rows.div_ceil(chunk),
+        parts.len() * chunks,
         tokens * weight.rows * weight.columns,
         |index| {
-            let rows_of_chunk = index * chunk..weight.rows.min((index + 1) * chunk);
+            let tokens = parts[index / chunks];
+            let start = index % chunks * chunk;
+            // SAFETY: the rows are distinct, and chunks write different columns of them.
+            let out = unsafe { OutRows::new(&shared, weight.rows, tokens) };
             machine.run(Product {
                 weight,
-                rows: rows_of_chunk,
+                rows: start..weight.rows.min(start + chunk),
                 x,
-                tokens: rows,
+                tokens,
                 out,
             });
         },

@@ -47,14 +47,9 @@ pub fn product<T: Tiles>(proof: Avx512, tiles: T, product: &Product<'_>) -> bool
 fn superblocks<T: Tiles, F: SuperblockFormat>(_proof: Avx512, tiles: T, product: &Product<'_>) {
     let x = product.x.superblocks.expect("activations in superblocks");
     let tiles = tiles.configure();
-    let together = row_lanes::together(product.tokens.len(), size_of_val(x.row(0)));
-    for (part, tokens) in product.tokens.chunks(together).enumerate() {
-        let emit = |token, row, sums: &[f32]| {
-            product.out.put(part * together + token, row, sums);
-        };
-        // SAFETY: the machine has AVX-512, as the proof says.
-        unsafe { products::<T, F>(&tiles, product, x, tokens, emit) }
-    }
+    let emit = |token, row, sums: &[f32]| product.out.put(token, row, sums);
+    // SAFETY: the machine has AVX-512, as the proof says.
+    unsafe { products::<T, F>(&tiles, product, x, emit) }
 }
 
 /// What a product works on: a panel of weights in each form, and sums of tiles.
@@ -70,10 +65,9 @@ unsafe fn products<T: Tiles, F: SuperblockFormat>(
     tiles: &T::Configured,
     product: &Product<'_>,
     x: &SuperblockRows,
-    tokens: &[u32],
     emit: impl Fn(usize, usize, &[f32]),
 ) {
-    let rows = product.rows.clone();
+    let (rows, tokens) = (product.rows.clone(), product.tokens);
     let blocks = product.weight.columns / SUPERBLOCK;
     let mut work = Box::new(Work {
         slices: [Slice::EMPTY; SLICES],

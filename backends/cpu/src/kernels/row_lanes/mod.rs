@@ -27,19 +27,6 @@ pub use sums::{PANEL_ROWS, Sums};
 use superblock_formats as large;
 pub use superblocks::{Format as SuperblockFormat, Slice, WORD, add};
 
-/// Bytes of activations that go over unpacked rows together: a quarter of a core's own cache.
-const ACTIVATION_BYTES: usize = 1 << 19;
-/// Tokens that unpacking is shared by at least, however wide they are: it is a tenth of the work then.
-const TOGETHER_MIN: usize = 32;
-/// Tokens that unpacking is shared by at most: beyond this it is next to nothing.
-const TOGETHER_MAX: usize = 256;
-
-/// Of so many tokens, how many go over unpacked rows together: all, or in parts of nearly the same size.
-pub fn together(tokens: usize, bytes_a_token: usize) -> usize {
-    let most = (ACTIVATION_BYTES / bytes_a_token.max(1)).clamp(TOGETHER_MIN, TOGETHER_MAX);
-    tokens.div_ceil(tokens.div_ceil(most).max(1)).max(1)
-}
-
 /// Runs the product, where it is of a format that is done here; else says so.
 pub fn product(proof: Avx512, product: &Product<'_>) -> bool {
     match product.weight.format {
@@ -97,18 +84,15 @@ fn many_tokens<F: SuperblockFormat, const WHOLE: bool>(
     x: &SuperblockRows,
 ) {
     let first = product.rows.start;
-    let together = together(product.tokens.len(), size_of_val(x.row(0)));
-    for (part, tokens) in product.tokens.chunks(together).enumerate() {
-        // SAFETY: the machine has the instructions, as the proof says.
-        unsafe {
-            superblocks::products::<F, WHOLE>(
-                product.rows.len(),
-                |row| product.weight.blocks(first + row),
-                x,
-                tokens,
-                |token, row, sums| product.out.put(part * together + token, first + row, sums),
-            );
-        }
+    // SAFETY: the machine has the instructions, as the proof says.
+    unsafe {
+        superblocks::products::<F, WHOLE>(
+            product.rows.len(),
+            |row| product.weight.blocks(first + row),
+            x,
+            product.tokens,
+            |token, row, sums| product.out.put(token, first + row, sums),
+        );
     }
 }
 
@@ -119,17 +103,14 @@ fn blocks<F: blocks::Format>(proof: Avx512, product: &Product<'_>) {
         return few::<few::Blocks<F>>(proof, product, |token| x.row(token as usize));
     }
     let first = product.rows.start;
-    let together = together(product.tokens.len(), x.row(0).bytes());
-    for (part, tokens) in product.tokens.chunks(together).enumerate() {
-        // SAFETY: the machine has the instructions, as the proof says.
-        unsafe {
-            blocks::products::<F>(
-                product.rows.len(),
-                |row| product.weight.blocks(first + row),
-                x,
-                tokens,
-                |token, row, sums| product.out.put(part * together + token, first + row, sums),
-            );
-        }
+    // SAFETY: the machine has the instructions, as the proof says.
+    unsafe {
+        blocks::products::<F>(
+            product.rows.len(),
+            |row| product.weight.blocks(first + row),
+            x,
+            product.tokens,
+            |token, row, sums| product.out.put(token, first + row, sums),
+        );
     }
 }
