@@ -6,8 +6,8 @@
 //!
 //! Beside the buffers that its caller allocates, a backend keeps scratch that grows to what the largest op needs, within
 //! [`odmoe_backend::scratch_bytes_max`]: at most 26 MiB for the intermediate state of experts; for the largest batch of
-//! activations that meets quantised weights 3.25 bytes an element in blocks of 32 and 1.25 in superblocks of 256; the
-//! router's logits, and some 150 KiB a thread.
+//! activations that meets quantised weights 3.25 bytes an element in blocks of 32 and 1.75 in superblocks of 256, and of up
+//! to 64 rows of these 1.25 more, rearranged; the router's logits, and some 170 KiB a thread.
 //!
 //! `unsafe` is where it must be: in `memory` (borrow states make the outside safe), in `pool` (a loop's body outlives
 //! the loop), in the vector primitives of `kernels`, and where `ops` hands disjoint parts of an output to threads.

@@ -77,11 +77,19 @@ pub struct OpShape {
 ///
 /// Two sets of activations in the forms that quantised products take (at most 5 bytes an element; an op over weights of
 /// several formats needs several forms), the intermediate state of experts in passes of 2 Mi elements (at most 13 bytes
-/// each), small per-row values, and 256 KiB for each thread, 2 MiB at least.
+/// each), both again for the first 64 rows in an order that products of few tokens want (2 bytes), small per-row values,
+/// and 256 KiB for each thread, 2 MiB at least.
 pub const fn scratch_bytes_max(shape: OpShape) -> usize {
     const STATE_ELEMENTS_MAX: usize = 2 << 20;
     const THREAD: usize = 256 << 10;
     const THREADS_LEAST: usize = 2 << 20;
+    const FEW_ROWS: usize = 64;
+    let few_rows = if shape.rows < FEW_ROWS {
+        shape.rows
+    } else {
+        FEW_ROWS
+    };
+    let few = few_rows * (2 * shape.width + shape.expert_state);
     let state = shape.rows * shape.expert_state;
     let state = if state < STATE_ELEMENTS_MAX {
         state
@@ -93,7 +101,7 @@ pub const fn scratch_bytes_max(shape: OpShape) -> usize {
     } else {
         THREADS_LEAST
     };
-    shape.rows * shape.width * 10 + state * 13 + shape.rows * shape.small * 8 + threads
+    shape.rows * shape.width * 10 + state * 13 + few * 2 + shape.rows * shape.small * 8 + threads
 }
 
 /// Memory that could not be had.

@@ -1,5 +1,6 @@
 //! Rows of activations, quantised: in blocks of 32 and in superblocks of 256.
 
+use super::arranged::{ArrangedQuad, ArrangedRows, Order, QUAD};
 use super::{Kernel, Simd};
 use crate::blocks::{BLOCK, SUB_BLOCKS, SUPERBLOCK};
 use crate::reference::quantise_block;
@@ -69,6 +70,15 @@ pub struct BlockRow<'a> {
 pub struct SuperblockRows {
     superblocks_a_row: usize,
     superblocks: Vec<ActivationSuperblock>,
+    arranged: ArrangedRows,
+}
+
+/// The part of [`SuperblockRows`] that one chunk of a parallel loop fills.
+pub struct SuperblocksPart<'a> {
+    /// As they are.
+    pub superblocks: &'a mut [ActivationSuperblock],
+    /// The same rearranged; none where nobody wants that.
+    pub arranged: &'a mut [ArrangedQuad],
 }
 
 /// In both forms together an element takes at most 5 bytes, which `odmoe_backend::scratch_bytes_max` counts on.
@@ -140,8 +150,13 @@ impl SuperblockRows {
         columns / SUPERBLOCK * size_of::<ActivationSuperblock>()
     }
 
-    /// Makes room for `rows` of `columns` and hands it out.
-    pub fn prepare(&mut self, rows: usize, columns: usize) -> &mut [ActivationSuperblock] {
+    /// Makes room for `rows` of `columns` and hands it out; where there is an order, for rearranged ones as well.
+    pub fn prepare(
+        &mut self,
+        rows: usize,
+        columns: usize,
+        order: Option<Order>,
+    ) -> SuperblocksPart<'_> {
         assert_whole(columns, SUPERBLOCK);
         self.superblocks_a_row = columns / SUPERBLOCK;
         let superblocks = rows * self.superblocks_a_row;
@@ -155,7 +170,16 @@ impl SuperblockRows {
             };
             self.superblocks.resize(superblocks, empty);
         }
-        &mut self.superblocks[..superblocks]
+        SuperblocksPart {
+            superblocks: &mut self.superblocks[..superblocks],
+            arranged: self.arranged.prepare(rows, columns, order),
+        }
+    }
+
+    /// One row, where rows were arranged in that order.
+    #[cfg(target_arch = "x86_64")]
+    pub fn arranged(&self, row: usize, order: Order) -> Option<&[ArrangedQuad]> {
+        self.arranged.row(row, order)
     }
 
     /// One row.
@@ -196,12 +220,14 @@ impl Kernel for QuantiseBlocks<'_> {
     }
 }
 
-/// Quantises activations into superblocks.
+/// Quantises activations into superblocks; those of one row where they are rearranged as well.
 pub struct QuantiseSuperblocks<'a> {
     /// Whole superblocks.
     pub x: &'a [f32],
     /// As many superblocks.
-    pub to: &'a mut [ActivationSuperblock],
+    pub to: SuperblocksPart<'a>,
+    /// How they are to be rearranged, if so.
+    pub order: Option<Order>,
 }
 
 impl Kernel for QuantiseSuperblocks<'_> {
@@ -209,10 +235,20 @@ impl Kernel for QuantiseSuperblocks<'_> {
     #[inline(always)]
     fn call<S: Simd>(self, _simd: S) {
         let x = self.x.as_chunks::<SUPERBLOCK>().0;
-        assert_eq!(x.len(), self.to.len());
-        for (x, superblock) in x.iter().zip(self.to) {
+        let SuperblocksPart {
+            superblocks,
+            arranged,
+        } = self.to;
+        assert_eq!(x.len(), superblocks.len());
+        for (x, superblock) in x.iter().zip(&mut *superblocks) {
             superblock.scale = quantise_block(x, &mut superblock.quants);
             sum_parts(superblock);
+        }
+        if let Some(order) = self.order {
+            assert_eq!(arranged.len(), superblocks.len().div_ceil(QUAD));
+            for (quad, superblocks) in arranged.iter_mut().zip(superblocks.chunks(QUAD)) {
+                quad.fill(superblocks, order);
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ mod activations;
 mod along_rows;
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod arranged;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -48,7 +49,10 @@ mod transpose;
 mod trials;
 mod weighted_values;
 
-pub use activations::{BlockRows, BlocksPart, QuantiseBlocks, QuantiseSuperblocks, SuperblockRows};
+pub use activations::{
+    BlockRows, BlocksPart, QuantiseBlocks, QuantiseSuperblocks, SuperblockRows, SuperblocksPart,
+};
+pub use arranged::Order;
 pub use attention::{AttentionSplit, KvHead, MergeSplit, SplitState, TILE_POSITIONS};
 pub use elementwise::{
     AddGatedRow, AddInPlace, Choose, CombineRow, RmsNormRows, RotateHeads, SiluMul,
@@ -59,6 +63,7 @@ use crate::blocks::{BLOCK, Q8Block, SUB_BLOCKS};
 use crate::kernel_set::KernelSet;
 use crate::reference::LANES;
 use activations::{ActivationBlock, ActivationSuperblock, BlockOperand};
+use odmoe_formats::BlockFormat;
 use portable::{Portable, widen_bf16, widen_f16};
 use small_blocks::SmallPanel;
 #[cfg(target_arch = "x86_64")]
@@ -293,6 +298,15 @@ impl Instructions {
                 .or_else(|| neon::Neon::<false>::detect().map(Self::Neon)),
             #[cfg(not(target_arch = "aarch64"))]
             KernelSet::Neon => None,
+        }
+    }
+
+    /// In which order products of a few tokens with weights of that format want them, if not as they are.
+    pub fn order(self, format: BlockFormat) -> Option<Order> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => along_rows::order(format),
+            _ => None,
         }
     }
 

@@ -1,8 +1,8 @@
 //! What tests of single kernels have in common.
 
-use super::activations::{QuantiseSuperblocks, SuperblockRows};
+use super::activations::{QuantiseSuperblocks, SuperblockRows, SuperblocksPart};
 use super::avx512::Avx512;
-use super::{Activations, OutRows, Product, Simd};
+use super::{Activations, Order, OutRows, Product, Simd};
 use crate::blocks::SUPERBLOCK;
 use crate::memory::SharedSlice;
 use crate::reference::{QuantisedRow, dot_quantised};
@@ -19,6 +19,26 @@ pub fn bytes(seed: u64, count: usize) -> Vec<u8> {
         (state >> 32) as u8
     };
     std::iter::repeat_with(next).take(count).collect()
+}
+
+/// Rows of x [_, columns], quantised, and rearranged where there is an order.
+pub fn quantised(proof: Avx512, x: &[f32], columns: usize, order: Option<Order>) -> SuperblockRows {
+    let rows = x.len() / columns;
+    let mut all = SuperblockRows::default();
+    let to = all.prepare(rows, columns, order);
+    let quads = to.arranged.len() / rows;
+    let mut arranged = to.arranged;
+    let superblocks = to.superblocks.chunks_mut(columns / SUPERBLOCK);
+    for (x, superblocks) in x.chunks(columns).zip(superblocks) {
+        let row;
+        (row, arranged) = arranged.split_at_mut(quads);
+        let to = SuperblocksPart {
+            superblocks,
+            arranged: row,
+        };
+        proof.run(QuantiseSuperblocks { x, to, order });
+    }
+    all
 }
 
 /// The bits of a product's results, [tokens][rows], from `run`, or where it declines, from the set's own kernels.
@@ -52,11 +72,12 @@ pub fn run(
 }
 
 /// Products of superblocks of any bytes, in matrices of several shapes, have the bits of their definition. `product` must
-/// do all of them.
+/// do all of them; activations are rearranged where there is an order.
 pub fn assert_defined_bits(
     proof: Avx512,
     format: BlockFormat,
     tokens: usize,
+    order: Option<Order>,
     product: impl Fn(&Product<'_>) -> bool,
 ) {
     for (rows, blocks) in [(16, 4), (3, 1), (17, 3), (33, 8), (5, 22)] {
@@ -71,9 +92,7 @@ pub fn assert_defined_bits(
         let bytes = bytes(5, tokens * columns);
         let mut x: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte as i8)).collect();
         x[..columns].fill(127.0);
-        let mut quantised = SuperblockRows::default();
-        let to = quantised.prepare(tokens, columns);
-        proof.run(QuantiseSuperblocks { x: &x, to });
+        let quantised = quantised(proof, &x, columns, order);
         let numbers: Vec<u32> = (0..tokens as u32).rev().collect();
         let own = run(proof, weight, &quantised, &numbers, |p| {
             assert!(product(p), "{format}, {tokens} tokens");

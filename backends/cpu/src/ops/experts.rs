@@ -15,6 +15,9 @@ use std::ops::Range;
 /// Floats of intermediate state that are kept at once, 8 MiB. An op with more goes in several passes.
 const STATE_FLOATS: usize = 2 << 20;
 
+/// Rows that may well be few for each expert. Beyond this most experts have more than kernels take rearranged.
+const ARRANGED_ROWS_MAX: usize = 64;
+
 /// Kept between ops.
 #[derive(Default)]
 pub struct ExpertScratch {
@@ -187,7 +190,7 @@ fn run_pass(
     x_rows.sort_unstable();
     x_rows.dedup();
     let weights = jobs.iter().flat_map(|job| [job.expert.gate, job.expert.up]);
-    let inputs = activations(machine, weights, x, &x_rows, x_quantised);
+    let inputs = activations(machine, weights, x, &x_rows, ARRANGED_ROWS_MAX, x_quantised);
     {
         let (gate, up) = (SharedSlice::new(gate), SharedSlice::new(up));
         for_chunks(
@@ -202,7 +205,14 @@ fn run_pass(
     }
     let slots: Vec<u32> = (0..slots as u32).collect();
     let weights = jobs.iter().map(|job| job.expert.down);
-    let states = activations(machine, weights, gate, &slots, state_quantised);
+    let states = activations(
+        machine,
+        weights,
+        gate,
+        &slots,
+        ARRANGED_ROWS_MAX,
+        state_quantised,
+    );
     let out = SharedSlice::new(out);
     for_chunks(
         machine,

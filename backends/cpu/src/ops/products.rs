@@ -4,7 +4,7 @@ use super::machine::Machine;
 use crate::blocks::{BLOCK, SUPERBLOCK};
 use crate::kernels::{
     ActivationForm, Activations, BlockRows, BlocksPart, OutRows, PACKED_ROWS, PANEL_ROWS, Product,
-    QuantiseBlocks, QuantiseSuperblocks, SuperblockRows,
+    QuantiseBlocks, QuantiseSuperblocks, SuperblockRows, SuperblocksPart,
 };
 use crate::memory::SharedSlice;
 use crate::view::WeightView;
@@ -30,12 +30,13 @@ fn identity(numbers: &mut Vec<u32>, count: usize) -> &[u32] {
 }
 
 /// Rows of x [_, columns] in every form that products of these formats take. `rows`, ascending, are those that the
-/// products will read.
+/// products will read; up to `arranged_max` of them are also rearranged where products of few tokens want that.
 pub fn activations<'a>(
     machine: &Machine,
     weights: impl Iterator<Item = WeightView<'a>> + Clone,
     x: &'a [f32],
     rows: &[u32],
+    arranged_max: usize,
     scratch: &'a mut QuantisedScratch,
 ) -> Activations<'a> {
     assert!(
@@ -43,23 +44,21 @@ pub fn activations<'a>(
         "a row would be written twice"
     );
     let wanted = |form| {
-        let mut columns = weights
-            .clone()
-            .filter(|weight| ActivationForm::of(weight.format) == form)
-            .map(|weight| weight.columns);
-        columns.next()
+        let mut weights = weights.clone();
+        weights.find(|weight| ActivationForm::of(weight.format) == form)
     };
     let mut all = Activations {
         floats: x,
         blocks: None,
         superblocks: None,
     };
-    if let Some(columns) = wanted(ActivationForm::Blocks) {
-        quantise_blocks(machine, x, columns, rows, &mut scratch.blocks);
+    if let Some(weight) = wanted(ActivationForm::Blocks) {
+        quantise_blocks(machine, x, weight.columns, rows, &mut scratch.blocks);
         all.blocks = Some(&scratch.blocks);
     }
-    if let Some(columns) = wanted(ActivationForm::Superblocks) {
-        quantise_superblocks(machine, x, columns, rows, &mut scratch.superblocks);
+    if let Some(weight) = wanted(ActivationForm::Superblocks) {
+        let to = &mut scratch.superblocks;
+        quantise_superblocks(machine, x, &weight, rows, arranged_max, to);
         all.superblocks = Some(&scratch.superblocks);
     }
     all
@@ -88,21 +87,37 @@ fn quantise_blocks(machine: &Machine, x: &[f32], columns: usize, rows: &[u32], t
 fn quantise_superblocks(
     machine: &Machine,
     x: &[f32],
-    columns: usize,
+    weight: &WeightView<'_>,
     rows: &[u32],
+    arranged_max: usize,
     to: &mut SuperblockRows,
 ) {
+    let columns = weight.columns;
     let rows_in_use = rows.last().map_or(0, |&last| last as usize + 1);
-    let superblocks = SharedSlice::new(to.prepare(rows_in_use, columns));
-    let a_row = columns / SUPERBLOCK;
+    let order = machine.instructions.order(weight.format);
+    let order = order.filter(|_| rows_in_use <= arranged_max);
+    let SuperblocksPart {
+        superblocks,
+        arranged,
+    } = to.prepare(rows_in_use, columns, order);
+    let (a_row, quads_a_row) = (columns / SUPERBLOCK, arranged.len() / rows_in_use.max(1));
+    let (superblocks, arranged) = (SharedSlice::new(superblocks), SharedSlice::new(arranged));
     machine.parallel(rows.len(), rows.len() * columns, |index| {
         let row = rows[index] as usize;
         // SAFETY: every index is claimed once, and rows are distinct, so parts do not overlap.
-        let to = unsafe { superblocks.range_mut(row * a_row..(row + 1) * a_row) };
+        let to = unsafe {
+            SuperblocksPart {
+                superblocks: superblocks.range_mut(row * a_row..(row + 1) * a_row),
+                arranged: arranged.range_mut(row * quads_a_row..(row + 1) * quads_a_row),
+            }
+        };
         let x = &x[row * columns..(row + 1) * columns];
-        machine.run(QuantiseSuperblocks { x, to });
+        machine.run(QuantiseSuperblocks { x, to, order });
     });
 }
+
+/// The most tokens that kernels take rearranged.
+const FEW_TOKENS_MAX: usize = 4;
 
 /// Bytes of activations that go over weights together: they stay in a core's own cache from panel to panel.
 const PART_BYTES: usize = 1 << 20;
@@ -166,7 +181,8 @@ pub fn linear(
         identity: numbers,
     } = scratch;
     let rows = identity(numbers, tokens);
-    let x = activations(machine, std::iter::once(weight), x, rows, quantised);
+    let weights = std::iter::once(weight);
+    let x = activations(machine, weights, x, rows, FEW_TOKENS_MAX, quantised);
     let shared = SharedSlice::new(out);
     let chunk = chunk_rows(machine, &weight, weight.rows, tokens);
     let chunks = weight.rows.div_ceil(chunk);

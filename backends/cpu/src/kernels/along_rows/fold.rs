@@ -3,49 +3,82 @@
 // SAFETY of every block below: arrays are of the length of a register; the instructions are there by the contracts.
 #![allow(clippy::undocumented_unsafe_blocks)]
 
-use super::formats::{AlongRows, Arranged};
-use super::{QUAD, ROWS};
+use super::ROWS;
+use super::formats::AlongRows;
+use crate::kernels::arranged::{ArrangedQuad, QUAD};
+use crate::kernels::row_lanes::{transpose_quarters, widen_low_halves};
 use std::arch::x86_64::*;
 
-/// What four superblocks of sixteen rows leave with T tokens.
-#[derive(Clone)]
+/// A register of four quarters.
+#[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub struct Quad<const T: usize> {
-    /// Of each row: four quarters of sums, each of the four superblocks.
-    pub products: [[[[i32; QUAD]; 4]; ROWS]; T],
-    /// Of each row: the sums of minima times activations.
-    pub corrections: [[[i32; QUAD]; ROWS]; T],
-    /// Of each superblock, rows in lanes.
-    pub units: [[u32; ROWS]; QUAD],
+pub struct Quarters(pub [[i32; 4]; 4]);
+
+impl Quarters {
+    /// Writes a register.
+    #[inline(always)]
+    pub unsafe fn put(&mut self, lanes: __m512i) {
+        unsafe { _mm512_store_si512(self.0.as_mut_ptr().cast(), lanes) }
+    }
+
+    #[inline(always)]
+    unsafe fn get(&self) -> __m512i {
+        unsafe { _mm512_load_si512(self.0.as_ptr().cast()) }
+    }
 }
 
-impl<const T: usize> Quad<T> {
+/// What four superblocks of sixteen rows leave with one token.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub struct Quad {
+    /// Of each row: four quarters of sums, each of the four superblocks.
+    pub products: [Quarters; ROWS],
+    /// Of each row: a quarter of sums of minima times activations for each superblock.
+    pub corrections: [Quarters; ROWS],
+}
+
+/// The units of four superblocks, rows in lanes.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub struct Units(pub [[u32; ROWS]; QUAD]);
+
+impl Units {
+    /// Zeros.
+    pub const EMPTY: Self = Self([[0; ROWS]; QUAD]);
+}
+
+impl Quad {
     /// Zeros.
     pub const EMPTY: Self = Self {
-        products: [[[[0; QUAD]; 4]; ROWS]; T],
-        corrections: [[[0; QUAD]; ROWS]; T],
-        units: [[0; ROWS]; QUAD],
+        products: [Quarters([[0; 4]; 4]); ROWS],
+        corrections: [Quarters([[0; 4]; 4]); ROWS],
     };
 
-    /// `sum`, rows in lanes, and these superblocks with token `t`, of which there are as many as of `x`.
+    /// `sum`, rows in lanes, and the first `count` of these superblocks with their units.
     ///
     /// # Safety
     /// The machine has AVX-512 F and F16C.
     #[inline(always)]
-    pub unsafe fn add<F: AlongRows>(&self, t: usize, x: &[Arranged], mut sum: __m512) -> __m512 {
+    pub unsafe fn add<F: AlongRows>(
+        &self,
+        units: &Units,
+        x: &ArrangedQuad,
+        count: usize,
+        mut sum: __m512,
+    ) -> __m512 {
         unsafe {
-            let products = self.products(t);
+            let products = across_rows(&self.products);
             let mut corrections = [_mm512_setzero_si512(); QUAD];
-            if F::MINIMA > 0 {
-                corrections = self.corrections(t);
+            if F::MINIMA {
+                corrections = along_quarters(&self.corrections);
             }
-            for (place, x) in x.iter().enumerate() {
-                let units = _mm512_load_si512(self.units[place].as_ptr().cast());
-                let x_scale = _mm512_set1_ps(x.scale);
-                let products = _mm512_cvtepi32_ps(products[place]);
-                sum = _mm512_fmadd_ps(_mm512_mul_ps(low_half(units), x_scale), products, sum);
-                if F::MINIMA > 0 {
-                    let minimum = low_half(_mm512_srli_epi32::<16>(units));
+            for place in 0..count {
+                let units = _mm512_load_si512(units.0[place].as_ptr().cast());
+                let x_scale = _mm512_set1_ps(x.scales[place]);
+                let scale = _mm512_mul_ps(widen_low_halves(units), x_scale);
+                sum = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(products[place]), sum);
+                if F::MINIMA {
+                    let minimum = widen_low_halves(_mm512_srli_epi32::<16>(units));
                     let corrections = _mm512_cvtepi32_ps(corrections[place]);
                     sum = _mm512_fnmadd_ps(_mm512_mul_ps(minimum, x_scale), corrections, sum);
                 }
@@ -53,40 +86,46 @@ impl<const T: usize> Quad<T> {
             sum
         }
     }
+}
 
-    /// The dots of each superblock, rows in lanes.
-    #[inline(always)]
-    unsafe fn products(&self, t: usize) -> [__m512i; QUAD] {
-        unsafe {
-            // Register g, quarter q: row g + 4 q.
-            let mut rows = [_mm512_setzero_si512(); QUAD];
-            for (first, to) in rows.iter_mut().enumerate() {
-                let mut quarters = [*to; 4];
-                for (quarter, from) in quarters.iter_mut().enumerate() {
-                    let row = &self.products[t][first + 4 * quarter];
-                    *from = _mm512_load_si512(row.as_ptr().cast());
-                }
-                *to = quarters_of_rows(quarters);
-            }
-            transpose(rows)
+/// Of each lane of the quarters: the sum over quarters, rows in lanes.
+#[inline(always)]
+unsafe fn across_rows(rows: &[Quarters; ROWS]) -> [__m512i; 4] {
+    unsafe {
+        // Register g, quarter q: row g + 4 q.
+        let mut sums = [_mm512_setzero_si512(); 4];
+        for (first, to) in sums.iter_mut().enumerate() {
+            let row = |quarter: usize| rows[first + 4 * quarter].get();
+            *to = quarters_of_rows([row(0), row(1), row(2), row(3)]);
         }
+        transpose_quarters(sums)
     }
+}
 
-    /// The sums of minima times activations of each superblock, rows in lanes.
-    #[inline(always)]
-    unsafe fn corrections(&self, t: usize) -> [__m512i; QUAD] {
-        unsafe {
-            let mut rows = [_mm512_setzero_si512(); QUAD];
-            for (first, to) in rows.iter_mut().enumerate() {
-                let row = |quarter: usize| {
-                    _mm_load_si128(self.corrections[t][first + 4 * quarter].as_ptr().cast())
-                };
-                let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(row(0)), row(1));
-                let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(row(2)), row(3));
-                *to = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
-            }
-            transpose(rows)
+/// Of each quarter: the sum over its lanes, rows in lanes.
+#[inline(always)]
+unsafe fn along_quarters(rows: &[Quarters; ROWS]) -> [__m512i; 4] {
+    unsafe {
+        // Register g, lane l: row 4 g + l.
+        let mut sums = [_mm512_setzero_si512(); 4];
+        for (to, [a, b, c, d]) in sums.iter_mut().zip(rows.as_chunks().0) {
+            *to = quarters_of_four([a.get(), b.get(), c.get(), d.get()]);
         }
+        let [a, b, c, d] = sums;
+        let low = [
+            _mm512_shuffle_i64x2::<0b01_00_01_00>(a, b),
+            _mm512_shuffle_i64x2::<0b01_00_01_00>(c, d),
+        ];
+        let high = [
+            _mm512_shuffle_i64x2::<0b11_10_11_10>(a, b),
+            _mm512_shuffle_i64x2::<0b11_10_11_10>(c, d),
+        ];
+        [
+            _mm512_shuffle_i64x2::<0b10_00_10_00>(low[0], low[1]),
+            _mm512_shuffle_i64x2::<0b11_01_11_01>(low[0], low[1]),
+            _mm512_shuffle_i64x2::<0b10_00_10_00>(high[0], high[1]),
+            _mm512_shuffle_i64x2::<0b11_01_11_01>(high[0], high[1]),
+        ]
     }
 }
 
@@ -105,21 +144,6 @@ pub unsafe fn quarters_of_four(rows: [__m512i; 4]) -> __m512i {
     }
 }
 
-/// Lane r = the sum of rows\[r\].
-///
-/// # Safety
-/// The machine has AVX-512 F.
-#[inline(always)]
-pub unsafe fn four(rows: [__m128i; 4]) -> __m128i {
-    unsafe {
-        let [a, b, c, d] = rows;
-        let first = _mm_add_epi32(_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
-        let second = _mm_add_epi32(_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
-        let low = _mm_unpacklo_epi64(first, second);
-        _mm_add_epi32(low, _mm_unpackhi_epi64(first, second))
-    }
-}
-
 /// Quarter q = the sum of the quarters of rows\[q\].
 #[inline(always)]
 unsafe fn quarters_of_rows(rows: [__m512i; 4]) -> __m512i {
@@ -132,26 +156,4 @@ unsafe fn quarters_of_rows(rows: [__m512i; 4]) -> __m512i {
         let low = _mm512_shuffle_i64x2::<0b10_00_10_00>(first, second);
         _mm512_add_epi32(low, _mm512_shuffle_i64x2::<0b11_01_11_01>(first, second))
     }
-}
-
-/// out\[i\] lane j of each quarter = rows\[j\] lane i of that quarter.
-#[inline(always)]
-unsafe fn transpose(rows: [__m512i; 4]) -> [__m512i; 4] {
-    unsafe {
-        let [a, b, c, d] = rows;
-        let low = [_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d)];
-        let high = [_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d)];
-        [
-            _mm512_unpacklo_epi64(low[0], low[1]),
-            _mm512_unpackhi_epi64(low[0], low[1]),
-            _mm512_unpacklo_epi64(high[0], high[1]),
-            _mm512_unpackhi_epi64(high[0], high[1]),
-        ]
-    }
-}
-
-/// Binary16 in the lower half of each lane, widened.
-#[inline(always)]
-unsafe fn low_half(words: __m512i) -> __m512 {
-    unsafe { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)) }
 }

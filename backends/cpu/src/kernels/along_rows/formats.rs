@@ -6,10 +6,9 @@
 // the instructions are there by the contract of the trait.
 #![allow(clippy::undocumented_unsafe_blocks)]
 
-use super::PARTS;
-use crate::blocks::{Q2KBlock, Q3KBlock, Q4KBlock, Q5KBlock, Q6KBlock, SUB_BLOCKS};
-use crate::kernels::activations::ActivationSuperblock;
-use crate::kernels::avx2_stream::{nibble_scales, six_bit_scales, split_scales};
+use crate::blocks::{Q2KBlock, Q3KBlock, Q4KBlock, Q5KBlock, Q6KBlock};
+use crate::kernels::arranged::{ArrangedQuad, Order, PARTS, QUAD};
+use crate::kernels::avx2_stream::{nibble_scales, split_scales};
 use std::arch::x86_64::*;
 
 /// Q2_K.
@@ -23,9 +22,6 @@ pub struct Q5K;
 /// Q6_K.
 pub struct Q6K;
 
-/// Elements of half a register.
-const HALF: usize = 32;
-
 /// A format whose quants come into order by shifts alone.
 pub trait AlongRows {
     /// One as it lies in memory.
@@ -34,23 +30,30 @@ pub trait AlongRows {
     const TOKENS_MAX: usize;
     /// 2 to which power is taken from every quant; None where nothing is.
     const OFFSET_LOG2: Option<u32>;
-    /// Sub-blocks that have a minimum each: 0, 8 or 16.
-    const MINIMA: usize;
-    /// Where the halves of each part of 64 elements begin in the superblock.
-    const HALVES: [[usize; 2]; PARTS];
+    /// Whether sub-blocks have minima.
+    const MINIMA: bool;
+    /// In which order quants come out.
+    const ORDER: Order;
+    /// The scales and minima of four superblocks.
+    type Scales: Copy;
 
     /// The unit of the scales, and in the upper half that of the minima.
     fn units(block: &Self::Block) -> u32;
-    /// The scales, as [`Self::spread`] wants them, and the minima. With an offset the scales are of sixteen sub-blocks.
+    /// The scales and minima.
     ///
     /// # Safety
-    /// The machine has AVX-512 F, BW, DQ, VL and VNNI; as everywhere in this trait.
-    unsafe fn scales(block: &Self::Block) -> (__m512i, __m256i);
-    /// The scale of each pair of elements of a part, 16 bits each.
+    /// The machine has AVX-512 F, BW, DQ, VL, VNNI and VBMI; as everywhere in this trait.
+    unsafe fn scales(blocks: [&Self::Block; QUAD]) -> Self::Scales;
+    /// Those of one of the superblocks.
     ///
     /// # Safety
     /// As above.
-    unsafe fn spread(scales: __m512i, part: usize) -> __m512i;
+    unsafe fn spread(scales: &Self::Scales, place: usize) -> Spread;
+    /// The products of minima and sums of activations, a quarter for each superblock.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn corrections(scales: &Self::Scales, x: &ArrangedQuad) -> __m512i;
     /// The unsigned quants of each part, below 64.
     ///
     /// # Safety
@@ -58,63 +61,51 @@ pub trait AlongRows {
     unsafe fn parts(block: &Self::Block) -> [__m512i; PARTS];
 }
 
-/// A superblock of activations in the order of a format's parts.
-#[repr(C, align(64))]
-pub struct Arranged {
-    /// Part by part.
-    pub quants: [[[i8; HALF]; 2]; PARTS],
-    /// Sums of 16.
-    pub sums: [i16; SUB_BLOCKS],
-    /// The same with the other sign.
-    pub minus_sums: [i16; SUB_BLOCKS],
-    /// Sums of 32.
-    pub sums_of_32: [i16; SUB_BLOCKS / 2],
-    /// Their unit.
-    pub scale: f32,
+/// The scales of one superblock.
+#[derive(Clone, Copy)]
+pub struct Spread {
+    /// Of each pair of parts, as their sums of four products are packed: in every quarter four of the first part and
+    /// four of the second.
+    pub of_pairs: [__m512i; PARTS / 2],
+    /// Of the sixteen sub-blocks, in a format with an offset; else anything.
+    pub of_sub_blocks: __m256i,
 }
-
-impl Arranged {
-    /// As a format wants it.
-    pub fn of<F: AlongRows>(x: &ActivationSuperblock) -> Self {
-        let halves = x.quants.as_chunks::<HALF>().0;
-        Self {
-            quants: F::HALVES.map(|half| half.map(|element| halves[element / HALF])),
-            sums: x.sums,
-            minus_sums: x.sums.map(|sum| -sum),
-            sums_of_32: x.sums_of_32,
-            scale: x.scale,
-        }
-    }
-}
-
-/// Where quants are in halves of bytes, 64 elements in 32 bytes: two such groups in a register, their lower halves one
-/// part and their upper halves the next.
-const OF_HALF_BYTES: [[usize; 2]; PARTS] = [[0, 64], [32, 96], [128, 192], [160, 224]];
-
-/// Where quants are in quarters of bytes, 128 elements in 32 bytes: both groups in a register, a quarter of each a part.
-const OF_QUARTER_BYTES: [[usize; 2]; PARTS] = [[0, 128], [32, 160], [64, 192], [96, 224]];
 
 impl AlongRows for Q2K {
     type Block = Q2KBlock;
-    const TOKENS_MAX: usize = 1;
+    const TOKENS_MAX: usize = 2;
     const OFFSET_LOG2: Option<u32> = None;
-    const MINIMA: usize = 16;
-    const HALVES: [[usize; 2]; PARTS] = OF_QUARTER_BYTES;
+    const MINIMA: bool = true;
+    const ORDER: Order = Order::QuarterBytes;
+    type Scales = [[__m256i; 2]; QUAD];
 
     #[inline(always)]
     fn units(block: &Q2KBlock) -> u32 {
         two_units(block.scale, block.minimum)
     }
     #[inline(always)]
-    unsafe fn scales(block: &Q2KBlock) -> (__m512i, __m256i) {
-        unsafe {
-            let [scales, minima] = nibble_scales(&block.scales);
-            (_mm512_zextsi256_si512(scales), minima)
-        }
+    unsafe fn scales(blocks: [&Q2KBlock; QUAD]) -> Self::Scales {
+        unsafe { blocks.map(|block| nibble_scales(&block.scales)) }
     }
     #[inline(always)]
-    unsafe fn spread(scales: __m512i, part: usize) -> __m512i {
-        unsafe { spread_of_16(scales, Self::HALVES[part]) }
+    unsafe fn spread(scales: &Self::Scales, place: usize) -> Spread {
+        unsafe { spread_words::<Self>(scales[place][0]) }
+    }
+    #[inline(always)]
+    unsafe fn corrections(scales: &Self::Scales, x: &ArrangedQuad) -> __m512i {
+        unsafe {
+            let mut quarters = [_mm_setzero_si128(); QUAD];
+            for (place, quarter) in quarters.iter_mut().enumerate() {
+                let sums = _mm256_load_si256(x.sums[place].as_ptr().cast());
+                let all = _mm256_madd_epi16(scales[place][1], sums);
+                let upper = _mm256_extracti128_si256::<1>(all);
+                *quarter = _mm_add_epi32(_mm256_castsi256_si128(all), upper);
+            }
+            let [a, b, c, d] = quarters;
+            let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b);
+            let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(c), d);
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+        }
     }
     #[inline(always)]
     unsafe fn parts(block: &Q2KBlock) -> [__m512i; PARTS] {
@@ -130,25 +121,27 @@ impl AlongRows for Q2K {
 
 impl AlongRows for Q3K {
     type Block = Q3KBlock;
-    const TOKENS_MAX: usize = 1;
+    const TOKENS_MAX: usize = 2;
     const OFFSET_LOG2: Option<u32> = Some(2);
-    const MINIMA: usize = 0;
-    const HALVES: [[usize; 2]; PARTS] = OF_QUARTER_BYTES;
+    const MINIMA: bool = false;
+    const ORDER: Order = Order::QuarterBytes;
+    type Scales = [__m256i; QUAD];
 
     #[inline(always)]
     fn units(block: &Q3KBlock) -> u32 {
         two_units(block.scale, [0; 2])
     }
     #[inline(always)]
-    unsafe fn scales(block: &Q3KBlock) -> (__m512i, __m256i) {
-        unsafe {
-            let [scales, _] = split_scales(block);
-            (_mm512_zextsi256_si512(scales), _mm256_setzero_si256())
-        }
+    unsafe fn scales(blocks: [&Q3KBlock; QUAD]) -> Self::Scales {
+        unsafe { blocks.map(|block| split_scales(block)[0]) }
     }
     #[inline(always)]
-    unsafe fn spread(scales: __m512i, part: usize) -> __m512i {
-        unsafe { spread_of_16(scales, Self::HALVES[part]) }
+    unsafe fn spread(scales: &Self::Scales, place: usize) -> Spread {
+        unsafe { spread_words::<Self>(scales[place]) }
+    }
+    #[inline(always)]
+    unsafe fn corrections(_scales: &Self::Scales, _x: &ArrangedQuad) -> __m512i {
+        unreachable!("it has no minima")
     }
     #[inline(always)]
     unsafe fn parts(block: &Q3KBlock) -> [__m512i; PARTS] {
@@ -174,22 +167,27 @@ impl AlongRows for Q3K {
 
 impl AlongRows for Q4K {
     type Block = Q4KBlock;
-    const TOKENS_MAX: usize = 1;
+    const TOKENS_MAX: usize = 2;
     const OFFSET_LOG2: Option<u32> = None;
-    const MINIMA: usize = 8;
-    const HALVES: [[usize; 2]; PARTS] = OF_HALF_BYTES;
+    const MINIMA: bool = true;
+    const ORDER: Order = Order::HalfBytes;
+    type Scales = __m512i;
 
     #[inline(always)]
     fn units(block: &Q4KBlock) -> u32 {
         two_units(block.scale, block.minimum)
     }
     #[inline(always)]
-    unsafe fn scales(block: &Q4KBlock) -> (__m512i, __m256i) {
-        unsafe { scales_and_minima(bytemuck::bytes_of(block)) }
+    unsafe fn scales(blocks: [&Q4KBlock; QUAD]) -> __m512i {
+        unsafe { six_bit_scales(blocks) }
     }
     #[inline(always)]
-    unsafe fn spread(scales: __m512i, part: usize) -> __m512i {
-        unsafe { spread_of_32(scales, part) }
+    unsafe fn spread(scales: &__m512i, place: usize) -> Spread {
+        unsafe { spread_bytes(*scales, place) }
+    }
+    #[inline(always)]
+    unsafe fn corrections(scales: &__m512i, x: &ArrangedQuad) -> __m512i {
+        unsafe { corrections_of_bytes(*scales, x) }
     }
     #[inline(always)]
     unsafe fn parts(block: &Q4KBlock) -> [__m512i; PARTS] {
@@ -199,22 +197,27 @@ impl AlongRows for Q4K {
 
 impl AlongRows for Q5K {
     type Block = Q5KBlock;
-    const TOKENS_MAX: usize = 2;
+    const TOKENS_MAX: usize = 3;
     const OFFSET_LOG2: Option<u32> = None;
-    const MINIMA: usize = 8;
-    const HALVES: [[usize; 2]; PARTS] = OF_HALF_BYTES;
+    const MINIMA: bool = true;
+    const ORDER: Order = Order::HalfBytes;
+    type Scales = __m512i;
 
     #[inline(always)]
     fn units(block: &Q5KBlock) -> u32 {
         two_units(block.scale, block.minimum)
     }
     #[inline(always)]
-    unsafe fn scales(block: &Q5KBlock) -> (__m512i, __m256i) {
-        unsafe { scales_and_minima(bytemuck::bytes_of(block)) }
+    unsafe fn scales(blocks: [&Q5KBlock; QUAD]) -> __m512i {
+        unsafe { six_bit_scales(blocks) }
     }
     #[inline(always)]
-    unsafe fn spread(scales: __m512i, part: usize) -> __m512i {
-        unsafe { spread_of_32(scales, part) }
+    unsafe fn spread(scales: &__m512i, place: usize) -> Spread {
+        unsafe { spread_bytes(*scales, place) }
+    }
+    #[inline(always)]
+    unsafe fn corrections(scales: &__m512i, x: &ArrangedQuad) -> __m512i {
+        unsafe { corrections_of_bytes(*scales, x) }
     }
     #[inline(always)]
     unsafe fn parts(block: &Q5KBlock) -> [__m512i; PARTS] {
@@ -241,24 +244,27 @@ impl AlongRows for Q6K {
     type Block = Q6KBlock;
     const TOKENS_MAX: usize = 4;
     const OFFSET_LOG2: Option<u32> = Some(5);
-    const MINIMA: usize = 0;
-    const HALVES: [[usize; 2]; PARTS] = [[0, 32], [64, 96], [128, 160], [192, 224]];
+    const MINIMA: bool = false;
+    const ORDER: Order = Order::Plain;
+    type Scales = [__m256i; QUAD];
 
     #[inline(always)]
     fn units(block: &Q6KBlock) -> u32 {
         two_units(block.scale, [0; 2])
     }
     #[inline(always)]
-    unsafe fn scales(block: &Q6KBlock) -> (__m512i, __m256i) {
+    unsafe fn scales(blocks: [&Q6KBlock; QUAD]) -> Self::Scales {
         unsafe {
-            let scales = _mm_loadu_si128(block.scales.as_ptr().cast());
-            let scales = _mm512_zextsi256_si512(_mm256_cvtepi8_epi16(scales));
-            (scales, _mm256_setzero_si256())
+            blocks.map(|block| _mm256_cvtepi8_epi16(_mm_loadu_si128(block.scales.as_ptr().cast())))
         }
     }
     #[inline(always)]
-    unsafe fn spread(scales: __m512i, part: usize) -> __m512i {
-        unsafe { spread_of_16(scales, Self::HALVES[part]) }
+    unsafe fn spread(scales: &Self::Scales, place: usize) -> Spread {
+        unsafe { spread_words::<Self>(scales[place]) }
+    }
+    #[inline(always)]
+    unsafe fn corrections(_scales: &Self::Scales, _x: &ArrangedQuad) -> __m512i {
+        unreachable!("it has no minima")
     }
     #[inline(always)]
     unsafe fn parts(block: &Q6KBlock) -> [__m512i; PARTS] {
@@ -283,38 +289,107 @@ fn two_units(scale: [u8; 2], minimum: [u8; 2]) -> u32 {
     u32::from(u16::from_le_bytes(scale)) | u32::from(u16::from_le_bytes(minimum)) << 16
 }
 
-/// Of Q4_K and Q5_K: minima in lanes 0 to 7 and scales in lanes 8 to 15.
+/// Of four superblocks of Q4_K or Q5_K, a quarter each: eight scales, then eight minima.
 #[inline(always)]
-unsafe fn scales_and_minima(block: &[u8]) -> (__m512i, __m256i) {
+unsafe fn six_bit_scales<B>(blocks: [&B; QUAD]) -> __m512i {
     unsafe {
-        let both = six_bit_scales(block);
-        (_mm512_zextsi256_si512(both), both)
+        // The units, then three words in which they are packed.
+        let start = |place: usize| _mm_loadu_si128(std::ptr::from_ref(blocks[place]).cast());
+        let all = _mm512_castsi128_si512(start(0));
+        let all = _mm512_mask_broadcast_i32x4(all, 0x00f0, start(1));
+        let all = _mm512_mask_broadcast_i32x4(all, 0x0f00, start(2));
+        let all = _mm512_mask_broadcast_i32x4(all, 0xf000, start(3));
+        // First and third for the scales, second and third for the minima.
+        let words = _mm512_shuffle_epi32::<0b11_10_11_01>(all);
+        // Each byte gets the eight bits of its quadword from there on: of the first four the whole, of the last four the
+        // lower half, and then two bits from the end of the first four.
+        let low = _mm_setr_epi8(0, 8, 16, 24, 32, 40, 48, 56, 0, 8, 16, 24, 36, 44, 52, 60);
+        let high = _mm_setr_epi8(0, 8, 16, 24, 2, 10, 18, 26, 0, 8, 16, 24, 2, 10, 18, 26);
+        let low = _mm512_multishift_epi64_epi8(_mm512_broadcast_i32x4(low), words);
+        let high = _mm512_multishift_epi64_epi8(_mm512_broadcast_i32x4(high), words);
+        join(15, low, 48, high)
     }
 }
 
-/// Scales of sub-blocks of 16 to the pairs of a part whose halves begin at those elements.
+/// Of [`six_bit_scales`].
 #[inline(always)]
-unsafe fn spread_of_16(scales: __m512i, halves: [usize; 2]) -> __m512i {
+unsafe fn corrections_of_bytes(scales: __m512i, x: &ArrangedQuad) -> __m512i {
     unsafe {
-        let pair = |half: usize, index: usize| 0x0001_0001 * (halves[half] / 16 + index) as i32;
-        let (a, b, c, d) = (pair(0, 0), pair(0, 1), pair(1, 0), pair(1, 1));
-        let places = _mm512_set_epi32(d, d, d, d, c, c, c, c, b, b, b, b, a, a, a, a);
-        _mm512_permutexvar_epi16(places, scales)
+        let minima = _mm512_unpackhi_epi8(scales, _mm512_setzero_si512());
+        let sums = _mm512_load_si512(x.sums_of_32.as_ptr().cast());
+        _mm512_madd_epi16(minima, sums)
     }
 }
 
-/// Scales of sub-blocks of 32, in lanes 8 to 15, to the pairs of a part of [`OF_HALF_BYTES`].
+/// Of which element of the superblock the first of the four is whose products are word `word` of a pair of parts.
+const fn element(order: Order, pair: usize, word: usize) -> usize {
+    let (quarter, of_second) = (word / 8, word % 8 / 4);
+    order.halves()[2 * pair + of_second][quarter / 2] + quarter % 2 * 16
+}
+
+/// Where the scales of sub-blocks of 16 go.
+const fn word_places(order: Order, pair: usize) -> [u16; 32] {
+    let mut places = [0; 32];
+    let mut word = 0;
+    while word < places.len() {
+        places[word] = (element(order, pair, word) / 16) as u16;
+        word += 1;
+    }
+    places
+}
+
+/// Where the scales of one of the superblocks of [`six_bit_scales`] go; each to both bytes of a word.
+const fn byte_places(place: usize, pair: usize) -> [u8; 64] {
+    let mut places = [0; 64];
+    let mut byte = 0;
+    while byte < places.len() {
+        let sub_block = element(Order::HalfBytes, pair, byte / 2) / 32;
+        places[byte] = (16 * place + sub_block) as u8;
+        byte += 1;
+    }
+    places
+}
+
+/// Scales of sub-blocks of 16.
 #[inline(always)]
-unsafe fn spread_of_32(scales: __m512i, part: usize) -> __m512i {
+unsafe fn spread_words<F: AlongRows + ?Sized>(scales: __m256i) -> Spread {
+    let places = const { &[word_places(F::ORDER, 0), word_places(F::ORDER, 1)] };
     unsafe {
-        let pair = |half: usize| 0x0001_0001 * (8 + OF_HALF_BYTES[part][half] / 32) as i32;
-        let (a, b) = (pair(0), pair(1));
-        let places = _mm512_set_epi32(b, b, b, b, b, b, b, b, a, a, a, a, a, a, a, a);
-        _mm512_permutexvar_epi16(places, scales)
+        let wide = _mm512_castsi256_si512(scales);
+        let of_pair = |pair: usize| {
+            let places = _mm512_loadu_si512(places[pair].as_ptr().cast());
+            _mm512_permutexvar_epi16(places, wide)
+        };
+        Spread {
+            of_pairs: [of_pair(0), of_pair(1)],
+            of_sub_blocks: scales,
+        }
     }
 }
 
-/// The parts of [`OF_QUARTER_BYTES`] in the lowest bits, with others above.
+/// Scales of [`six_bit_scales`].
+#[inline(always)]
+unsafe fn spread_bytes(scales: __m512i, place: usize) -> Spread {
+    const PLACES: [[[u8; 64]; PARTS / 2]; QUAD] = [
+        [byte_places(0, 0), byte_places(0, 1)],
+        [byte_places(1, 0), byte_places(1, 1)],
+        [byte_places(2, 0), byte_places(2, 1)],
+        [byte_places(3, 0), byte_places(3, 1)],
+    ];
+    const LOWER_BYTES: __mmask64 = 0x5555_5555_5555_5555;
+    unsafe {
+        let of_pair = |pair: usize| {
+            let places = _mm512_loadu_si512(PLACES[place][pair].as_ptr().cast());
+            _mm512_maskz_permutexvar_epi8(LOWER_BYTES, places, scales)
+        };
+        Spread {
+            of_pairs: [of_pair(0), of_pair(1)],
+            of_sub_blocks: _mm256_setzero_si256(),
+        }
+    }
+}
+
+/// The parts of [`Order::QuarterBytes`] in the lowest bits, with others above.
 #[inline(always)]
 unsafe fn quarter_bytes(quants: &[u8; 64]) -> [__m512i; PARTS] {
     unsafe {
@@ -328,7 +403,7 @@ unsafe fn quarter_bytes(quants: &[u8; 64]) -> [__m512i; PARTS] {
     }
 }
 
-/// The parts of [`OF_HALF_BYTES`].
+/// The parts of [`Order::HalfBytes`].
 #[inline(always)]
 unsafe fn half_bytes(quants: &[u8; 128]) -> [__m512i; PARTS] {
     unsafe {

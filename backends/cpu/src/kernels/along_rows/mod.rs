@@ -10,172 +10,235 @@ mod formats;
 #[cfg(test)]
 mod tests;
 
+use super::arranged::{ArrangedQuad, Order, PARTS, QUAD};
 use super::avx512::Avx512;
 use super::processor::is_amd;
 use super::product::Product;
-use crate::blocks::SUB_BLOCKS;
-use fold::Quad;
-use formats::{AlongRows, Arranged};
+use crate::blocks::SUPERBLOCK;
+use fold::{Quad, Units};
+use formats::AlongRows;
 use odmoe_formats::BlockFormat as F;
 use std::arch::x86_64::*;
+use std::cell::Cell;
 
 /// Rows that are brought into lanes.
 const ROWS: usize = 16;
-/// Superblocks of a row that are folded together.
-const QUAD: usize = 4;
-/// Registers of a superblock's quants.
-const PARTS: usize = 4;
+/// The most tokens that any format takes.
+const TOKENS_MAX: usize = 4;
 /// How far ahead lines are asked for, into the second cache. The machine's own prefetcher follows the stream as well;
 /// from 8 KiB on the two do not hinder each other.
 const AHEAD_BYTES: usize = 8192;
 
-/// Runs the product, where it is done here; else says so. On Intel's cores rows in lanes are as fast (decision 9).
-pub fn product(proof: Avx512, product: &Product<'_>) -> bool {
-    is_amd() && run(proof, product)
+/// In which order products with weights of that format want their activations, where they are done here. On Intel's cores
+/// rows in lanes are as fast (decision 9).
+pub fn order(format: F) -> Option<Order> {
+    let order = match format {
+        F::Q2_K => formats::Q2K::ORDER,
+        F::Q3_K => formats::Q3K::ORDER,
+        F::Q4_K => formats::Q4K::ORDER,
+        F::Q5_K => formats::Q5K::ORDER,
+        F::Q6_K => formats::Q6K::ORDER,
+        _ => return None,
+    };
+    (is_amd() && can_permute_bytes()).then_some(order)
 }
 
-fn run(proof: Avx512, product: &Product<'_>) -> bool {
+/// Whether the machine has the one thing that [`Avx512`] does not prove.
+fn can_permute_bytes() -> bool {
+    is_x86_feature_detected!("avx512vbmi")
+}
+
+/// Runs the product, where it is done here and its activations were rearranged for it; else says so.
+pub fn product(proof: Avx512, product: &Product<'_>) -> bool {
+    if product.tokens.len() > TOKENS_MAX || !can_permute_bytes() {
+        return false;
+    }
     match product.weight.format {
         F::Q2_K => few_tokens::<formats::Q2K>(proof, product),
         F::Q3_K => few_tokens::<formats::Q3K>(proof, product),
         F::Q4_K => few_tokens::<formats::Q4K>(proof, product),
         F::Q5_K => few_tokens::<formats::Q5K>(proof, product),
         F::Q6_K => few_tokens::<formats::Q6K>(proof, product),
-        _ => false,
+        _ => None,
     }
+    .is_some()
 }
 
 /// Runs the product, unless there are too many tokens.
-fn few_tokens<F: AlongRows>(_proof: Avx512, product: &Product<'_>) -> bool {
+fn few_tokens<F: AlongRows>(_proof: Avx512, product: &Product<'_>) -> Option<()> {
     if product.tokens.len() > F::TOKENS_MAX {
-        return false;
+        return None;
     }
     let rows = product.x.superblocks.expect("activations in superblocks");
-    let x = |token: u32| -> Vec<Arranged> {
-        let row = rows.row(token as usize).iter();
-        row.map(Arranged::of::<F>).collect()
-    };
-    // SAFETY: the machine has the instructions, as the proof says.
+    let x = |token: u32| rows.arranged(token as usize, F::ORDER);
+    // SAFETY: the machine has AVX-512 as the proof says, and bytes can be permuted as the caller saw.
     unsafe {
         match *product.tokens {
-            [a] => of_tokens::<F, 1>(product, [&x(a)]),
-            [a, b] => of_tokens::<F, 2>(product, [&x(a), &x(b)]),
-            [a, b, c] => of_tokens::<F, 3>(product, [&x(a), &x(b), &x(c)]),
-            [a, b, c, d] => of_tokens::<F, 4>(product, [&x(a), &x(b), &x(c), &x(d)]),
+            [a] => of_tokens::<F, 1>(product, [x(a)?]),
+            [a, b] => of_tokens::<F, 2>(product, [x(a)?, x(b)?]),
+            [a, b, c] => of_tokens::<F, 3>(product, [x(a)?, x(b)?, x(c)?]),
+            [a, b, c, d] => of_tokens::<F, 4>(product, [x(a)?, x(b)?, x(c)?, x(d)?]),
             _ => unreachable!("{} tokens are none or not few", product.tokens.len()),
         }
     }
-    true
+    Some(())
+}
+
+/// Sums of sixteen rows.
+#[derive(Default)]
+struct Sums {
+    /// T for every four superblocks of a row.
+    quads: Vec<Quad>,
+    units: Vec<Units>,
+}
+
+thread_local! {
+    /// Kept between products: 2 KiB for every 1024 columns and token.
+    static SUMS: Cell<Sums> = const { Cell::new(Sums { quads: Vec::new(), units: Vec::new() }) };
 }
 
 /// Every product of weight rows with T rows of x.
 ///
 /// # Safety
-/// The machine has AVX-512 F, BW, DQ, VL and VNNI.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn of_tokens<F: AlongRows, const T: usize>(product: &Product<'_>, x: [&[Arranged]; T]) {
-    let blocks = x[0].len();
-    let mut quads = vec![Quad::<T>::EMPTY; blocks.div_ceil(QUAD)];
+/// The machine has AVX-512 F, BW, DQ, VL, VNNI and VBMI.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "avx512vnni,avx512vbmi")]
+unsafe fn of_tokens<F: AlongRows, const T: usize>(product: &Product<'_>, x: [&[ArrangedQuad]; T]) {
+    let mut sums = SUMS.take();
+    let count = x[0].len();
+    if sums.units.len() < count || sums.quads.len() < count * T {
+        sums.units.resize(count.max(sums.units.len()), Units::EMPTY);
+        sums.quads
+            .resize((count * T).max(sums.quads.len()), Quad::EMPTY);
+    }
+    let units = &mut sums.units[..count];
+    let quads = sums.quads[..count * T].as_chunks_mut::<T>().0;
+    let superblocks = product.weight.columns / SUPERBLOCK;
     let rows = product.rows.clone();
     for first in rows.clone().step_by(ROWS) {
         let height = ROWS.min(rows.end - first);
         for row in 0..height {
             let weights = product.weight.blocks::<F::Block>(first + row);
             // SAFETY: as this function's.
-            unsafe { multiply::<F, T>(weights, &x, row, &mut quads) };
+            unsafe { multiply::<F, T>(weights, &x, row, quads, units) };
         }
-        let mut sums = [[0.0; ROWS]; T];
-        for t in 0..T {
+        for (t, x) in x.iter().enumerate() {
+            let mut out = [0.0; ROWS];
             // SAFETY: as this function's.
             unsafe {
                 let mut sum = _mm512_setzero_ps();
-                for (quad, x) in quads.iter().zip(x[t].chunks(QUAD)) {
-                    sum = quad.add::<F>(t, x, sum);
+                let sums = quads.iter().map(|quads| &quads[t]).zip(&*units);
+                for (index, ((quad, units), x)) in sums.zip(*x).enumerate() {
+                    let count = QUAD.min(superblocks - index * QUAD);
+                    sum = quad.add::<F>(units, x, count, sum);
                 }
-                _mm512_storeu_ps(sums[t].as_mut_ptr(), sum);
+                _mm512_storeu_ps(out.as_mut_ptr(), sum);
             }
-            product.out.put(t, first, &sums[t][..height]);
+            product.out.put(t, first, &out[..height]);
         }
     }
+    SUMS.set(sums);
 }
 
 /// Leaves the sums of one row with T tokens.
 #[inline(always)]
 unsafe fn multiply<F: AlongRows, const T: usize>(
     weights: &[F::Block],
-    x: &[&[Arranged]; T],
+    x: &[&[ArrangedQuad]; T],
     row: usize,
-    quads: &mut [Quad<T>],
+    quads: &mut [[Quad; T]],
+    units: &mut [Units],
 ) {
-    // SAFETY: as the caller's; arrays are of the length of a register and aligned to it.
-    unsafe {
-        for (index, quad) in quads.iter_mut().enumerate() {
-            let first = index * QUAD;
-            let weights = &weights[first..weights.len().min(first + QUAD)];
-            let mut products = [[_mm512_setzero_si512(); QUAD]; T];
-            let mut corrections = [[_mm_setzero_si128(); QUAD]; T];
-            for (place, block) in weights.iter().enumerate() {
-                ask_ahead(block);
-                quad.units[place][row] = F::units(block);
-                let (scales, minima) = F::scales(block);
-                let quants = F::parts(block);
-                for t in 0..T {
-                    let x = &x[t][first + place];
-                    products[t][place] = dot::<F>(&quants, scales, x);
-                    if F::MINIMA > 0 {
-                        corrections[t][place] = correction::<F>(minima, x);
-                    }
+    let to = quads.iter_mut().zip(units);
+    for (index, ((quads, units), weights)) in to.zip(weights.chunks(QUAD)).enumerate() {
+        let x = x.map(|x| &x[index]);
+        // SAFETY: as the caller's.
+        unsafe {
+            // Four with a number that the compiler knows, so that they stay in registers.
+            match weights {
+                [a, b, c, d] => four::<F, T>([a, b, c, d], QUAD, x, row, quads, units),
+                [rest @ .., last] => {
+                    let block = |place: usize| rest.get(place).unwrap_or(last);
+                    let weights = [block(0), block(1), block(2), last];
+                    four::<F, T>(weights, rest.len() + 1, x, row, quads, units);
                 }
-            }
-            for t in 0..T {
-                let sums = fold::quarters_of_four(products[t]);
-                _mm512_store_si512(quad.products[t][row].as_mut_ptr().cast(), sums);
-                if F::MINIMA > 0 {
-                    let sums = fold::four(corrections[t]);
-                    _mm_store_si128(quad.corrections[t][row].as_mut_ptr().cast(), sums);
-                }
+                [] => unreachable!("chunks are never empty"),
             }
         }
     }
 }
 
-/// The sums of lanes of one superblock with one token.
+/// The same of the first `count` of four superblocks; others may be anything.
 #[inline(always)]
-unsafe fn dot<F: AlongRows>(quants: &[__m512i; PARTS], scales: __m512i, x: &Arranged) -> __m512i {
-    // SAFETY: as above.
+unsafe fn four<F: AlongRows, const T: usize>(
+    weights: [&F::Block; QUAD],
+    count: usize,
+    x: [&ArrangedQuad; T],
+    row: usize,
+    quads: &mut [Quad; T],
+    units: &mut Units,
+) {
+    // SAFETY: as the caller's.
     unsafe {
-        let mut sum = _mm512_setzero_si512();
-        if let Some(offset) = F::OFFSET_LOG2 {
-            let sums = _mm256_load_si256(x.minus_sums.as_ptr().cast());
-            let sums = _mm256_madd_epi16(_mm512_castsi512_si256(scales), sums);
-            let sums = _mm256_sll_epi32(sums, _mm_cvtsi32_si128(offset as i32));
-            sum = _mm512_zextsi256_si512(sums);
+        let scales = F::scales(weights);
+        if F::MINIMA {
+            for (quad, x) in quads.iter_mut().zip(x) {
+                quad.corrections[row].put(F::corrections(&scales, x));
+            }
         }
-        for (part, (&quants, x)) in quants.iter().zip(&x.quants).enumerate() {
-            let x = _mm512_load_si512(x.as_ptr().cast());
-            let pairs = _mm512_maddubs_epi16(quants, x);
-            sum = _mm512_dpwssd_epi32(sum, pairs, F::spread(scales, part));
+        let mut products = [[_mm512_setzero_si512(); QUAD]; T];
+        for place in 0..count {
+            let block = weights[place];
+            ask_ahead(block);
+            units.0[place][row] = F::units(block);
+            let quants = F::parts(block);
+            let scales = F::spread(&scales, place);
+            for (products, x) in products.iter_mut().zip(x) {
+                let mut sum = _mm512_setzero_si512();
+                if let Some(offset) = F::OFFSET_LOG2 {
+                    sum = minus_offset(scales.of_sub_blocks, x, place, offset);
+                }
+                products[place] = dot(&quants, scales.of_pairs, x, place, sum);
+            }
+        }
+        for (quad, products) in quads.iter_mut().zip(products) {
+            quad.products[row].put(fold::quarters_of_four(products));
+        }
+    }
+}
+
+/// Sums of lanes of one superblock's products with one token, on top of `sum`. Sums of four products are within 16 bits.
+#[inline(always)]
+unsafe fn dot(
+    quants: &[__m512i; PARTS],
+    scales: [__m512i; PARTS / 2],
+    x: &ArrangedQuad,
+    place: usize,
+    mut sum: __m512i,
+) -> __m512i {
+    // SAFETY: as the caller's; arrays are of the length of a register and aligned to it.
+    unsafe {
+        let of_part = |part: usize| {
+            let x = _mm512_load_si512(x.quants[place][part].as_ptr().cast());
+            _mm512_dpbusd_epi32(_mm512_setzero_si512(), quants[part], x)
+        };
+        for (pair, scales) in scales.into_iter().enumerate() {
+            let words = _mm512_packs_epi32(of_part(2 * pair), of_part(2 * pair + 1));
+            sum = _mm512_dpwssd_epi32(sum, words, scales);
         }
         sum
     }
 }
 
-/// The sums of lanes of one superblock's minima with one token.
+/// What 2^`offset` in every quant adds to the products, with the other sign.
 #[inline(always)]
-unsafe fn correction<F: AlongRows>(minima: __m256i, x: &Arranged) -> __m128i {
+unsafe fn minus_offset(scales: __m256i, x: &ArrangedQuad, place: usize, offset: u32) -> __m512i {
     // SAFETY: as above.
     unsafe {
-        if F::MINIMA == SUB_BLOCKS {
-            let sums = _mm256_load_si256(x.sums.as_ptr().cast());
-            let all = _mm256_madd_epi16(minima, sums);
-            _mm_add_epi32(
-                _mm256_castsi256_si128(all),
-                _mm256_extracti128_si256::<1>(all),
-            )
-        } else {
-            let sums = _mm_load_si128(x.sums_of_32.as_ptr().cast());
-            _mm_madd_epi16(_mm256_castsi256_si128(minima), sums)
-        }
+        let sums = _mm256_load_si256(x.sums[place].as_ptr().cast());
+        let sums = _mm256_madd_epi16(scales, sums);
+        let sums = _mm256_sll_epi32(sums, _mm_cvtsi32_si128(offset as i32));
+        _mm512_zextsi256_si512(_mm256_sub_epi32(_mm256_setzero_si256(), sums))
     }
 }
 

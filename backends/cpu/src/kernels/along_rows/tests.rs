@@ -1,24 +1,25 @@
-//! On every machine with AVX-512, also where these kernels are not what is used.
+//! On every machine with the instructions, also where these kernels are not what is used.
 
-use super::run;
+use super::formats::{AlongRows, Q2K, Q3K, Q4K, Q5K, Q6K};
+use super::{can_permute_bytes, product};
 use crate::kernels::avx512::Avx512;
 use crate::kernels::trials::assert_defined_bits;
-use odmoe_formats::BlockFormat as F;
+use odmoe_formats::BlockFormat;
+
+fn any_bytes<F: AlongRows>(format: BlockFormat) {
+    let Some(proof) = Avx512::detect().filter(|_| can_permute_bytes()) else {
+        return;
+    };
+    for tokens in 1..=F::TOKENS_MAX {
+        assert_defined_bits(proof, format, tokens, Some(F::ORDER), |p| product(proof, p));
+    }
+}
 
 #[test]
 fn weights_of_any_bytes_give_the_bits_of_the_definition() {
-    let Some(proof) = Avx512::detect() else {
-        return;
-    };
-    for (format, tokens_max) in [
-        (F::Q2_K, 1),
-        (F::Q3_K, 1),
-        (F::Q4_K, 1),
-        (F::Q5_K, 2),
-        (F::Q6_K, 4),
-    ] {
-        for tokens in 1..=tokens_max {
-            assert_defined_bits(proof, format, tokens, |product| run(proof, product));
-        }
-    }
+    any_bytes::<Q2K>(BlockFormat::Q2_K);
+    any_bytes::<Q3K>(BlockFormat::Q3_K);
+    any_bytes::<Q4K>(BlockFormat::Q4_K);
+    any_bytes::<Q5K>(BlockFormat::Q5_K);
+    any_bytes::<Q6K>(BlockFormat::Q6_K);
 }

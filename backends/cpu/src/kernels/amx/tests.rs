@@ -2,10 +2,8 @@
 
 use super::{Emulated, product};
 use crate::blocks::SUPERBLOCK;
-use crate::kernels::Simd;
-use crate::kernels::activations::{QuantiseSuperblocks, SuperblockRows};
 use crate::kernels::avx512::Avx512;
-use crate::kernels::trials::{bytes, run};
+use crate::kernels::trials::{bytes, quantised, run};
 use crate::view::WeightView;
 use odmoe_formats::BlockFormat;
 
@@ -30,9 +28,7 @@ fn planes_give_the_bits_of_avx512_for_weights_of_any_bytes() {
                 .map(|&byte| f32::from(byte as i8))
                 .collect();
             x[..columns].fill(127.0);
-            let mut quantised = SuperblockRows::default();
-            let to = quantised.prepare(tokens, columns);
-            proof.run(QuantiseSuperblocks { x: &x, to });
+            let quantised = quantised(proof, &x, columns, None);
             let numbers: Vec<u32> = (0..tokens as u32).rev().collect();
             let own = run(proof, weight, &quantised, &numbers, |p| {
                 product(proof, Emulated, p)

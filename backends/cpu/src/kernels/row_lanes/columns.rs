@@ -27,7 +27,18 @@ pub unsafe fn words_of_16_bytes(rows: [*const u8; ROWS]) -> [__m512i; 4] {
             let all = _mm512_mask_broadcast_i32x4(all, 0x0f00, load(2));
             *quarter = _mm512_mask_broadcast_i32x4(all, 0xf000, load(3));
         }
-        let [a, b, c, d] = quarters;
+        transpose_quarters(quarters)
+    }
+}
+
+/// out\[i\] lane j of each quarter = rows\[j\] lane i of that quarter.
+///
+/// # Safety
+/// The machine has AVX-512 F.
+#[inline(always)]
+pub unsafe fn transpose_quarters(rows: [__m512i; 4]) -> [__m512i; 4] {
+    unsafe {
+        let [a, b, c, d] = rows;
         let low = [_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d)];
         let high = [_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d)];
         [

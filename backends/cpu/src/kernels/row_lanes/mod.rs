@@ -22,7 +22,7 @@ use block_formats as small;
 use odmoe_formats::BlockFormat as F;
 
 pub use ahead::Ahead;
-pub use columns::ROWS;
+pub use columns::{ROWS, transpose_quarters, widen_low_halves};
 pub use sums::{PANEL_ROWS, Sums};
 use superblock_formats as large;
 pub use superblocks::{Format as SuperblockFormat, Slice, WORD, add};

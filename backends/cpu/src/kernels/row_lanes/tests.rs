@@ -19,8 +19,8 @@ fn both_ways<F: SuperblockFormat>(format: BlockFormat) {
             many_tokens::<F, false>(proof, product, product.x.superblocks.expect("superblocks"));
             true
         };
-        assert_defined_bits(proof, format, tokens, whole);
-        assert_defined_bits(proof, format, tokens, halves);
+        assert_defined_bits(proof, format, tokens, None, whole);
+        assert_defined_bits(proof, format, tokens, None, halves);
     }
 }
 
