@@ -27,6 +27,12 @@ pub use sums::{PANEL_ROWS, Sums};
 use superblock_formats as large;
 pub use superblocks::{Format as SuperblockFormat, Slice, WORD, add};
 
+/// How many tokens are multiplied straight from registers. On AMD's cores a store of a register takes two cycles, so that
+/// unpacking into memory pays later.
+fn few_max(on_amd: usize) -> usize {
+    if is_amd() { on_amd } else { 4 }
+}
+
 /// Runs the product, where it is of a format that is done here; else says so.
 pub fn product(proof: Avx512, product: &Product<'_>) -> bool {
     match product.weight.format {
@@ -67,14 +73,22 @@ where
 fn superblocks<F: SuperblockFormat>(proof: Avx512, product: &Product<'_>) {
     debug_assert_eq!(product.weight.format.block_elements(), SUPERBLOCK);
     let x = product.x.superblocks.expect("activations in superblocks");
-    if product.tokens.len() <= few::TOKENS_MAX {
-        return few::<few::Superblocks<F>>(proof, product, |token| x.row(token as usize));
+    let few = product.tokens.len() <= few_max(F::FEW_ON_AMD);
+    match (few, is_amd()) {
+        (true, true) => few_tokens::<F, true>(proof, product, x),
+        (true, false) => few_tokens::<F, false>(proof, product, x),
+        (false, true) => many_tokens::<F, true>(proof, product, x),
+        (false, false) => many_tokens::<F, false>(proof, product, x),
     }
-    if is_amd() {
-        many_tokens::<F, true>(proof, product, x);
-    } else {
-        many_tokens::<F, false>(proof, product, x);
-    }
+}
+
+/// As [`few::products`].
+fn few_tokens<F: SuperblockFormat, const WHOLE: bool>(
+    proof: Avx512,
+    product: &Product<'_>,
+    x: &SuperblockRows,
+) {
+    few::<few::Superblocks<F, WHOLE>>(proof, product, |token| x.row(token as usize));
 }
 
 /// As [`superblocks::products`].
@@ -99,7 +113,7 @@ fn many_tokens<F: SuperblockFormat, const WHOLE: bool>(
 fn blocks<F: blocks::Format>(proof: Avx512, product: &Product<'_>) {
     debug_assert_eq!(product.weight.format.block_elements(), BLOCK);
     let x = product.x.blocks.expect("activations in blocks");
-    if product.tokens.len() <= few::TOKENS_MAX {
+    if product.tokens.len() <= few_max(few::TOKENS_MAX) {
         return few::<few::Blocks<F>>(proof, product, |token| x.row(token as usize));
     }
     let first = product.rows.start;

@@ -31,6 +31,7 @@ impl Format for Q2K {
     const OFFSET: bool = false;
     const SHIFT: u32 = 0;
     const MINIMA: usize = 16;
+    const FEW_ON_AMD: usize = 8;
     const COLUMNS: usize = 4;
     const RUNS: usize = 4;
     type Column = [Run; 4];
@@ -82,6 +83,7 @@ impl Format for Q3K {
     /// Quants are 8 times as large, so that their offset of 4 becomes 32.
     const SHIFT: u32 = 3;
     const MINIMA: usize = 0;
+    const FEW_ON_AMD: usize = 5;
     const COLUMNS: usize = 4;
     const RUNS: usize = 4;
     type Column = [Run; 4];
@@ -155,6 +157,7 @@ impl Format for Q4K {
     const OFFSET: bool = false;
     const SHIFT: u32 = 0;
     const MINIMA: usize = 8;
+    const FEW_ON_AMD: usize = 8;
     const COLUMNS: usize = 8;
     const RUNS: usize = 2;
     type Column = [Run; 2];
@@ -190,6 +193,7 @@ impl Format for Q5K {
     const OFFSET: bool = false;
     const SHIFT: u32 = 0;
     const MINIMA: usize = 8;
+    const FEW_ON_AMD: usize = 8;
     const COLUMNS: usize = 8;
     const RUNS: usize = 2;
     type Column = [Run; 2];
@@ -240,6 +244,7 @@ impl Format for Q6K {
     const OFFSET: bool = true;
     const SHIFT: u32 = 0;
     const MINIMA: usize = 0;
+    const FEW_ON_AMD: usize = 6;
     const COLUMNS: usize = 4;
     const RUNS: usize = 4;
     type Column = [Run; 4];

@@ -32,6 +32,8 @@ pub trait Format {
     const SHIFT: u32;
     /// Sub-blocks that have a minimum each; 0 where none has.
     const MINIMA: usize;
+    /// On AMD's cores, up to how many tokens weights are multiplied straight from registers.
+    const FEW_ON_AMD: usize;
     /// Columns of sixteen bytes, or where quants are in two parts, what goes with one.
     const COLUMNS: usize;
     /// Runs of four words of quants in a column.
@@ -334,8 +336,11 @@ unsafe fn dots<F: Format, const WHOLE: bool, const T: usize>(
 }
 
 /// What an offset of 32 in the weights adds over so many times eight elements, in every lane.
+///
+/// # Safety
+/// The machine has AVX-512 F.
 #[inline(always)]
-unsafe fn offset(x: &ActivationSuperblock, first: usize, eights: usize) -> __m512i {
+pub unsafe fn offset(x: &ActivationSuperblock, first: usize, eights: usize) -> __m512i {
     // SAFETY: the instructions are there by the contract of the callers.
     unsafe {
         let mut sum = _mm512_set1_epi32(x.offsets[first]);

@@ -1,6 +1,6 @@
 //! Both ways to apply scales, on every machine with AVX-512.
 
-use super::{SuperblockFormat, large, many_tokens};
+use super::{SuperblockFormat, few, few_tokens, large, many_tokens};
 use crate::kernels::Product;
 use crate::kernels::avx512::Avx512;
 use crate::kernels::trials::assert_defined_bits;
@@ -17,6 +17,18 @@ fn both_ways<F: SuperblockFormat>(format: BlockFormat) {
         };
         let halves = |product: &Product<'_>| {
             many_tokens::<F, false>(proof, product, product.x.superblocks.expect("superblocks"));
+            true
+        };
+        assert_defined_bits(proof, format, tokens, None, whole);
+        assert_defined_bits(proof, format, tokens, None, halves);
+    }
+    for tokens in 1..=few::TOKENS_MAX {
+        let whole = |product: &Product<'_>| {
+            few_tokens::<F, true>(proof, product, product.x.superblocks.expect("superblocks"));
+            true
+        };
+        let halves = |product: &Product<'_>| {
+            few_tokens::<F, false>(proof, product, product.x.superblocks.expect("superblocks"));
             true
         };
         assert_defined_bits(proof, format, tokens, None, whole);

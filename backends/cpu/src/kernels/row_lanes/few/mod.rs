@@ -14,8 +14,8 @@ pub use blocks::Blocks;
 pub use superblocks::Superblocks;
 pub use wishes::Wishes;
 
-/// Tokens that are few.
-pub const TOKENS_MAX: usize = 4;
+/// The most tokens that are multiplied straight from registers.
+pub const TOKENS_MAX: usize = 8;
 
 /// A kind of format: what sixteen rows with T tokens are.
 pub trait Kind {
@@ -61,6 +61,14 @@ pub unsafe fn products<'a, K: Kind>(
             [a, b] => of_tokens::<K, 2>(rows, weight, [x(a), x(b)], emit),
             [a, b, c] => of_tokens::<K, 3>(rows, weight, [x(a), x(b), x(c)], emit),
             [a, b, c, d] => of_tokens::<K, 4>(rows, weight, [x(a), x(b), x(c), x(d)], emit),
+            [a, b, c, d, e] => of_tokens::<K, 5>(rows, weight, [a, b, c, d, e].map(x), emit),
+            [a, b, c, d, e, f] => of_tokens::<K, 6>(rows, weight, [a, b, c, d, e, f].map(x), emit),
+            [a, b, c, d, e, f, g] => {
+                of_tokens::<K, 7>(rows, weight, [a, b, c, d, e, f, g].map(x), emit)
+            }
+            [a, b, c, d, e, f, g, h] => {
+                of_tokens::<K, 8>(rows, weight, [a, b, c, d, e, f, g, h].map(x), emit)
+            }
             _ => unreachable!("{} tokens are none or not few", tokens.len()),
         }
     }

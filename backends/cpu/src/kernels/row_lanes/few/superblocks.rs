@@ -1,18 +1,18 @@
 //! Superblocks of 256: a column of sixteen bytes of sixteen rows is brought into lanes, taken apart, multiplied with
 //! every token and forgotten.
 
-use super::super::columns::ROWS;
-use super::super::superblocks::{Format, Head, RUN, WORD, correction};
+use super::super::columns::{ROWS, down};
+use super::super::superblocks::{Format, Head, RUN, WORD, correction, offset};
 use super::{Kind, Wishes};
 use crate::kernels::activations::ActivationSuperblock;
 use crate::kernels::rows::blocks_at;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-/// Formats of superblocks.
-pub struct Superblocks<F>(PhantomData<F>);
+/// Formats of superblocks. `WHOLE`: see [`super::super::superblocks::products`].
+pub struct Superblocks<F, const WHOLE: bool>(PhantomData<F>);
 
-impl<F: Format> Kind for Superblocks<F> {
+impl<F: Format, const WHOLE: bool> Kind for Superblocks<F, WHOLE> {
     type Block = F::Block;
     type X<'x> = &'x [ActivationSuperblock];
     type Head = Head;
@@ -31,9 +31,9 @@ impl<F: Format> Kind for Superblocks<F> {
             for block in 0..rows[0].len() {
                 wishes.go_on(&rows, block);
                 let rows = blocks_at(&rows, block);
-                F::head::<false>(rows, head);
+                F::head::<WHOLE>(rows, head);
                 let x = blocks_at(x, block);
-                let dots = dots::<F, T>(rows, head, x);
+                let dots = dots::<F, WHOLE, T>(rows, head, x);
                 let scale = _mm512_load_ps(head.scale.as_ptr());
                 let minimum = _mm512_load_ps(head.minimum.as_ptr());
                 for t in 0..T {
@@ -52,13 +52,18 @@ impl<F: Format> Kind for Superblocks<F> {
     }
 }
 
+/// Tokens from which on shifting quants is less than shifting sums.
+const SHIFT_QUANTS_FROM: usize = RUN;
+
 /// The integer dots of one superblock of sixteen rows.
 #[inline(always)]
-unsafe fn dots<F: Format, const T: usize>(
+unsafe fn dots<F: Format, const WHOLE: bool, const T: usize>(
     rows: [&F::Block; ROWS],
     head: &Head,
     x: [&ActivationSuperblock; T],
 ) -> [__m512i; T] {
+    // Of a run, which is no more than a sub-block.
+    let together = if WHOLE { RUN * WORD } else { F::GROUP };
     // SAFETY: words of x lie within its elements; the instructions are there by the contract of `panel`.
     unsafe {
         let mut totals = [_mm512_setzero_si512(); T];
@@ -66,26 +71,38 @@ unsafe fn dots<F: Format, const T: usize>(
         for column in 0..F::COLUMNS {
             let quants = F::column(rows, &shared, column);
             for run in 0..F::RUNS {
+                let mut quants = quants.as_ref()[run];
+                let mut shift = F::shift(run);
+                if T >= SHIFT_QUANTS_FROM {
+                    for quants in &mut quants {
+                        *quants = down(*quants, shift);
+                    }
+                    shift = 0;
+                }
                 let first = F::word(column, run);
-                for group in 0..RUN * WORD / F::GROUP {
-                    let place = first * WORD / F::GROUP + group;
-                    let sub_block = place * F::GROUP / F::SUB_BLOCK;
-                    let scales = _mm512_load_si512(head.scales[sub_block].as_ptr().cast());
+                for group in 0..RUN * WORD / together {
+                    let element = first * WORD + group * together;
+                    let scales = &head.scales[element / F::SUB_BLOCK];
+                    let scales = _mm512_load_si512(scales.as_ptr().cast());
                     for t in 0..T {
                         let mut sum = _mm512_setzero_si512();
                         if F::OFFSET {
-                            sum = _mm512_set1_epi32(x[t].offsets[place]);
+                            sum = offset(x[t], element / 8, together / 8);
                         }
-                        for word in 0..F::GROUP / WORD {
-                            let word = group * (F::GROUP / WORD) + word;
-                            let x = x[t].quants.as_ptr().add((first + word) * WORD);
+                        for word in 0..together / WORD {
+                            let x = x[t].quants.as_ptr().add(element + word * WORD);
                             let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
-                            sum = _mm512_dpbusd_epi32(sum, quants.as_ref()[run][word], x);
+                            let quants = quants[group * (together / WORD) + word];
+                            sum = _mm512_dpbusd_epi32(sum, quants, x);
                         }
-                        if F::shift(run) > 0 {
-                            sum = _mm512_srl_epi32(sum, _mm_cvtsi32_si128(F::shift(run) as i32));
+                        if shift > 0 {
+                            sum = down(sum, shift);
                         }
-                        totals[t] = _mm512_dpwssd_epi32(totals[t], sum, scales);
+                        totals[t] = if WHOLE && F::GROUP < together {
+                            _mm512_add_epi32(totals[t], _mm512_mullo_epi32(sum, scales))
+                        } else {
+                            _mm512_dpwssd_epi32(totals[t], sum, scales)
+                        };
                     }
                 }
             }
