@@ -12,6 +12,8 @@ pub const HALF: usize = 32;
 
 /// An order of a superblock's elements, in parts of 64 of which each half is 32 in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+// Only kernels of x86-64 want one.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub enum Order {
     /// As they are.
     Plain,

@@ -302,6 +302,7 @@ impl Instructions {
     }
 
     /// In which order products of a few tokens with weights of that format want them, if not as they are.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
     pub fn order(self, format: BlockFormat) -> Option<Order> {
         match self {
             #[cfg(target_arch = "x86_64")]

@@ -186,12 +186,12 @@ pub fn linear(
     let shared = SharedSlice::new(out);
     let chunk = chunk_rows(machine, &weight, weight.rows, tokens);
     let chunks = weight.rows.div_ceil(chunk);
-    let parts: Vec<&[u32]> = rows.chunks(part_tokens(&weight, tokens)).collect();
+    let parts = rows.chunks(part_tokens(&weight, tokens));
     machine.parallel(
         parts.len() * chunks,
         tokens * weight.rows * weight.columns,
         |index| {
-            let tokens = parts[index / chunks];
+            let tokens = parts.clone().nth(index / chunks).expect("a part");
             let start = index % chunks * chunk;
             // SAFETY: the rows are distinct, and chunks write different columns of them.
             let out = unsafe { OutRows::new(&shared, weight.rows, tokens) };

@@ -2,6 +2,7 @@
 
 use super::{SuperblockFormat, few, few_tokens, large, many_tokens};
 use crate::kernels::Product;
+use crate::kernels::activations::SuperblockRows;
 use crate::kernels::avx512::Avx512;
 use crate::kernels::trials::assert_defined_bits;
 use odmoe_formats::BlockFormat;
@@ -10,29 +11,19 @@ fn both_ways<F: SuperblockFormat>(format: BlockFormat) {
     let Some(proof) = Avx512::detect() else {
         return;
     };
+    let check = |tokens, product: fn(Avx512, &Product<'_>, &SuperblockRows)| {
+        assert_defined_bits(proof, format, tokens, None, |p| {
+            product(proof, p, p.x.superblocks.expect("superblocks"));
+            true
+        });
+    };
     for tokens in [1, 6, 11, 20] {
-        let whole = |product: &Product<'_>| {
-            many_tokens::<F, true>(proof, product, product.x.superblocks.expect("superblocks"));
-            true
-        };
-        let halves = |product: &Product<'_>| {
-            many_tokens::<F, false>(proof, product, product.x.superblocks.expect("superblocks"));
-            true
-        };
-        assert_defined_bits(proof, format, tokens, None, whole);
-        assert_defined_bits(proof, format, tokens, None, halves);
+        check(tokens, many_tokens::<F, true>);
+        check(tokens, many_tokens::<F, false>);
     }
     for tokens in 1..=few::TOKENS_MAX {
-        let whole = |product: &Product<'_>| {
-            few_tokens::<F, true>(proof, product, product.x.superblocks.expect("superblocks"));
-            true
-        };
-        let halves = |product: &Product<'_>| {
-            few_tokens::<F, false>(proof, product, product.x.superblocks.expect("superblocks"));
-            true
-        };
-        assert_defined_bits(proof, format, tokens, None, whole);
-        assert_defined_bits(proof, format, tokens, None, halves);
+        check(tokens, few_tokens::<F, true>);
+        check(tokens, few_tokens::<F, false>);
     }
 }
 
