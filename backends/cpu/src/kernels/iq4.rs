@@ -13,6 +13,18 @@ const VALUES: [u8; 16] = [
     1, 13, 25, 38, 53, 69, 89, 113,
 ];
 
+/// The same, 128 more: the sign's bit turned.
+#[cfg(target_arch = "x86_64")]
+pub const VALUES_AND_128: [u8; 16] = {
+    let mut values = VALUES;
+    let mut code = 0;
+    while code < values.len() {
+        values[code] ^= 128;
+        code += 1;
+    }
+    values
+};
+
 /// Every product of rows of IQ4_NL with rows `tokens` of x; `emit(token, row, sums)` gets consecutive rows of one
 /// token. A few rows at a time become rows of Q8_0, where they stay in the innermost caches.
 #[inline(always)]

@@ -252,7 +252,8 @@ pub trait Simd: Copy + Send + Sync {
 ///
 /// Implementations of `call`, and every function under it that handles vectors or long loops, must be
 /// `#[inline(always)]`: it is what lets the compiler use the set's instructions in them. A closure cannot be, so
-/// vectors stay out of closures (`map`, `from_fn`): primitives would become calls there.
+/// vectors stay out of closures (`map`, `from_fn`): primitives would become calls there. Nor is `map` of an array used in
+/// a loop that holds vectors: it may itself become a call, around which no register keeps what it holds.
 pub trait Kernel {
     /// The result.
     type Output;

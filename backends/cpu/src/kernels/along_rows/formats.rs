@@ -85,7 +85,13 @@ impl AlongRows for Q2K {
     }
     #[inline(always)]
     unsafe fn scales(blocks: [&Q2KBlock; QUAD]) -> Self::Scales {
-        unsafe { blocks.map(|block| nibble_scales(&block.scales)) }
+        unsafe {
+            let mut all = [[_mm256_setzero_si256(); 2]; QUAD];
+            for (scales, block) in all.iter_mut().zip(blocks) {
+                *scales = nibble_scales(&block.scales);
+            }
+            all
+        }
     }
     #[inline(always)]
     unsafe fn spread(scales: &Self::Scales, place: usize) -> Spread {
@@ -133,7 +139,13 @@ impl AlongRows for Q3K {
     }
     #[inline(always)]
     unsafe fn scales(blocks: [&Q3KBlock; QUAD]) -> Self::Scales {
-        unsafe { blocks.map(|block| split_scales(block)[0]) }
+        unsafe {
+            let mut all = [_mm256_setzero_si256(); QUAD];
+            for (scales, block) in all.iter_mut().zip(blocks) {
+                *scales = split_scales(block)[0];
+            }
+            all
+        }
     }
     #[inline(always)]
     unsafe fn spread(scales: &Self::Scales, place: usize) -> Spread {
@@ -255,7 +267,11 @@ impl AlongRows for Q6K {
     #[inline(always)]
     unsafe fn scales(blocks: [&Q6KBlock; QUAD]) -> Self::Scales {
         unsafe {
-            blocks.map(|block| _mm256_cvtepi8_epi16(_mm_loadu_si128(block.scales.as_ptr().cast())))
+            let mut all = [_mm256_setzero_si256(); QUAD];
+            for (scales, block) in all.iter_mut().zip(blocks) {
+                *scales = _mm256_cvtepi8_epi16(_mm_loadu_si128(block.scales.as_ptr().cast()));
+            }
+            all
         }
     }
     #[inline(always)]

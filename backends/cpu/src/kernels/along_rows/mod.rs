@@ -14,6 +14,7 @@ use super::arranged::{ArrangedQuad, Order, PARTS, QUAD};
 use super::avx512::Avx512;
 use super::processor::is_amd;
 use super::product::Product;
+use super::rows::blocks_at;
 use crate::blocks::SUPERBLOCK;
 use fold::{Quad, Units};
 use formats::AlongRows;
@@ -151,7 +152,7 @@ unsafe fn multiply<F: AlongRows, const T: usize>(
 ) {
     let to = quads.iter_mut().zip(units);
     for (index, ((quads, units), weights)) in to.zip(weights.chunks(QUAD)).enumerate() {
-        let x = x.map(|x| &x[index]);
+        let x = blocks_at(x, index);
         // SAFETY: as the caller's.
         unsafe {
             // Four with a number that the compiler knows, so that they stay in registers.

@@ -5,8 +5,9 @@
 #![allow(clippy::undocumented_unsafe_blocks)]
 
 use super::blocks::{Format, Words};
-use super::columns::{ROWS, bytes, down, words};
+use super::columns::{ROWS, bytes, down, pointers, words};
 use crate::blocks::{HalfBytes, Mxfp4Block, Q4Block, Q4MinBlock, Q5Block, Q5MinBlock, Q8Block};
+use crate::kernels::iq4::VALUES_AND_128;
 use std::arch::x86_64::*;
 use std::mem::offset_of;
 
@@ -22,6 +23,14 @@ pub struct Q5_0;
 pub struct Q5_1;
 /// MXFP4.
 pub struct Mxfp4;
+/// IQ4_NL.
+pub struct Iq4Nl;
+
+/// What the codes of MXFP4 stand for: twice each float, 0 to 12 in magnitude, 16 more.
+const TWICE_AND_16: [u8; 16] = [
+    16, 17, 18, 19, 20, 22, 24, 28, // 0, 1, 2, 3, 4, 6, 8, 12
+    16, 15, 14, 13, 12, 10, 8, 4, // and their negatives
+];
 
 impl Format for Q8_0 {
     type Block = Q8Block;
@@ -123,21 +132,11 @@ impl Format for Mxfp4 {
     const OFFSET_LOG2: Option<u32> = Some(4);
     const MINIMUM: bool = false;
 
-    /// Twice each float, 0 to 12 in magnitude, 16 more.
     #[inline(always)]
     unsafe fn quants(rows: [&Mxfp4Block; ROWS]) -> Words {
-        const TWICE_AND_16: [u8; 16] = [
-            16, 17, 18, 19, 20, 22, 24, 28, // 0, 1, 2, 3, 4, 6, 8, 12
-            16, 15, 14, 13, 12, 10, 8, 4, // and their negatives
-        ];
         unsafe {
-            let table = _mm_loadu_si128(TWICE_AND_16.as_ptr().cast());
-            let table = _mm512_broadcast_i32x4(table);
-            let mut codes = halves(pointers(rows), offset_of!(Mxfp4Block, quants));
-            for codes in &mut codes {
-                *codes = _mm512_shuffle_epi8(table, *codes);
-            }
-            codes
+            let codes = halves(pointers(rows), offset_of!(Mxfp4Block, quants));
+            look_up(&TWICE_AND_16, codes)
         }
     }
     #[inline(always)]
@@ -154,9 +153,34 @@ impl Format for Mxfp4 {
     }
 }
 
+impl Format for Iq4Nl {
+    type Block = Q4Block;
+    const OFFSET_LOG2: Option<u32> = Some(7);
+    const MINIMUM: bool = false;
+
+    #[inline(always)]
+    unsafe fn quants(rows: [&Q4Block; ROWS]) -> Words {
+        unsafe {
+            let codes = halves(pointers(rows), offset_of!(Q4Block, quants));
+            look_up(&VALUES_AND_128, codes)
+        }
+    }
+    #[inline(always)]
+    unsafe fn scales(rows: [&Q4Block; ROWS]) -> __m512 {
+        unsafe { widen(|row| rows[row].scale) }
+    }
+}
+
+/// The entry of each code.
 #[inline(always)]
-fn pointers<B>(rows: [&B; ROWS]) -> [*const u8; ROWS] {
-    rows.map(|row| std::ptr::from_ref(row).cast())
+unsafe fn look_up(table: &[u8; 16], mut codes: Words) -> Words {
+    unsafe {
+        let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+        for codes in &mut codes {
+            *codes = _mm512_shuffle_epi8(table, *codes);
+        }
+        codes
+    }
 }
 
 /// Four bits an element: the lower halves of sixteen bytes, then the upper.

@@ -11,6 +11,16 @@ pub const ROWS: usize = 16;
 /// Bytes of one column.
 const COLUMN: usize = 16;
 
+/// Where the blocks lie. `map` would become a call here, around which no register keeps what it holds.
+#[inline(always)]
+pub fn pointers<B>(rows: [&B; ROWS]) -> [*const u8; ROWS] {
+    let mut pointers = [std::ptr::null(); ROWS];
+    for (pointer, row) in pointers.iter_mut().zip(rows) {
+        *pointer = std::ptr::from_ref(row).cast();
+    }
+    pointers
+}
+
 /// Lane r of word w = bytes 4 w to 4 w + 4 of the sixteen at `rows[r]`. The rows are brought together by quarters of
 /// registers straight from memory, so that only two of four steps of the transpose need the one port that shuffles.
 ///

@@ -47,6 +47,7 @@ pub fn product(proof: Avx512, product: &Product<'_>) -> bool {
         F::Q5_0 => blocks::<small::Q5_0>(proof, product),
         F::Q5_1 => blocks::<small::Q5_1>(proof, product),
         F::MXFP4 => blocks::<small::Mxfp4>(proof, product),
+        F::IQ4_NL => blocks::<small::Iq4Nl>(proof, product),
         _ => return false,
     }
     true

@@ -4,7 +4,7 @@
 // from arrays of the length of a register; the instructions are there by the contract of `unpack`.
 #![allow(clippy::undocumented_unsafe_blocks)]
 
-use super::columns::{ROWS, bytes, down, widen_low_halves, words};
+use super::columns::{ROWS, bytes, down, pointers, widen_low_halves, words};
 use super::superblocks::{Format, Head, RUN, Run};
 use crate::blocks::{Q2KBlock, Q3KBlock, Q4KBlock, Q5KBlock, Q6KBlock};
 use std::arch::x86_64::*;
@@ -328,11 +328,6 @@ unsafe fn six_bits(low: __m512i, high: __m512i) -> __m512i {
         let both = _mm512_ternarylogic_epi32::<0xca>(bytes(15), low, high);
         _mm512_and_si512(both, bytes(63))
     }
-}
-
-#[inline(always)]
-fn pointers<B>(rows: [&B; ROWS]) -> [*const u8; ROWS] {
-    rows.map(|row| std::ptr::from_ref(row).cast())
 }
 
 /// The two bytes at `offset` of each row.
