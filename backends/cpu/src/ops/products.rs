@@ -164,7 +164,39 @@ pub fn chunk_rows(machine: &Machine, weight: &WeightView<'_>, rows: usize, token
     let shared_out = rows
         .div_ceil(machine.pool.threads() * 4)
         .next_multiple_of(least);
-    shared_out.clamp(least, most)
+    let chunk = shared_out.clamp(least, most);
+    if tokens <= STREAMED_TOKENS_MAX {
+        with_streams_apart(chunk, least, weight.row(0).len())
+    } else {
+        chunk
+    }
+}
+
+/// Bytes after which addresses have the same place in the innermost cache, on all of x86-64's cores.
+const CACHE_WAY_BYTES: usize = 4096;
+const CACHE_LINE_BYTES: usize = 64;
+/// The most tokens for which a kernel reads a chunk as sixteen streams.
+const STREAMED_TOKENS_MAX: usize = 8;
+/// Streams that meet in one place without pushing each other out, beside all else that is kept there.
+const STREAMS_A_PLACE_MAX: usize = 2;
+
+/// `rows` or a few steps more, so that the sixteen streams that kernels of few tokens read, each a sixteenth of the
+/// chunk, are not all in the same places of the innermost cache.
+fn with_streams_apart(rows: usize, step: usize, row_bytes: usize) -> usize {
+    const TRIES: usize = 4;
+    let mut longer = (rows..).step_by(step).take(TRIES);
+    longer
+        .find(|rows| streams_a_place(rows / PACKED_ROWS * row_bytes) <= STREAMS_A_PLACE_MAX)
+        .unwrap_or(rows)
+}
+
+/// How many of sixteen streams at such a distance meet in one place of the cache.
+fn streams_a_place(distance_bytes: usize) -> usize {
+    let mut places = [0; CACHE_WAY_BYTES / CACHE_LINE_BYTES];
+    for stream in 0..PACKED_ROWS {
+        places[stream * distance_bytes % CACHE_WAY_BYTES / CACHE_LINE_BYTES] += 1;
+    }
+    places.into_iter().max().unwrap_or(0)
 }
 
 /// out [T, N] = x [T, columns] * weight^T.

@@ -55,21 +55,27 @@ pub fn product(proof: Avx512, product: &Product<'_>) -> bool {
         return false;
     }
     match product.weight.format {
-        F::Q2_K => few_tokens::<formats::Q2K>(proof, product),
-        F::Q3_K => few_tokens::<formats::Q3K>(proof, product),
-        F::Q4_K => few_tokens::<formats::Q4K>(proof, product),
-        F::Q5_K => few_tokens::<formats::Q5K>(proof, product),
-        F::Q6_K => few_tokens::<formats::Q6K>(proof, product),
+        F::Q2_K => where_it_pays::<formats::Q2K>(proof, product),
+        F::Q3_K => where_it_pays::<formats::Q3K>(proof, product),
+        F::Q4_K => where_it_pays::<formats::Q4K>(proof, product),
+        F::Q5_K => where_it_pays::<formats::Q5K>(proof, product),
+        F::Q6_K => where_it_pays::<formats::Q6K>(proof, product),
         _ => None,
     }
     .is_some()
 }
 
-/// Runs the product, unless there are too many tokens.
-fn few_tokens<F: AlongRows>(_proof: Avx512, product: &Product<'_>) -> Option<()> {
-    if product.tokens.len() > F::TOKENS_MAX {
+/// Runs the product, unless rows in lanes are faster.
+fn where_it_pays<F: AlongRows>(proof: Avx512, product: &Product<'_>) -> Option<()> {
+    let tokens = product.tokens.len();
+    if tokens > F::TOKENS_MAX || (tokens > 1 && sums_bytes::<F>(product) > SUMS_BYTES_MAX) {
         return None;
     }
+    few_tokens::<F>(proof, product)
+}
+
+/// Runs the product, if its activations were rearranged for it.
+fn few_tokens<F: AlongRows>(_proof: Avx512, product: &Product<'_>) -> Option<()> {
     let rows = product.x.superblocks.expect("activations in superblocks");
     let x = |token: u32| rows.arranged(token as usize, F::ORDER);
     // SAFETY: the machine has AVX-512 as the proof says, and bytes can be permuted as the caller saw.
@@ -83,6 +89,16 @@ fn few_tokens<F: AlongRows>(_proof: Avx512, product: &Product<'_>) -> Option<()>
         }
     }
     Some(())
+}
+
+/// Bytes of sums with which several tokens stay in the innermost cache, beside activations and weights.
+const SUMS_BYTES_MAX: usize = 24 << 10;
+
+/// Bytes of sums that sixteen rows leave.
+fn sums_bytes<F: AlongRows>(product: &Product<'_>) -> usize {
+    let quads = product.weight.columns.div_ceil(QUAD * SUPERBLOCK) * product.tokens.len();
+    let unused = if F::MINIMA { 0 } else { size_of::<Quad>() / 2 };
+    quads * (size_of::<Quad>() - unused)
 }
 
 /// Sums of sixteen rows.
