@@ -22,7 +22,7 @@ pub struct ActivationBlock {
 pub struct BlockOperand<'a> {
     /// The block.
     pub block: &'a ActivationBlock,
-    /// Its integers, wider.
+    /// Its integers, wider; anything in a set that does not take them.
     pub wide: &'a [i16; BLOCK],
 }
 
@@ -207,15 +207,20 @@ pub struct QuantiseBlocks<'a> {
 impl Kernel for QuantiseBlocks<'_> {
     type Output = ();
     #[inline(always)]
-    fn call<S: Simd>(self, _simd: S) {
+    fn call<S: Simd>(self, simd: S) {
         let (x, to) = (self.x.as_chunks::<BLOCK>().0, self.to);
         assert!(x.len() == to.blocks.len() && x.len() == to.wide.len());
         for ((x, block), wide) in x.iter().zip(to.blocks).zip(to.wide) {
             let mut quants = [0; BLOCK];
             block.scale = quantise_block(x, &mut quants);
             block.quants = quants;
-            *wide = quants.map(i16::from);
-            block.sum = wide.iter().map(|&quant| i32::from(quant)).sum();
+            let [a, b, c, d] = simd.sums_of_eight(&quants);
+            block.sum = (a + b + c + d) as i32;
+            if S::WIDE {
+                for (wide, quant) in wide.iter_mut().zip(quants) {
+                    *wide = i16::from(quant);
+                }
+            }
         }
     }
 }
@@ -233,7 +238,7 @@ pub struct QuantiseSuperblocks<'a> {
 impl Kernel for QuantiseSuperblocks<'_> {
     type Output = ();
     #[inline(always)]
-    fn call<S: Simd>(self, _simd: S) {
+    fn call<S: Simd>(self, simd: S) {
         let x = self.x.as_chunks::<SUPERBLOCK>().0;
         let SuperblocksPart {
             superblocks,
@@ -242,7 +247,7 @@ impl Kernel for QuantiseSuperblocks<'_> {
         assert_eq!(x.len(), superblocks.len());
         for (x, superblock) in x.iter().zip(&mut *superblocks) {
             superblock.scale = quantise_block(x, &mut superblock.quants);
-            sum_parts(superblock);
+            sum_parts(simd, superblock);
         }
         if let Some(order) = self.order {
             assert_eq!(arranged.len(), superblocks.len().div_ceil(QUAD));
@@ -255,18 +260,18 @@ impl Kernel for QuantiseSuperblocks<'_> {
 
 /// Fills in the sums of a superblock from its quants.
 #[inline(always)]
-fn sum_parts(superblock: &mut ActivationSuperblock) {
-    let mut eighths = [0i16; SUPERBLOCK / 8];
-    for (sum, part) in eighths.iter_mut().zip(superblock.quants.as_chunks::<8>().0) {
-        *sum = part.iter().map(|&quant| i16::from(quant)).sum();
-    }
-    for (offset, sum) in superblock.offsets.iter_mut().zip(eighths) {
-        *offset = -32 * i32::from(sum);
-    }
-    for (sum, [a, b]) in superblock.sums.iter_mut().zip(eighths.as_chunks().0) {
-        *sum = a + b;
-    }
-    for (sum, [a, b]) in (superblock.sums_of_32.iter_mut()).zip(superblock.sums.as_chunks().0) {
-        *sum = a + b;
+fn sum_parts<S: Simd>(simd: S, superblock: &mut ActivationSuperblock) {
+    let quants = superblock.quants.as_chunks::<BLOCK>().0;
+    let offsets = superblock.offsets.as_chunks_mut::<4>().0;
+    let sums = superblock.sums.as_chunks_mut::<2>().0;
+    let sums = sums.iter_mut().zip(&mut superblock.sums_of_32);
+    for ((quants, offsets), (pairs, all)) in quants.iter().zip(offsets).zip(sums) {
+        let eighths = simd.sums_of_eight(quants);
+        for (offset, sum) in offsets.iter_mut().zip(eighths) {
+            *offset = -32 * sum as i32;
+        }
+        let [a, b, c, d] = eighths;
+        *pairs = [(a + b) as i16, (c + d) as i16];
+        *all = (a + b + c + d) as i16;
     }
 }

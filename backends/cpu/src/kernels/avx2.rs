@@ -246,6 +246,10 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn sums_of_eight(self, quants: &[i8; BLOCK]) -> [i64; BLOCK / 8] {
+        unsafe { integers::sums_of_eight(quants) }
+    }
+    #[inline(always)]
     fn fifth_bits(self, bits: [u8; 4]) -> [u8; BLOCK] {
         unsafe { integers::fifth_bits(bits) }
     }

@@ -23,6 +23,23 @@ pub fn widen_halves(halves: &[HalfBytes; SUMS]) -> __m256 {
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(halves.as_ptr().cast()) })
 }
 
+/// Sums of eight quants each: bytes are summed without a sign, so that each is 128 more on the way.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn sums_of_eight(quants: &[i8; BLOCK]) -> [i64; BLOCK / 8] {
+    // SAFETY: the array has 32 bytes.
+    let quants = unsafe { _mm256_loadu_si256(quants.as_ptr().cast()) };
+    let unsigned = _mm256_xor_si256(quants, _mm256_set1_epi8(-128));
+    let sums = _mm256_sad_epu8(unsigned, _mm256_setzero_si256());
+    let mut out = [0; BLOCK / 8];
+    // SAFETY: as above.
+    unsafe {
+        let sums = _mm256_sub_epi64(sums, _mm256_set1_epi64x(8 * 128));
+        _mm256_storeu_si256(out.as_mut_ptr().cast(), sums);
+    }
+    out
+}
+
 /// 16 in byte i where bit i is set, else 0.
 #[inline]
 #[target_feature(enable = "avx2")]

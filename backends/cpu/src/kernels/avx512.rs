@@ -69,6 +69,7 @@ impl Simd for Avx512 {
     const LARGE_TILES: bool = true;
     const PACK_FROM_TOKENS: usize = 4;
     const Q8_OFFSET: i32 = 128;
+    const WIDE: bool = false;
 
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         unsafe { with_features(self, kernel) }
@@ -235,6 +236,10 @@ impl Simd for Avx512 {
         }
     }
 
+    #[inline(always)]
+    fn sums_of_eight(self, quants: &[i8; BLOCK]) -> [i64; BLOCK / 8] {
+        unsafe { avx2_integers::sums_of_eight(quants) }
+    }
     #[inline(always)]
     fn fifth_bits(self, bits: [u8; 4]) -> [u8; BLOCK] {
         unsafe { avx2_integers::fifth_bits(bits) }

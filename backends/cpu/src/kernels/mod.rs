@@ -98,6 +98,8 @@ pub trait Simd: Copy + Send + Sync {
     const STREAMS: bool = false;
     /// What [`Self::pack`] adds to the quants.
     const Q8_OFFSET: i32;
+    /// Whether products take the wider integers of [`BlockOperand`].
+    const WIDE: bool = true;
 
     /// Runs a kernel, compiled with the set's instructions.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
@@ -204,6 +206,16 @@ pub trait Simd: Copy + Send + Sync {
         _operands: [(&Minima, &ActivationSuperblock); DOTS],
     ) -> [f32; DOTS] {
         unreachable!("this set does not stream")
+    }
+
+    /// Sums of eight quants each.
+    #[inline(always)]
+    fn sums_of_eight(self, quants: &[i8; BLOCK]) -> [i64; BLOCK / 8] {
+        let mut sums = [0; BLOCK / 8];
+        for (sum, quants) in sums.iter_mut().zip(quants.as_chunks::<8>().0) {
+            *sum = quants.iter().map(|&quant| i64::from(quant)).sum();
+        }
+        sums
     }
 
     /// 16 in byte i where bit i is set, else 0.
