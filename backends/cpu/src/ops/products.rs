@@ -172,7 +172,8 @@ pub fn chunk_rows(machine: &Machine, weight: &WeightView<'_>, rows: usize, token
     }
 }
 
-/// Bytes after which addresses have the same place in the innermost cache, on all of x86-64's cores.
+/// Bytes after which addresses have the same place in the innermost cache (64 sets of 64 bytes, whatever its
+/// ways, on Intel's and AMD's cores).
 const CACHE_WAY_BYTES: usize = 4096;
 const CACHE_LINE_BYTES: usize = 64;
 /// The most tokens for which a kernel reads a chunk as sixteen streams.
@@ -236,4 +237,21 @@ pub fn linear(
             });
         },
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 256 rows of 1280 bytes (2048 columns of Q4_1) would be sixteen streams five pages apart.
+    #[test]
+    fn streams_do_not_all_meet_in_one_place_of_the_cache() {
+        assert_eq!(streams_a_place(16 * 1280), PACKED_ROWS);
+        for row_bytes in [1088, 1152, 1280, 1408, 1536, 2176, 4608, 6720, 8704] {
+            let rows = with_streams_apart(256, PACKED_ROWS, row_bytes);
+            assert!(rows.is_multiple_of(PACKED_ROWS) && (256..320).contains(&rows));
+            let meet = streams_a_place(rows / PACKED_ROWS * row_bytes);
+            assert!(meet <= STREAMS_A_PLACE_MAX, "{row_bytes}: {meet} meet");
+        }
+    }
 }
