@@ -80,7 +80,7 @@ pub fn assert_defined_bits(
     order: Option<Order>,
     product: impl Fn(&Product<'_>) -> bool,
 ) {
-    for (rows, blocks) in [(16, 4), (3, 1), (17, 3), (33, 8), (5, 22)] {
+    for (rows, blocks) in [(16, 4), (3, 1), (17, 3), (33, 8), (5, 22), (300, 1)] {
         let columns = blocks * SUPERBLOCK;
         let row_bytes = format.row_bytes(columns as u64).unwrap() as usize;
         let mut weight = bytes(rows as u64 * 77, rows * row_bytes);

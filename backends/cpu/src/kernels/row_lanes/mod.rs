@@ -66,7 +66,7 @@ where
             |row| product.weight.blocks(first + row),
             product.tokens,
             x,
-            |token, row, sum| product.out.put(token, first + row, &[sum]),
+            |token, row, sums| product.out.put(token, first + row, sums),
         );
     }
 }

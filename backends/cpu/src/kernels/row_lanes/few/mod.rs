@@ -4,11 +4,13 @@
 //! one after another, sixteen streams at once, each of which the machine's own prefetcher follows.
 
 mod blocks;
+mod steps;
 mod superblocks;
 mod wishes;
 
 use super::columns::ROWS;
 use std::arch::x86_64::*;
+use steps::{STEPS, Steps};
 
 pub use blocks::Blocks;
 pub use superblocks::Superblocks;
@@ -40,7 +42,8 @@ pub trait Kind {
     ) -> [__m512; T];
 }
 
-/// Every product of weight rows with rows of x, at most [`TOKENS_MAX`]; `emit(token, row, sum)`.
+/// Every product of weight rows with rows of x, at most [`TOKENS_MAX`]; `emit(token, row, sums)` gets
+/// consecutive rows of one token.
 ///
 /// # Safety
 /// The machine has AVX-512 F, BW, DQ, VL and VNNI.
@@ -50,7 +53,7 @@ pub unsafe fn products<'a, K: Kind>(
     weight: impl Fn(usize) -> &'a [K::Block],
     tokens: &[u32],
     x: impl Fn(u32) -> K::X<'a>,
-    emit: impl FnMut(usize, usize, f32),
+    emit: impl FnMut(usize, usize, &[f32]),
 ) where
     K::Block: 'a,
 {
@@ -79,7 +82,7 @@ unsafe fn of_tokens<'a, K: Kind, const T: usize>(
     rows: usize,
     weight: impl Fn(usize) -> &'a [K::Block],
     x: [K::X<'_>; T],
-    mut emit: impl FnMut(usize, usize, f32),
+    mut emit: impl FnMut(usize, usize, &[f32]),
 ) where
     K::Block: 'a,
 {
@@ -87,25 +90,35 @@ unsafe fn of_tokens<'a, K: Kind, const T: usize>(
     let each = rows.div_ceil(ROWS);
     let mut head = K::EMPTY;
     let wishes = Wishes::of_this_machine();
-    for row in 0..each {
-        let mut group = [weight(row); ROWS];
-        let blocks = group[0].len();
-        for (lane, to) in group.iter_mut().enumerate().skip(1) {
-            *to = &weight((row + lane * each).min(rows - 1))[..blocks];
+    let mut sums = [Steps::EMPTY; T];
+    for first in (0..each).step_by(STEPS) {
+        let steps = STEPS.min(each - first);
+        for step in 0..steps {
+            let row = first + step;
+            let mut group = [weight(row); ROWS];
+            let blocks = group[0].len();
+            for (lane, to) in group.iter_mut().enumerate().skip(1) {
+                *to = &weight((row + lane * each).min(rows - 1))[..blocks];
+            }
+            if row == 0 {
+                wishes.begin(&group);
+            }
+            // SAFETY: as this function's.
+            unsafe {
+                let of_tokens = K::panel(group, &x, &mut head, wishes);
+                for (sums, of_token) in sums.iter_mut().zip(of_tokens) {
+                    sums.put(step, of_token);
+                }
+            }
         }
-        if row == 0 {
-            wishes.begin(&group);
-        }
-        // SAFETY: as this function's.
-        let sums = unsafe { K::panel(group, &x, &mut head, wishes) };
         for (token, sums) in sums.iter().enumerate() {
-            let mut floats = [0.0; ROWS];
-            // SAFETY: sixteen floats are a register.
-            unsafe { _mm512_storeu_ps(floats.as_mut_ptr(), *sums) };
-            for (lane, &sum) in floats.iter().enumerate() {
-                let row = row + lane * each;
+            // SAFETY: as this function's.
+            let lanes = unsafe { sums.turn() };
+            for (lane, sums) in lanes.0.iter().enumerate() {
+                let row = first + lane * each;
+                // Rows of the last lanes may be those of others once more.
                 if row < rows {
-                    emit(token, row, sum);
+                    emit(token, row, &sums[..steps.min(rows - row)]);
                 }
             }
         }
