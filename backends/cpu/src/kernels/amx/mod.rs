@@ -39,6 +39,7 @@ pub fn product<T: Tiles>(proof: Avx512, tiles: T, product: &Product<'_>) -> bool
         F::Q4_K => superblocks::<T, large::Q4K>(proof, tiles, product),
         F::Q5_K => superblocks::<T, large::Q5K>(proof, tiles, product),
         F::Q6_K => superblocks::<T, large::Q6K>(proof, tiles, product),
+        F::IQ4_XS => superblocks::<T, large::Iq4Xs>(proof, tiles, product),
         _ => return false,
     }
     true

@@ -35,7 +35,7 @@ impl Planes {
     pub fn fill<F: SuperblockFormat>(&mut self, slice: &Slice) {
         const WORDS: usize = 4;
         let lower = _mm512_set1_epi16(0x00ff);
-        let offset = _mm512_set1_epi16(if F::OFFSET { 32 } else { 0 });
+        let offset = _mm512_set1_epi16(F::OFFSET);
         let parts = slice.quants.as_chunks::<WORDS>().0;
         let (low, high) = (
             self.low.as_chunks_mut::<WORDS>().0,

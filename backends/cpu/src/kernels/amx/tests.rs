@@ -13,7 +13,7 @@ fn planes_give_the_bits_of_avx512_for_weights_of_any_bytes() {
         return;
     };
     use BlockFormat as F;
-    for format in [F::Q2_K, F::Q3_K, F::Q4_K, F::Q5_K, F::Q6_K] {
+    for format in [F::Q2_K, F::Q3_K, F::Q4_K, F::Q5_K, F::Q6_K, F::IQ4_XS] {
         for (rows, blocks, tokens) in [(32, 1, 12), (33, 2, 16), (5, 1, 17), (70, 3, 37)] {
             let columns = blocks * SUPERBLOCK;
             let row_bytes = format.row_bytes(columns as u64).unwrap() as usize;

@@ -5,7 +5,7 @@
 #![allow(clippy::undocumented_unsafe_blocks)]
 
 use super::blocks::{Format, Words};
-use super::columns::{ROWS, bytes, down, pointers, words};
+use super::columns::{ROWS, bytes, down, look_up, pointers, words};
 use crate::blocks::{HalfBytes, Mxfp4Block, Q4Block, Q4MinBlock, Q5Block, Q5MinBlock, Q8Block};
 use crate::kernels::iq4::VALUES_AND_128;
 use std::arch::x86_64::*;
@@ -168,18 +168,6 @@ impl Format for Iq4Nl {
     #[inline(always)]
     unsafe fn scales(rows: [&Q4Block; ROWS]) -> __m512 {
         unsafe { widen(|row| rows[row].scale) }
-    }
-}
-
-/// The entry of each code.
-#[inline(always)]
-unsafe fn look_up(table: &[u8; 16], mut codes: Words) -> Words {
-    unsafe {
-        let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
-        for codes in &mut codes {
-            *codes = _mm512_shuffle_epi8(table, *codes);
-        }
-        codes
     }
 }
 

@@ -98,6 +98,18 @@ pub unsafe fn bytes(value: i8) -> __m512i {
     unsafe { _mm512_set1_epi8(value) }
 }
 
+/// What each byte, a number below 16, stands for.
+#[inline(always)]
+pub unsafe fn look_up<const N: usize>(table: &[u8; 16], mut codes: [__m512i; N]) -> [__m512i; N] {
+    unsafe {
+        let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+        for codes in &mut codes {
+            *codes = _mm512_shuffle_epi8(table, *codes);
+        }
+        codes
+    }
+}
+
 /// Each lane moved down by so many bits.
 #[inline(always)]
 pub unsafe fn down(words: __m512i, bits: u32) -> __m512i {

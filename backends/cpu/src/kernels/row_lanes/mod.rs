@@ -41,6 +41,7 @@ pub fn product(proof: Avx512, product: &Product<'_>) -> bool {
         F::Q4_K => superblocks::<large::Q4K>(proof, product),
         F::Q5_K => superblocks::<large::Q5K>(proof, product),
         F::Q6_K => superblocks::<large::Q6K>(proof, product),
+        F::IQ4_XS => of_superblocks::<large::Iq4Xs, true>(proof, product),
         F::Q8_0 => blocks::<small::Q8_0>(proof, product),
         F::Q4_0 => blocks::<small::Q4_0>(proof, product),
         F::Q4_1 => blocks::<small::Q4_1>(proof, product),
@@ -72,14 +73,21 @@ where
 }
 
 fn superblocks<F: SuperblockFormat>(proof: Avx512, product: &Product<'_>) {
+    if is_amd() {
+        of_superblocks::<F, true>(proof, product);
+    } else {
+        of_superblocks::<F, false>(proof, product);
+    }
+}
+
+fn of_superblocks<F: SuperblockFormat, const WHOLE: bool>(proof: Avx512, product: &Product<'_>) {
+    const { assert!(WHOLE || F::GROUP > 0) };
     debug_assert_eq!(product.weight.format.block_elements(), SUPERBLOCK);
     let x = product.x.superblocks.expect("activations in superblocks");
-    let few = product.tokens.len() <= few_max(F::FEW_ON_AMD);
-    match (few, is_amd()) {
-        (true, true) => few_tokens::<F, true>(proof, product, x),
-        (true, false) => few_tokens::<F, false>(proof, product, x),
-        (false, true) => many_tokens::<F, true>(proof, product, x),
-        (false, false) => many_tokens::<F, false>(proof, product, x),
+    if product.tokens.len() <= few_max(F::FEW_ON_AMD) {
+        few_tokens::<F, WHOLE>(proof, product, x);
+    } else {
+        many_tokens::<F, WHOLE>(proof, product, x);
     }
 }
 

@@ -4,9 +4,10 @@
 // from arrays of the length of a register; the instructions are there by the contract of `unpack`.
 #![allow(clippy::undocumented_unsafe_blocks)]
 
-use super::columns::{ROWS, bytes, down, pointers, widen_low_halves, words};
+use super::columns::{ROWS, bytes, down, look_up, pointers, widen_low_halves, words};
 use super::superblocks::{Format, Head, RUN, Run};
-use crate::blocks::{Q2KBlock, Q3KBlock, Q4KBlock, Q5KBlock, Q6KBlock};
+use crate::blocks::{Iq4XsBlock, Q2KBlock, Q3KBlock, Q4KBlock, Q5KBlock, Q6KBlock, SUPERBLOCK};
+use crate::kernels::iq4::VALUES_AND_128;
 use std::arch::x86_64::*;
 use std::mem::offset_of;
 
@@ -20,6 +21,8 @@ pub struct Q4K;
 pub struct Q5K;
 /// Q6_K.
 pub struct Q6K;
+/// IQ4_XS.
+pub struct Iq4Xs;
 
 /// Words of 32 elements of a row.
 const EIGHT: usize = 8;
@@ -28,7 +31,7 @@ impl Format for Q2K {
     type Block = Q2KBlock;
     const SUB_BLOCK: usize = 16;
     const GROUP: usize = 16;
-    const OFFSET: bool = false;
+    const OFFSET: i16 = 0;
     const SHIFT: u32 = 0;
     const MINIMA: usize = 16;
     const FEW_ON_AMD: usize = 8;
@@ -79,7 +82,7 @@ impl Format for Q3K {
     type Block = Q3KBlock;
     const SUB_BLOCK: usize = 16;
     const GROUP: usize = 8;
-    const OFFSET: bool = true;
+    const OFFSET: i16 = 32;
     /// Quants are 8 times as large, so that their offset of 4 becomes 32.
     const SHIFT: u32 = 3;
     const MINIMA: usize = 0;
@@ -154,7 +157,7 @@ impl Format for Q4K {
     type Block = Q4KBlock;
     const SUB_BLOCK: usize = 32;
     const GROUP: usize = 16;
-    const OFFSET: bool = false;
+    const OFFSET: i16 = 0;
     const SHIFT: u32 = 0;
     const MINIMA: usize = 8;
     const FEW_ON_AMD: usize = 8;
@@ -190,7 +193,7 @@ impl Format for Q5K {
     type Block = Q5KBlock;
     const SUB_BLOCK: usize = 32;
     const GROUP: usize = 8;
-    const OFFSET: bool = false;
+    const OFFSET: i16 = 0;
     const SHIFT: u32 = 0;
     const MINIMA: usize = 8;
     const FEW_ON_AMD: usize = 8;
@@ -241,10 +244,10 @@ impl Format for Q6K {
     type Block = Q6KBlock;
     const SUB_BLOCK: usize = 16;
     const GROUP: usize = 8;
-    const OFFSET: bool = true;
+    const OFFSET: i16 = 32;
     const SHIFT: u32 = 0;
     const MINIMA: usize = 0;
-    const FEW_ON_AMD: usize = 6;
+    const FEW_ON_AMD: usize = 4;
     const COLUMNS: usize = 4;
     const RUNS: usize = 4;
     type Column = [Run; 4];
@@ -292,6 +295,66 @@ impl Format for Q6K {
     }
 }
 
+impl Format for Iq4Xs {
+    type Block = Iq4XsBlock;
+    const SUB_BLOCK: usize = 32;
+    const GROUP: usize = 0;
+    const OFFSET: i16 = 128;
+    const SHIFT: u32 = 0;
+    const MINIMA: usize = 0;
+    const FEW_ON_AMD: usize = 8;
+    const COLUMNS: usize = 8;
+    const RUNS: usize = 2;
+    type Column = [Run; 2];
+    type Shared = ();
+
+    #[inline(always)]
+    fn shift(_run: usize) -> u32 {
+        0
+    }
+    #[inline(always)]
+    fn word(column: usize, run: usize) -> usize {
+        column * EIGHT + run * RUN
+    }
+    #[inline(always)]
+    unsafe fn head<const WHOLE: bool>(rows: [&Iq4XsBlock; ROWS], to: &mut Head) {
+        unsafe {
+            // The unit and the upper bits, the lower bits, and the first quants.
+            let [first, low, ..] = words::<4>(pointers(rows), 0);
+            put_units(to, first);
+            let high = _mm512_srli_epi32::<16>(first);
+            for sub_block in 0..SUPERBLOCK / Self::SUB_BLOCK {
+                let low = _mm512_and_si512(down(low, 4 * sub_block as u32), lanes(15));
+                let high = _mm512_and_si512(down(high, 2 * sub_block as u32), lanes(3));
+                let scale = _mm512_or_si512(low, _mm512_slli_epi32::<4>(high));
+                let scale = _mm512_sub_epi32(scale, lanes(32));
+                let scale = if WHOLE {
+                    scale
+                } else {
+                    _mm512_and_si512(scale, lanes(0xffff))
+                };
+                put_scale(to, sub_block, scale);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn shared(_rows: [&Iq4XsBlock; ROWS]) {}
+    #[inline(always)]
+    unsafe fn column(rows: [&Iq4XsBlock; ROWS], (): &(), column: usize) -> [Run; 2] {
+        unsafe {
+            let packed = one_column(rows, offset_of!(Iq4XsBlock, quants), column);
+            let mut upper = packed;
+            for word in &mut upper {
+                *word = _mm512_srli_epi32::<4>(*word);
+            }
+            [
+                look_up(&VALUES_AND_128, keep(packed, 15)),
+                look_up(&VALUES_AND_128, keep(upper, 15)),
+            ]
+        }
+    }
+}
+
 /// Where four bits an element lie: 64 elements in two columns.
 #[inline(always)]
 fn half_word(column: usize, run: usize) -> usize {
@@ -318,6 +381,12 @@ unsafe fn keep(words: Run, mask: i8) -> Run {
         *word = unsafe { _mm512_and_si512(*word, bytes(mask)) };
     }
     kept
+}
+
+/// Every lane that value.
+#[inline(always)]
+unsafe fn lanes(value: i32) -> __m512i {
+    unsafe { _mm512_set1_epi32(value) }
 }
 
 /// Bits 0 to 3 of `low` and 4 and 5 of `high`.

@@ -24,10 +24,11 @@ pub trait Format {
     type Block: bytemuck::Pod;
     /// Elements with one scale.
     const SUB_BLOCK: usize;
-    /// Elements whose unsigned quants, less 32 where `OFFSET`, give sums of products within 16 bits: 8 or 16.
+    /// Elements whose unsigned quants, less `OFFSET`, give sums of products within 16 bits: 8 or 16, or 0 where not even
+    /// eight do. Such a format's sub-blocks are always multiplied with their scales as a whole.
     const GROUP: usize;
-    /// Whether 32 is taken from every quant.
-    const OFFSET: bool;
+    /// What is taken from every quant: 0, or a power of 2 from 32 on.
+    const OFFSET: i16;
     /// The scales of sub-blocks are 2^SHIFT times too large, or the quants.
     const SHIFT: u32;
     /// Sub-blocks that have a minimum each; 0 where none has.
@@ -161,7 +162,7 @@ pub unsafe fn products<'a, F: Format, const WHOLE: bool>(
         let mut ahead = Ahead::of(
             group[0].as_ptr().cast(),
             PANEL_ROWS * size_of_val(group[0]),
-            blocks * tokens.len().div_ceil(TOKENS).max(1),
+            blocks * tiles::<WHOLE>(tokens.len()),
         );
         for block in 0..blocks {
             for (slice, rows) in panel.iter_mut().zip(group.as_chunks::<ROWS>().0) {
@@ -179,6 +180,13 @@ pub unsafe fn products<'a, F: Format, const WHOLE: bool>(
     }
 }
 
+/// Tiles of so many tokens. On AMD's cores at least two, since wishes for the next panel come tile by tile: all at once they
+/// hold up the loads behind them, which costs more than loading weights a second time.
+fn tiles<const WHOLE: bool>(tokens: usize) -> usize {
+    let least = if WHOLE { 2 } else { 1 };
+    tokens.div_ceil(TOKENS).max(least.min(tokens)).max(1)
+}
+
 #[inline(always)]
 unsafe fn panel_with_tokens<F: Format, const WHOLE: bool>(
     panel: &[Slice; SLICES],
@@ -189,8 +197,7 @@ unsafe fn panel_with_tokens<F: Format, const WHOLE: bool>(
     ahead: &mut Ahead,
 ) {
     // Tiles of nearly the same height: a last one of few tokens would load as much for fewer products.
-    let tiles = tokens.len().div_ceil(TOKENS).max(1);
-    let height = tokens.len().div_ceil(tiles).max(1);
+    let height = tokens.len().div_ceil(tiles::<WHOLE>(tokens.len())).max(1);
     let groups = tokens.chunks(height).zip(sums.chunks_mut(height));
     for (tokens, sums) in groups {
         ahead.part();
@@ -293,9 +300,10 @@ unsafe fn dots<F: Format, const WHOLE: bool, const T: usize>(
         let mut totals = [[_mm512_setzero_si512(); SLICES]; T];
         for group in 0..SUPERBLOCK / together {
             let mut sums = [[_mm512_setzero_si512(); SLICES]; T];
-            if F::OFFSET {
+            if F::OFFSET > 0 {
                 for token in 0..T {
-                    sums[token] = [offset(x[token], group * together / 8, together / 8); SLICES];
+                    let offset = offset::<F>(x[token], group * together / 8, together / 8);
+                    sums[token] = [offset; SLICES];
                 }
             }
             for word in 0..together / WORD {
@@ -335,17 +343,22 @@ unsafe fn dots<F: Format, const WHOLE: bool, const T: usize>(
     }
 }
 
-/// What an offset of 32 in the weights adds over so many times eight elements, in every lane.
+/// What the offset of the weights adds over so many times eight elements, in every lane.
 ///
 /// # Safety
 /// The machine has AVX-512 F.
 #[inline(always)]
-pub unsafe fn offset(x: &ActivationSuperblock, first: usize, eights: usize) -> __m512i {
+pub unsafe fn offset<F: Format>(x: &ActivationSuperblock, first: usize, eights: usize) -> __m512i {
     // SAFETY: the instructions are there by the contract of the callers.
     unsafe {
         let mut sum = _mm512_set1_epi32(x.offsets[first]);
         for index in first + 1..first + eights {
             sum = _mm512_add_epi32(sum, _mm512_set1_epi32(x.offsets[index]));
+        }
+        if F::OFFSET > 32 {
+            // Offsets of activations are of 32.
+            let more = (F::OFFSET / 32).ilog2();
+            sum = _mm512_sll_epi32(sum, _mm_cvtsi32_si128(more as i32));
         }
         sum
     }

@@ -8,6 +8,11 @@ use crate::kernels::trials::assert_defined_bits;
 use odmoe_formats::BlockFormat;
 
 fn both_ways<F: SuperblockFormat>(format: BlockFormat) {
+    one_way::<F, true>(format);
+    one_way::<F, false>(format);
+}
+
+fn one_way<F: SuperblockFormat, const WHOLE: bool>(format: BlockFormat) {
     let Some(proof) = Avx512::detect() else {
         return;
     };
@@ -18,12 +23,10 @@ fn both_ways<F: SuperblockFormat>(format: BlockFormat) {
         });
     };
     for tokens in [1, 6, 11, 20] {
-        check(tokens, many_tokens::<F, true>);
-        check(tokens, many_tokens::<F, false>);
+        check(tokens, many_tokens::<F, WHOLE>);
     }
     for tokens in 1..=few::TOKENS_MAX {
-        check(tokens, few_tokens::<F, true>);
-        check(tokens, few_tokens::<F, false>);
+        check(tokens, few_tokens::<F, WHOLE>);
     }
 }
 
@@ -34,4 +37,5 @@ fn weights_of_any_bytes_give_the_bits_of_the_definition() {
     both_ways::<large::Q4K>(BlockFormat::Q4_K);
     both_ways::<large::Q5K>(BlockFormat::Q5_K);
     both_ways::<large::Q6K>(BlockFormat::Q6_K);
+    one_way::<large::Iq4Xs, true>(BlockFormat::IQ4_XS);
 }

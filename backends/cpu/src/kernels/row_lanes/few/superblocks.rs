@@ -86,8 +86,8 @@ unsafe fn dots<F: Format, const WHOLE: bool, const T: usize>(
                     let scales = _mm512_load_si512(scales.as_ptr().cast());
                     for t in 0..T {
                         let mut sum = _mm512_setzero_si512();
-                        if F::OFFSET {
-                            sum = offset(x[t], element / 8, together / 8);
+                        if F::OFFSET > 0 {
+                            sum = offset::<F>(x[t], element / 8, together / 8);
                         }
                         for word in 0..together / WORD {
                             let x = x[t].quants.as_ptr().add(element + word * WORD);
