@@ -9,6 +9,7 @@ mod columns;
 mod few;
 mod sums;
 pub mod superblock_formats;
+mod superblock_parts;
 mod superblocks;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,11 @@
 // from arrays of the length of a register; the instructions are there by the contract of `unpack`.
 #![allow(clippy::undocumented_unsafe_blocks)]
 
-use super::columns::{ROWS, bytes, down, look_up, pointers, widen_low_halves, words};
+use super::columns::{ROWS, bytes, down, look_up, pointers, words};
+use super::superblock_parts::{
+    EIGHT, half_word, halves, keep, lanes, one_column, put_minima, put_minimum, put_scale,
+    put_scales, put_scales_and_minima, put_signed_scales, put_units, quarter_word, six_bits,
+};
 use super::superblocks::{Format, Head, RUN, Run};
 use crate::blocks::{Iq4XsBlock, Q2KBlock, Q3KBlock, Q4KBlock, Q5KBlock, Q6KBlock, SUPERBLOCK};
 use crate::kernels::iq4::VALUES_AND_128;
@@ -23,9 +27,6 @@ pub struct Q5K;
 pub struct Q6K;
 /// IQ4_XS.
 pub struct Iq4Xs;
-
-/// Words of 32 elements of a row.
-const EIGHT: usize = 8;
 
 impl Format for Q2K {
     type Block = Q2KBlock;
@@ -93,10 +94,6 @@ impl Format for Q3K {
     /// The third bits of eight elements a byte.
     type Shared = [Run; 2];
 
-    #[inline(always)]
-    fn shift(_run: usize) -> u32 {
-        0
-    }
     #[inline(always)]
     fn word(column: usize, run: usize) -> usize {
         quarter_word(column, run)
@@ -204,10 +201,6 @@ impl Format for Q5K {
     type Shared = [Run; 2];
 
     #[inline(always)]
-    fn shift(_run: usize) -> u32 {
-        0
-    }
-    #[inline(always)]
     fn word(column: usize, run: usize) -> usize {
         half_word(column, run)
     }
@@ -253,10 +246,6 @@ impl Format for Q6K {
     type Column = [Run; 4];
     type Shared = ();
 
-    #[inline(always)]
-    fn shift(_run: usize) -> u32 {
-        0
-    }
     #[inline(always)]
     fn word(column: usize, run: usize) -> usize {
         quarter_word(column, run)
@@ -309,10 +298,6 @@ impl Format for Iq4Xs {
     type Shared = ();
 
     #[inline(always)]
-    fn shift(_run: usize) -> u32 {
-        0
-    }
-    #[inline(always)]
     fn word(column: usize, run: usize) -> usize {
         column * EIGHT + run * RUN
     }
@@ -352,147 +337,5 @@ impl Format for Iq4Xs {
                 look_up(&VALUES_AND_128, keep(upper, 15)),
             ]
         }
-    }
-}
-
-/// Where four bits an element lie: 64 elements in two columns.
-#[inline(always)]
-fn half_word(column: usize, run: usize) -> usize {
-    column / 2 * 2 * EIGHT + run * EIGHT + column % 2 * RUN
-}
-
-/// Where two bits an element lie: 128 elements in two columns.
-#[inline(always)]
-fn quarter_word(column: usize, run: usize) -> usize {
-    column / 2 * 4 * EIGHT + run * EIGHT + column % 2 * RUN
-}
-
-/// The four words of sixteen bytes of each row, so many columns after `offset`.
-#[inline(always)]
-unsafe fn one_column<B>(rows: [&B; ROWS], offset: usize, column: usize) -> Run {
-    unsafe { words::<RUN>(pointers(rows), offset + 16 * column) }
-}
-
-/// Those bits of every byte.
-#[inline(always)]
-unsafe fn keep(words: Run, mask: i8) -> Run {
-    let mut kept = words;
-    for word in &mut kept {
-        *word = unsafe { _mm512_and_si512(*word, bytes(mask)) };
-    }
-    kept
-}
-
-/// Every lane that value.
-#[inline(always)]
-unsafe fn lanes(value: i32) -> __m512i {
-    unsafe { _mm512_set1_epi32(value) }
-}
-
-/// Bits 0 to 3 of `low` and 4 and 5 of `high`.
-#[inline(always)]
-unsafe fn six_bits(low: __m512i, high: __m512i) -> __m512i {
-    unsafe {
-        // Bit by bit: low where the mask is set, else high.
-        let both = _mm512_ternarylogic_epi32::<0xca>(bytes(15), low, high);
-        _mm512_and_si512(both, bytes(63))
-    }
-}
-
-/// The two bytes at `offset` of each row.
-#[inline(always)]
-unsafe fn halves(rows: [*const u8; ROWS], offset: usize) -> __m512i {
-    let mut halves = [0u16; ROWS];
-    for (half, row) in halves.iter_mut().zip(rows) {
-        *half = unsafe { row.add(offset).cast::<u16>().read_unaligned() };
-    }
-    unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(halves.as_ptr().cast())) }
-}
-
-/// The unit in the lower half of each lane.
-#[inline(always)]
-unsafe fn put_units(to: &mut Head, units: __m512i) {
-    unsafe { _mm512_store_ps(to.scale.as_mut_ptr(), widen_low_halves(units)) }
-}
-
-/// The unit of the minima in the lower half of each lane.
-#[inline(always)]
-unsafe fn put_minimum(to: &mut Head, units: __m512i) {
-    unsafe { _mm512_store_ps(to.minimum.as_mut_ptr(), widen_low_halves(units)) }
-}
-
-#[inline(always)]
-unsafe fn put_scale(to: &mut Head, sub_block: usize, scales: __m512i) {
-    unsafe { _mm512_store_si512(to.scales[sub_block].as_mut_ptr().cast(), scales) }
-}
-
-/// Scales of four sub-blocks of 16 from `first` on, one in each byte.
-#[inline(always)]
-unsafe fn put_scales(to: &mut Head, first: usize, packed: __m512i) {
-    unsafe {
-        for index in 0..4 {
-            let scales = _mm512_and_si512(down(packed, 8 * index as u32), _mm512_set1_epi32(255));
-            put_scale(to, first + index, scales);
-        }
-    }
-}
-
-/// The same with a sign.
-#[inline(always)]
-unsafe fn put_signed_scales<const WHOLE: bool>(to: &mut Head, first: usize, packed: __m512i) {
-    unsafe {
-        for index in 0..4 {
-            // To the top, then down with its sign: all of a lane, or its lower half with 0 above.
-            let top = _mm512_sll_epi32(packed, _mm_cvtsi32_si128(24 - 8 * index));
-            let scales = if WHOLE {
-                _mm512_srai_epi32::<24>(top)
-            } else {
-                _mm512_srli_epi32::<16>(_mm512_srai_epi32::<8>(top))
-            };
-            put_scale(to, first + index as usize, scales);
-        }
-    }
-}
-
-/// Minima of four sub-blocks in the bytes, as two pairs from `first` on.
-#[inline(always)]
-unsafe fn put_minima(to: &mut Head, first: usize, packed: __m512i) {
-    unsafe {
-        for index in 0..2 {
-            let pair = down(packed, 16 * index as u32);
-            let low = _mm512_and_si512(pair, _mm512_set1_epi32(255));
-            let high = _mm512_and_si512(_mm512_slli_epi32::<8>(pair), _mm512_set1_epi32(255 << 16));
-            let pair = _mm512_or_si512(low, high);
-            _mm512_store_si512(to.minima[first + index].as_mut_ptr().cast(), pair);
-        }
-    }
-}
-
-/// The units, scales and minima of Q4_K and Q5_K: the first 16 bytes of a block.
-#[inline(always)]
-unsafe fn put_scales_and_minima(to: &mut Head, words: [__m512i; 4]) {
-    unsafe {
-        let [units, first, second, third] = words;
-        put_units(to, units);
-        put_minimum(to, _mm512_srli_epi32::<16>(units));
-        let upper = |word: __m512i| {
-            let bits = _mm512_and_si512(_mm512_srli_epi32::<6>(word), bytes(3));
-            _mm512_slli_epi32::<4>(bits)
-        };
-        let low = |word: __m512i| _mm512_and_si512(word, bytes(15));
-        let scales = [
-            _mm512_and_si512(first, bytes(63)),
-            _mm512_or_si512(low(third), upper(first)),
-        ];
-        for (half, packed) in scales.into_iter().enumerate() {
-            for index in 0..4 {
-                let scales =
-                    _mm512_and_si512(down(packed, 8 * index as u32), _mm512_set1_epi32(255));
-                put_scale(to, 4 * half + index, scales);
-            }
-        }
-        put_minima(to, 0, _mm512_and_si512(second, bytes(63)));
-        let last = _mm512_or_si512(low(_mm512_srli_epi32::<4>(third)), upper(second));
-        put_minima(to, 2, last);
     }
 }

@@ -44,7 +44,10 @@ pub trait Format {
     /// What several columns have in common.
     type Shared: Copy;
     /// By how many bits the quants of a run come out too high.
-    fn shift(run: usize) -> u32;
+    #[inline(always)]
+    fn shift(_run: usize) -> u32 {
+        0
+    }
     /// The first word of a run, counted in the superblock.
     fn word(column: usize, run: usize) -> usize;
     /// Writes scales, minima and units; signed scales as `WHOLE` lanes or with 0 in the upper half.
@@ -180,7 +183,7 @@ pub unsafe fn products<'a, F: Format, const WHOLE: bool>(
     }
 }
 
-/// Tiles of so many tokens. On AMD's cores at least two, since wishes for the next panel come tile by tile: all at once they
+/// Tiles of so many tokens. With whole scales, which is AMD's way, at least two, since wishes for the next panel come tile by tile: all at once they
 /// hold up the loads behind them, which costs more than loading weights a second time.
 fn tiles<const WHOLE: bool>(tokens: usize) -> usize {
     let least = if WHOLE { 2 } else { 1 };
