@@ -25,10 +25,10 @@ use crate::verify::{VerifyError, verify_store};
 use destination::{Destination, Taken};
 use disk::{Disk, SystemDisk};
 use journal::{Heading, Records};
-use odmoe_formats::ByteCount;
 use odmoe_formats::architecture;
-use odmoe_formats::manifest::{Manifest, ManifestError};
+use odmoe_formats::manifest::{FORMAT_VERSION, FORMAT_VERSION_ROW_MAJOR, Manifest, ManifestError};
 use odmoe_formats::safetensors::LayoutError;
+use odmoe_formats::{ByteCount, WeightLayout};
 use pipeline::{Begun, Outcome};
 use plan::{FileOwner, Plan};
 use std::io::ErrorKind;
@@ -68,6 +68,8 @@ impl WeightFormat {
 pub struct ConvertOptions {
     /// How matrices are stored.
     pub weights: WeightFormat,
+    /// In which order their blocks lie, as far as they can lie so.
+    pub layout: WeightLayout,
     /// The name that clients see; None takes the source's.
     pub name: Option<String>,
     /// Whether a store at the destination is replaced.
@@ -82,12 +84,35 @@ impl ConvertOptions {
         let suggested = &source.metadata().suggested_name;
         self.name.as_ref().unwrap_or(suggested)
     }
+
+    /// The layout that the store of a source may have: what is not in blocks is row-major whatever is asked for, and then
+    /// the store is one and the same.
+    pub(crate) fn layout_of(&self, source: &dyn ModelSource) -> WeightLayout {
+        let in_blocks = self.weights != WeightFormat::Source
+            || source
+                .tensors()
+                .iter()
+                .any(|tensor| !tensor.format.is_float());
+        match in_blocks {
+            true => self.layout,
+            false => WeightLayout::RowMajor,
+        }
+    }
+}
+
+/// The version of the format that has a layout.
+pub(crate) const fn version_of(layout: WeightLayout) -> u32 {
+    match layout {
+        WeightLayout::RowMajor => FORMAT_VERSION_ROW_MAJOR,
+        _ => FORMAT_VERSION,
+    }
 }
 
 impl Default for ConvertOptions {
     fn default() -> Self {
         Self {
             weights: WeightFormat::Source,
+            layout: WeightLayout::RowMajor,
             name: None,
             overwrite: false,
             base_file_limit: ByteCount(4 << 30),

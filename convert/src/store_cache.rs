@@ -4,12 +4,12 @@
 //! converted to, and stands whole in a file beside the manifest. A conversion happens in a hidden folder that is
 //! renamed when it is complete, under a lock file that is never removed. Where it was stopped it goes on in that folder.
 
-use crate::convert::{CONVERSION_REVISION, ConvertError, ConvertOptions, convert};
+use crate::convert::{CONVERSION_REVISION, ConvertError, ConvertOptions, convert, version_of};
 use crate::fingerprint::{Fingerprint, FingerprintBuilder};
 use crate::progress::{Progress, Tracker};
 use crate::source::{ModelSource, SourceError};
 use crate::store::{check_store_files, open_store};
-use odmoe_formats::manifest::FORMAT_VERSION;
+use odmoe_formats::WeightLayout;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, TryLockError};
 use std::io::Read;
@@ -37,14 +37,37 @@ pub struct Obtained {
 
 /// The key of a source converted with these options. Reads nothing.
 pub fn key(source: &dyn ModelSource, options: &ConvertOptions) -> Fingerprint {
-    FingerprintBuilder::new("cached store")
+    let layout = options.layout_of(source);
+    let key = FingerprintBuilder::new("cached store")
         .part("source", source.fingerprint().to_string().as_bytes())
         .part("weights", options.weights.label().as_bytes())
         .part("base files", &options.base_file_limit.0.to_le_bytes())
         .part("name", options.name_of(source).as_bytes())
-        .part("version", &FORMAT_VERSION.to_le_bytes())
-        .part("revision", &CONVERSION_REVISION.to_le_bytes())
-        .finish()
+        .part("version", &version_of(layout).to_le_bytes())
+        .part("revision", &CONVERSION_REVISION.to_le_bytes());
+    // Keys of before there were layouts stay what they were.
+    match layout {
+        WeightLayout::RowMajor => key.finish(),
+        other => key.part("layout", other.name().as_bytes()).finish(),
+    }
+}
+
+/// As [`find`], for the store of a source in the layout of the options or else in any other: each gives the same tokens.
+pub fn find_in_any_layout(
+    cache_dir: &Path,
+    source: &dyn ModelSource,
+    options: &ConvertOptions,
+) -> Option<PathBuf> {
+    let others = WeightLayout::ALL.into_iter();
+    let others = others.filter(|layout| *layout != options.layout);
+    let mut layouts = [options.layout].into_iter().chain(others);
+    layouts.find_map(|layout| {
+        let options = ConvertOptions {
+            layout,
+            ..options.clone()
+        };
+        find(cache_dir, key(source, &options))
+    })
 }
 
 /// A complete store of this [`key`] in the cache folder: its manifest is valid and its files have their sizes.
@@ -61,8 +84,8 @@ pub fn find(cache_dir: &Path, key: Fingerprint) -> Option<PathBuf> {
         .find(|folder| is_complete(folder, key))
 }
 
-/// Finds the store of a source, or converts it. Of several processes that want the same one, one converts and the
-/// others wait for it.
+/// Finds the store of a source, in whatever layout, or converts it. Of several processes that want the same one, one
+/// converts and the others wait for it.
 pub fn obtain(
     source: &dyn ModelSource,
     cache_dir: &Path,
@@ -70,7 +93,7 @@ pub fn obtain(
     progress: &dyn Progress,
 ) -> Result<Obtained, ConvertError> {
     let key = key(source, options);
-    if let Some(store) = find(cache_dir, key) {
+    if let Some(store) = find_in_any_layout(cache_dir, source, options) {
         return Ok(Obtained {
             store,
             converted: false,

@@ -1,6 +1,9 @@
 //! Weight formats as blocks of elements, with the reference decoder and encoder of each.
 
 mod codec;
+mod layout;
+
+pub use layout::{LANES, WeightLayout, row_of_lanes, rows_of_lanes, to_lanes};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -19,5 +19,5 @@ pub mod usage;
 #[cfg(test)]
 mod test_random;
 
-pub use block::BlockFormat;
+pub use block::{BlockFormat, WeightLayout};
 pub use ids::{ByteCount, ExpertIndex, ExpertKey, LayerIndex, Space};

@@ -6,12 +6,15 @@ mod validate;
 
 pub use error::ManifestError;
 
-use crate::{BlockFormat, ByteCount, ExpertKey, model_config::ModelConfig};
+use crate::{BlockFormat, ByteCount, ExpertKey, WeightLayout, model_config::ModelConfig};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The version that this build writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest version that this build writes and reads. It reads 1 as well, and writes 1 where every matrix is
+/// row-major, which is all that 1 has.
+pub const FORMAT_VERSION: u32 = 2;
+/// See [`FORMAT_VERSION`].
+pub const FORMAT_VERSION_ROW_MAJOR: u32 = 1;
 /// Every pageable object starts and ends on a multiple of this, in bytes: one aligned direct read.
 pub const OBJECT_ALIGNMENT_BYTES: u64 = 4096;
 /// Every tensor inside an object starts on a multiple of this, in bytes.
@@ -20,8 +23,6 @@ pub const TENSOR_ALIGNMENT_BYTES: u64 = 256;
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// The largest manifest that is read: several times that of the largest models known.
 pub const MAX_MANIFEST_BYTES: u64 = 256 << 20;
-/// The one kernel layout of this version: row-major rows of blocks, as the format defines them.
-pub const LAYOUT_ROW_MAJOR: &str = "row-major-1";
 
 /// `manifest.json`, written last: a folder without it is no store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,7 +62,8 @@ impl Manifest {
         let invalid = |error: serde_json::Error| ManifestError::Json(error.to_string());
         // The version first: a newer format must be called that, not a list of missing fields.
         let version = serde_json::from_slice::<VersionOnly>(json).map_err(invalid)?;
-        if version.format_version != u64::from(FORMAT_VERSION) {
+        let known = [FORMAT_VERSION_ROW_MAJOR, FORMAT_VERSION].map(u64::from);
+        if !known.contains(&version.format_version) {
             return Err(ManifestError::Version {
                 found: version.format_version,
             });
@@ -88,6 +90,14 @@ impl Manifest {
     /// The declared file of an index. Panics where the manifest was not validated.
     pub fn file(&self, index: FileIndex) -> &StoreFile {
         &self.files[index.0 as usize]
+    }
+
+    /// The layout of its weights, as far as they can have it: row-major where all are.
+    pub fn layout(&self) -> WeightLayout {
+        let resident = self.resident.values().map(|tensor| tensor.layout);
+        let mut all = resident.chain(self.objects.iter().map(|object| object.layout));
+        all.find(|layout| !layout.is_row_major())
+            .unwrap_or_default()
     }
 
     /// Bytes of all resident tensors.
@@ -128,6 +138,9 @@ pub struct ResidentTensor {
     pub shape: Vec<u64>,
     /// How it is stored.
     pub format: BlockFormat,
+    /// In which order its blocks lie.
+    #[serde(default, skip_serializing_if = "WeightLayout::is_row_major")]
+    pub layout: WeightLayout,
     /// XXH3-128 of exactly these bytes, 32 lower-case hex digits.
     pub xxh3_128: String,
 }
@@ -143,13 +156,21 @@ pub struct PageableObject {
     pub offset: u64,
     /// Length, a multiple of [`OBJECT_ALIGNMENT_BYTES`].
     pub bytes: u64,
-    /// The kernel layout of the bytes.
-    pub layout: String,
+    /// In which order the blocks of its tensors lie, as far as they can: see [`PageableObject::layout_of`].
+    pub layout: WeightLayout,
     /// The tensors inside, by role: `gate_proj`, `up_proj`, `down_proj`.
     #[serde(deserialize_with = "unique_map::deserialize")]
     pub tensors: BTreeMap<String, ObjectTensor>,
     /// XXH3-128 of exactly the bytes read, 32 lower-case hex digits.
     pub xxh3_128: String,
+}
+
+impl PageableObject {
+    /// The layout of one of its tensors: the object's own, or row-major where that does not fit.
+    pub fn layout_of(&self, tensor: &ObjectTensor) -> WeightLayout {
+        let rows = tensor.shape.first().copied().unwrap_or(0);
+        self.layout.of_matrix(tensor.format, rows)
+    }
 }
 
 /// One tensor inside a pageable object.

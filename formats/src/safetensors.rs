@@ -26,7 +26,8 @@ pub const MAX_DIMENSIONS: usize = 8;
 pub const MAX_NAME_BYTES: usize = 1024;
 
 /// Metadata key prefix for a tensor of blocks that the format has no dtype for. The whole key is this and the
-/// tensor's name; the value is the block format's name, a space, and the logical shape: `Q8_0 128x256`.
+/// tensor's name; the value is the block format's name, a space, and the logical shape: `Q8_0 128x256`. Where the rows do
+/// not lie one after another, a space and the layout's name follow: `Q8_0 128x256 lanes-16-1`.
 pub const BLOCKS_KEY_PREFIX: &str = "odmoe.blocks.";
 /// Name prefix of the U8 tensors that fill what alignment leaves open. Reserved: no other tensor may bear it.
 pub const FILLER_PREFIX: &str = "__odmoe_filler__.";

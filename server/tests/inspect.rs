@@ -3,6 +3,7 @@
 
 mod support;
 
+use odmoe_backend_cpu::KernelSet;
 use odmoe_formats::ByteCount;
 use odmoe_formats::gguf::Gguf;
 use serde_json::Value;
@@ -58,6 +59,7 @@ fn a_report_has_these_fields() {
             "conversion",
             "experts",
             "kind",
+            "layout",
             "memory_to_run",
             "name",
             "parameters",
@@ -86,6 +88,30 @@ fn a_report_has_these_fields() {
             let needed = number(&report, "/conversion/needed_bytes");
             assert!(needed > number(&report, "/store_bytes"), "{kind}");
         }
+    }
+}
+
+/// A checkpoint has no layout yet; a store has the one that was asked for, or that of this machine.
+#[test]
+fn a_stores_layout_is_shown() {
+    let world = World::new();
+    let gguf = world.path("toy.gguf");
+    world.done(&["synth", "toy", "--output", text_of(&gguf)]);
+    let inspected = |path: &Path| json(&world.done(&["inspect", text_of(path), "--json"]));
+    assert!(inspected(&gguf)["layout"].is_null());
+    let best = KernelSet::best().weight_layout().name();
+    for (asked, expected) in [
+        ("rows", "row-major-1"),
+        ("lanes", "lanes-16-1"),
+        ("auto", best),
+    ] {
+        let store = world.path(asked);
+        let (from, to) = (text_of(&gguf), text_of(&store));
+        world.done(&["convert", from, to, "--layout", asked]);
+        assert_eq!(inspected(&store)["layout"], expected);
+        let lines = world.done(&["inspect", to]);
+        let line = format!("  layout        {expected}\n");
+        assert!(lines.contains(&line), "{lines}");
     }
 }
 

@@ -8,8 +8,8 @@ use odmoe_engine::{
     PositionLogprobs, PrefixCache, Request, SamplingParams, TokenEvent, TokenSink,
 };
 use odmoe_expert_store::{FileReader, StoreConfig};
-use odmoe_formats::ByteCount;
 use odmoe_formats::manifest::Manifest;
+use odmoe_formats::{ByteCount, WeightLayout};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -27,6 +27,8 @@ pub struct TestEngine {
 pub struct EngineOptions {
     /// How weights are stored.
     pub weights: WeightFormat,
+    /// In which order their blocks lie.
+    pub layout: WeightLayout,
     /// How keys and values are stored.
     pub kv_format: KvFormat,
     /// Share of all expert bytes that the cache holds.
@@ -40,6 +42,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             weights: WeightFormat::Source,
+            layout: WeightLayout::RowMajor,
             kv_format: KvFormat::F32,
             cache_share: 0.5,
             prefill_chunk_tokens: 64,
@@ -66,6 +69,7 @@ impl TestEngine {
         let source = open_source(checkpoint).unwrap_or_else(|e| panic!("{e}"));
         let convert_options = ConvertOptions {
             weights: options.weights,
+            layout: options.layout,
             ..ConvertOptions::default()
         };
         convert(source.as_ref(), &store, &convert_options, &NoProgress)

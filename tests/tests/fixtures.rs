@@ -264,7 +264,14 @@ fn the_embedded_model_is_a_fresh_conversion() {
             tiny_moe().join("model").as_os_str(),
             fresh.as_os_str(),
         ])
-        .args(["--name", "tiny-moe", "--weights", "q8_0"])
+        .args([
+            "--name",
+            "tiny-moe",
+            "--weights",
+            "q8_0",
+            "--layout",
+            "rows",
+        ])
         .status()
         .expect("the binary runs");
     assert!(status.success());

@@ -3,7 +3,7 @@
 use odmoe_backend::*;
 use odmoe_backend_checking::{CheckingBackend, CheckingConfig, Completion};
 use odmoe_backend_cpu::{CpuBackend, CpuConfig};
-use odmoe_formats::BlockFormat;
+use odmoe_formats::{BlockFormat, WeightLayout};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -137,6 +137,7 @@ fn only_the_rows_that_an_op_names_must_be_there() {
         buffer: table,
         offset_bytes: 0,
         format: BlockFormat::F32,
+        layout: WeightLayout::RowMajor,
         rows: 3,
         columns: 2,
     };

@@ -3,6 +3,8 @@
 //! Scales and minima are binary16, little endian. "Element" is the place in the row, counted from the block's first.
 
 use bytemuck::{Pod, Zeroable};
+#[cfg(target_arch = "x86_64")]
+use odmoe_formats::BlockFormat;
 
 /// Elements of a small block.
 pub const BLOCK: usize = 32;
@@ -167,3 +169,26 @@ pub struct Q6KBlock {
     /// The unit of the scales.
     pub scale: HalfBytes,
 }
+
+/// Blocks that may lie in lanes (`WeightLayout::Lanes16`).
+#[cfg(target_arch = "x86_64")]
+pub trait InLanes: Pod {
+    /// A format that has such blocks; all that do lie alike.
+    const FORMAT: BlockFormat;
+}
+
+#[cfg(target_arch = "x86_64")]
+macro_rules! in_lanes {
+    ($($block:ty: $format:ident),*) => {
+        $(impl InLanes for $block {
+            const FORMAT: BlockFormat = BlockFormat::$format;
+        })*
+        const _: () = { $(assert!(size_of::<$block>() == BlockFormat::$format.block_bytes());)* };
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+in_lanes!(
+    Q8Block: Q8_0, Q4Block: Q4_0, Q4MinBlock: Q4_1, Q5Block: Q5_0, Q5MinBlock: Q5_1, Mxfp4Block: MXFP4,
+    Iq4XsBlock: IQ4_XS, Q2KBlock: Q2_K, Q3KBlock: Q3_K, Q4KBlock: Q4_K, Q5KBlock: Q5_K, Q6KBlock: Q6_K
+);

@@ -1,6 +1,7 @@
 //! Which kernels run.
 
 use crate::kernels::Instructions;
+use odmoe_formats::WeightLayout;
 use std::fmt;
 
 /// A set of kernels. All sets give the same bits; they differ in speed and in what the machine must have.
@@ -70,6 +71,14 @@ impl KernelSet {
     /// Whether this machine can run it.
     pub fn is_available(self) -> bool {
         Instructions::detect(self).is_some()
+    }
+
+    /// The layout of weights that it multiplies fastest. It multiplies all of them, to the same bits.
+    pub fn weight_layout(self) -> WeightLayout {
+        match self {
+            Self::Avx512 | Self::Amx => WeightLayout::Lanes16,
+            Self::Reference | Self::Portable | Self::Avx2 | Self::Neon => WeightLayout::RowMajor,
+        }
     }
 
     /// Its name for the command line.

@@ -1,9 +1,9 @@
 //! Operands as kernels see them: slices with shapes.
 
 use bytemuck::Pod;
-use odmoe_formats::BlockFormat;
+use odmoe_formats::block::{LANES, row_of_lanes, rows_of_lanes};
+use odmoe_formats::{BlockFormat, WeightLayout};
 use std::borrow::Cow;
-#[cfg(target_arch = "x86_64")]
 use std::ops::Range;
 
 /// A weight matrix [rows, columns] as bytes.
@@ -13,6 +13,8 @@ pub struct WeightView<'a> {
     bytes: &'a [u8],
     /// How elements are stored.
     pub format: BlockFormat,
+    /// In which order its blocks lie.
+    pub layout: WeightLayout,
     /// Output width, N.
     pub rows: usize,
     /// Input width, a whole number of blocks.
@@ -21,7 +23,7 @@ pub struct WeightView<'a> {
 }
 
 impl<'a> WeightView<'a> {
-    /// The matrix that starts at `bytes[offset]`. Panics where it does not fit or is not whole blocks.
+    /// The row-major matrix that starts at `bytes[offset]`. Panics where it does not fit or is not whole blocks.
     pub fn new(
         bytes: &'a [u8],
         offset: usize,
@@ -45,15 +47,71 @@ impl<'a> WeightView<'a> {
         Self {
             bytes: &bytes[offset..offset + row_bytes * rows],
             format,
+            layout: WeightLayout::RowMajor,
             rows,
             columns,
             row_bytes,
         }
     }
 
-    /// The bytes of one row.
+    /// The same matrix in that layout. Panics where it cannot have it.
+    pub fn in_layout(self, layout: WeightLayout) -> Self {
+        assert_eq!(
+            layout.of_matrix(self.format, self.rows as u64),
+            layout,
+            "{} rows of {}",
+            self.rows,
+            self.format
+        );
+        Self { layout, ..self }
+    }
+
+    /// Bytes of a row.
+    #[inline(always)]
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// Copies rows in lanes, whole groups, one after another as the format defines them.
+    pub fn copy_rows(&self, rows: Range<usize>, to: &mut [u8]) {
+        assert_eq!(self.layout, WeightLayout::Lanes16);
+        let groups = &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes];
+        rows_of_lanes(self.format, self.columns as u64, groups, to);
+    }
+
+    /// The bytes of one row as its format defines it, whatever the layout. Copies where rows do not lie by themselves.
+    pub fn any_row(&self, row: usize) -> Cow<'a, [u8]> {
+        match self.layout {
+            WeightLayout::RowMajor => Cow::Borrowed(self.row(row)),
+            WeightLayout::Lanes16 => {
+                let mut bytes = vec![0; self.row_bytes];
+                row_of_lanes(
+                    self.format,
+                    self.columns as u64,
+                    self.bytes,
+                    row,
+                    &mut bytes,
+                );
+                Cow::Owned(bytes)
+            }
+            other => panic!("the CPU backend has no layout {other}"),
+        }
+    }
+
+    /// The bytes of rows in lanes as so many blocks of the format, group after group. `rows` are whole groups.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub fn groups<B: Pod>(&self, rows: Range<usize>) -> &'a [[B; LANES]] {
+        debug_assert_eq!(size_of::<B>(), self.format.block_bytes());
+        assert_eq!(self.layout, WeightLayout::Lanes16);
+        assert!(rows.start.is_multiple_of(LANES) && rows.end.is_multiple_of(LANES));
+        bytemuck::cast_slice(&self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes])
+    }
+
+    /// The bytes of one row of a row-major matrix.
     #[inline(always)]
     pub fn row(&self, row: usize) -> &'a [u8] {
+        debug_assert_eq!(self.layout, WeightLayout::RowMajor);
         &self.bytes[row * self.row_bytes..][..self.row_bytes]
     }
 

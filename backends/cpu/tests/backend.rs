@@ -139,6 +139,7 @@ fn two_expert_rows_never_come_out_at_one_place() {
         buffer: backend.allocate(64).unwrap(),
         offset_bytes: 0,
         format: odmoe_formats::BlockFormat::F32,
+        layout: odmoe_formats::WeightLayout::RowMajor,
         rows: 4,
         columns: 4,
     };

@@ -2,7 +2,7 @@
 
 use odmoe_backend::*;
 use odmoe_backend_cpu::{CpuBackend, CpuConfig, KernelSet};
-use odmoe_formats::BlockFormat;
+use odmoe_formats::{BlockFormat, WeightLayout};
 use std::sync::Arc;
 
 /// A seeded stream of numbers in -1..1 (xorshift).
@@ -54,6 +54,7 @@ impl Bench {
             buffer: self.put(values),
             offset_bytes: 0,
             format: BlockFormat::F32,
+            layout: WeightLayout::RowMajor,
             rows,
             columns,
         }

@@ -5,10 +5,10 @@
 
 use crate::buffer::Buffer;
 use crate::kv::{KvCache, KvPosition};
-use odmoe_formats::BlockFormat;
+use odmoe_formats::{BlockFormat, WeightLayout};
 use std::sync::Arc;
 
-/// A weight matrix [rows, columns] inside a buffer, rows of blocks as the format defines them.
+/// A weight matrix [rows, columns] inside a buffer, of blocks as the format defines them.
 #[derive(Clone, Debug)]
 pub struct Weight {
     /// Where it lives: the resident base, or an expert's slot.
@@ -17,6 +17,8 @@ pub struct Weight {
     pub offset_bytes: usize,
     /// How it is stored.
     pub format: BlockFormat,
+    /// In which order its blocks lie; fits format and rows, as [`WeightLayout::of_matrix`] says.
+    pub layout: WeightLayout,
     /// Output width, N.
     pub rows: usize,
     /// Input width.

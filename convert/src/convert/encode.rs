@@ -1,8 +1,10 @@
 //! Tensors in pieces: read from the source, encoded for the store. Memory is bounded by the size of a piece.
 
 use super::ConvertError;
+use super::plan::PlannedTensor;
 use crate::source::{Advice, ModelSource, SourceTensor, shown};
-use odmoe_formats::BlockFormat;
+use odmoe_formats::block::{LANES, to_lanes};
+use odmoe_formats::{BlockFormat, WeightLayout};
 
 /// Elements of a piece that is encoded: a multiple of every block, 4 MiB as F32.
 const PIECE_ELEMENTS: u64 = 1 << 20;
@@ -22,19 +24,16 @@ pub(super) struct TensorEncoder {
 }
 
 impl TensorEncoder {
-    /// Hands the whole tensor to `take`, piece after piece, stored as `format`.
+    /// Hands the whole tensor to `take`, piece after piece, as it is to be stored.
     pub fn encode(
         &mut self,
         source: &dyn ModelSource,
-        index: usize,
-        format: BlockFormat,
+        planned: &PlannedTensor,
         mut take: impl FnMut(&[u8]) -> Result<(), ConvertError>,
     ) -> Result<(), ConvertError> {
+        let index = planned.source;
         let tensor = &source.tensors()[index];
-        let piece_bytes = match tensor.format == format {
-            true => PIECE_BYTES,
-            false => bytes_of(tensor.format, PIECE_ELEMENTS),
-        };
+        let piece_bytes = piece_bytes(tensor, planned);
         let all = bytes_of(tensor.format, tensor.elements());
         let (mut offset, mut ahead) = (0, Ahead::new(source, index, all));
         while offset < all {
@@ -42,19 +41,21 @@ impl TensorEncoder {
             ahead.reading_to(offset + bytes);
             self.read.resize(bytes as usize, 0);
             source.read_tensor(index, offset, &mut self.read)?;
-            take(self.encode_piece(tensor, format)?)?;
+            self.recode_piece(tensor, planned.format)?;
+            take(self.ordered_piece(tensor, planned))?;
             offset += bytes;
         }
         Ok(())
     }
 
-    fn encode_piece(
+    /// Brings the piece that was read into `format`.
+    fn recode_piece(
         &mut self,
         tensor: &SourceTensor,
         format: BlockFormat,
-    ) -> Result<&[u8], ConvertError> {
+    ) -> Result<(), ConvertError> {
         if tensor.format == format {
-            return Ok(&self.read);
+            return Ok(());
         }
         let blocks = self.read.len() / tensor.format.block_bytes();
         let elements = blocks * tensor.format.block_elements();
@@ -66,8 +67,38 @@ impl TensorEncoder {
         let encoded_bytes = bytes_of(format, elements as u64);
         self.encoded.resize(encoded_bytes as usize, 0);
         format.encode_row(&self.decoded, &mut self.encoded);
-        Ok(&self.encoded)
+        std::mem::swap(&mut self.read, &mut self.encoded);
+        Ok(())
     }
+
+    /// The piece in the order in which it is stored.
+    fn ordered_piece(&mut self, tensor: &SourceTensor, planned: &PlannedTensor) -> &[u8] {
+        if planned.layout != WeightLayout::Lanes16 {
+            return &self.read;
+        }
+        self.encoded.resize(self.read.len(), 0);
+        let (rows, lanes) = (&self.read, &mut self.encoded);
+        to_lanes(planned.format, columns(tensor), rows, lanes);
+        &self.encoded
+    }
+}
+
+/// Bytes of the source that are taken at once.
+fn piece_bytes(tensor: &SourceTensor, planned: &PlannedTensor) -> u64 {
+    let piece_bytes = match tensor.format == planned.format {
+        true => PIECE_BYTES,
+        false => bytes_of(tensor.format, PIECE_ELEMENTS),
+    };
+    if planned.layout != WeightLayout::Lanes16 {
+        return piece_bytes;
+    }
+    // Whole groups of rows, and one at least, however wide.
+    let group_bytes = bytes_of(tensor.format, columns(tensor)) * LANES as u64;
+    piece_bytes.max(group_bytes) / group_bytes * group_bytes
+}
+
+fn columns(tensor: &SourceTensor) -> u64 {
+    *tensor.shape.last().expect("a matrix has columns")
 }
 
 fn bytes_of(format: BlockFormat, elements: u64) -> u64 {

@@ -4,10 +4,10 @@
 //! for each part whose bytes are on disk. Reading ends at the first line that is not whole, and writing goes on there.
 //! A record is no more than a claim: the bytes are read and compared before they count.
 
-use super::{CONVERSION_REVISION, ConvertError, ConvertOptions};
+use super::{CONVERSION_REVISION, ConvertError, ConvertOptions, version_of};
 use crate::source::ModelSource;
+use odmoe_formats::WeightLayout;
 use odmoe_formats::checksum::{Xxh3, xxh3_128_hex};
-use odmoe_formats::manifest::FORMAT_VERSION;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
@@ -28,18 +28,23 @@ pub(super) struct Heading {
     /// The source's fingerprint.
     source: String,
     weights: String,
+    /// Earlier versions knew no other than row-major, and did not say so.
+    #[serde(default, skip_serializing_if = "WeightLayout::is_row_major")]
+    layout: WeightLayout,
     name: Option<String>,
     base_file_limit: u64,
 }
 
 impl Heading {
     pub fn new(source: &dyn ModelSource, options: &ConvertOptions) -> Self {
+        let layout = options.layout_of(source);
         Self {
-            format_version: FORMAT_VERSION,
+            format_version: version_of(layout),
             revision: CONVERSION_REVISION,
             converter: super::CONVERTER.into(),
             source: source.fingerprint().to_string(),
             weights: options.weights.label().into(),
+            layout,
             name: options.name.clone(),
             base_file_limit: options.base_file_limit.0,
         }
@@ -49,7 +54,9 @@ impl Heading {
     fn differs_from(&self, earlier: &Self) -> Option<&'static str> {
         let version = |heading: &Self| {
             let converter = heading.converter.clone();
-            (heading.format_version, heading.revision, converter)
+            // The format's version follows from the layout, which is an option; any other is another's.
+            let is_ours = heading.format_version == version_of(heading.layout);
+            (is_ours, heading.revision, converter)
         };
         if self == earlier {
             None

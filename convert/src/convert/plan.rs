@@ -1,16 +1,16 @@
 //! What a store will hold, worked out before anything is written: every file with its tensors, and the manifest but
 //! for its digests.
 
-use super::{ConvertError, ConvertOptions, WeightFormat};
+use super::{ConvertError, ConvertOptions, WeightFormat, version_of};
 use crate::source::{ModelMetadata, ModelSource, SourceError, TensorId, shown};
 use odmoe_formats::expected::{self, ExpectedTensor, TensorUse};
 use odmoe_formats::manifest::{
-    FORMAT_VERSION, FileIndex, LAYOUT_ROW_MAJOR, Manifest, ObjectTensor, PageableObject,
-    Provenance, ResidentTensor, SourceFile, StoreFile, TextFiles,
+    FORMAT_VERSION_ROW_MAJOR, FileIndex, Manifest, ObjectTensor, PageableObject, Provenance,
+    ResidentTensor, SourceFile, StoreFile, TextFiles,
 };
-use odmoe_formats::names::ExpertRole;
+use odmoe_formats::names::{EMBED_TOKENS, ExpertRole};
 use odmoe_formats::safetensors::{LayoutError, SafetensorsLayout, TensorSpec};
-use odmoe_formats::{BlockFormat, ByteCount, ExpertKey};
+use odmoe_formats::{BlockFormat, ByteCount, ExpertKey, WeightLayout};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 pub(super) const TOKENIZER: &str = "tokenizer.json";
@@ -32,6 +32,8 @@ pub(super) struct PlannedTensor {
     pub name: String,
     /// How it will be stored.
     pub format: BlockFormat,
+    /// In which order its blocks will lie.
+    pub layout: WeightLayout,
 }
 
 /// Whose bytes a file holds.
@@ -57,6 +59,7 @@ impl PlannedFile {
             name: tensor.name.clone(),
             format: tensor.format,
             shape: source.tensors()[tensor.source].shape.clone(),
+            layout: tensor.layout,
         };
         SafetensorsLayout::new(&self.tensors.iter().map(spec).collect::<Vec<_>>())
     }
@@ -90,12 +93,13 @@ impl Plan {
         planner.plan_base(&tensors)?;
         planner.plan_experts(&tensors)?;
         let Planner {
-            manifest,
+            mut manifest,
             files,
             kept_matrices,
             quantised_already,
             ..
         } = planner;
+        manifest.format_version = version_of(manifest.layout());
         manifest.validate()?;
         Ok(Self {
             manifest,
@@ -259,6 +263,7 @@ impl Planner<'_> {
                 source,
                 name: expected.name.clone(),
                 format,
+                layout: self.resident_layout(expected, format),
             });
         }
         if batch.is_empty() {
@@ -277,6 +282,17 @@ impl Planner<'_> {
             TensorUse::Router | TensorUse::SharedGate if format.is_float() => format,
             // Stores have none of these in blocks.
             TensorUse::Router | TensorUse::SharedGate => BlockFormat::F32,
+        }
+    }
+
+    fn resident_layout(&self, expected: &ExpectedTensor, format: BlockFormat) -> WeightLayout {
+        // Rows of an embedding that is not the output head too are only looked up, one by one.
+        let looked_up = expected.name == EMBED_TOKENS && !self.manifest.config.tie_word_embeddings;
+        match expected.tensor_use {
+            TensorUse::Matrix if !looked_up => {
+                self.options.layout.of_tensor(format, &expected.shape)
+            }
+            _ => WeightLayout::RowMajor,
         }
     }
 
@@ -314,6 +330,7 @@ impl Planner<'_> {
                 bytes: placed.bytes,
                 shape: self.source.tensors()[tensor.source].shape.clone(),
                 format: tensor.format,
+                layout: tensor.layout,
                 xxh3_128: "0".repeat(32),
             };
             self.manifest.resident.insert(tensor.name, resident);
@@ -326,10 +343,12 @@ impl Planner<'_> {
             let planned = ExpertRole::ALL.map(|role| {
                 let source = tensors.get(&TensorId::Expert(key, role));
                 let format = self.matrix_format(source);
+                let shape = &self.source.tensors()[source].shape;
                 PlannedTensor {
                     source,
                     name: role.name().into(),
                     format,
+                    layout: self.options.layout.of_tensor(format, shape),
                 }
             });
             self.add_expert_file(key, planned.to_vec())?;
@@ -348,6 +367,8 @@ impl Planner<'_> {
         let owner = FileOwner::Object(self.manifest.objects.len());
         let layout = self.add_file(path, PlannedFile { owner, tensors })?;
         let mut described = BTreeMap::new();
+        let mut layouts = planned.iter().map(|tensor| tensor.layout);
+        let object_layout = layouts.find(|layout| !layout.is_row_major());
         for (tensor, placed) in planned.into_iter().zip(&layout.tensors) {
             let object_tensor = ObjectTensor {
                 offset: placed.offset - layout.data_start(),
@@ -362,7 +383,7 @@ impl Planner<'_> {
             file,
             offset: layout.data_start(),
             bytes: layout.data_bytes(),
-            layout: LAYOUT_ROW_MAJOR.into(),
+            layout: object_layout.unwrap_or_default(),
             tensors: described,
             xxh3_128: "0".repeat(32),
         });
@@ -389,7 +410,7 @@ fn empty_manifest(source: &dyn ModelSource, options: &ConvertOptions) -> Manifes
     let text = &metadata.text;
     let file = |there: bool, name: &str| there.then(|| name.to_string());
     Manifest {
-        format_version: FORMAT_VERSION,
+        format_version: FORMAT_VERSION_ROW_MAJOR,
         name: options.name_of(source).into(),
         config: metadata.config.clone(),
         files: Vec::new(),

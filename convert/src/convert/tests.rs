@@ -1,10 +1,11 @@
+mod layouts;
 mod refusals;
 mod resume;
 
 use super::*;
 use crate::progress::{Level, NoProgress, ProgressReport};
 use crate::random_model::RandomModel;
-use crate::source::TensorId;
+use crate::source::{SourceError, TensorId};
 use crate::store::{check_store_files, open_store};
 use crate::test_support::{Fixture, MadeUpSource, fixture, source_values, store_values};
 use crate::verify::verify_store;

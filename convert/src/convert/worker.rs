@@ -167,7 +167,7 @@ impl<'a> Worker<'a> {
         for (tensor, offset) in tensors.iter().zip(&target.offsets) {
             out.fill_to(*offset)?;
             let encoder = &mut self.encoder;
-            encoder.encode(pipeline.source, tensor.source, tensor.format, |piece| {
+            encoder.encode(pipeline.source, tensor, |piece| {
                 pipeline.check_going()?;
                 out.write(piece)?;
                 meter.reached(out.position() - target.begin);

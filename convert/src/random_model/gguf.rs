@@ -4,11 +4,11 @@ use super::quantisation::Quantisation;
 use super::vocabulary::{SPECIAL, TOKENIZER_VOCABULARY, Vocabulary, special};
 use super::{Family, RandomModel, RandomModelError, text};
 use crate::source::TensorId;
-use odmoe_formats::BlockFormat;
 use odmoe_formats::expected::TensorUse;
 use odmoe_formats::gguf::{Array, Metadata, Value};
 use odmoe_formats::names::ExpertRole;
 use odmoe_formats::safetensors::TensorSpec;
+use odmoe_formats::{BlockFormat, WeightLayout};
 
 /// How the experts' tensors of a file are named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +51,7 @@ pub(super) fn tensors(model: &RandomModel, options: GgufOptions) -> Vec<FileTens
             name: resident_name(&tensor.name),
             format,
             shape: tensor.shape.clone(),
+            layout: WeightLayout::RowMajor,
         };
         let members = vec![(id, tensor.shape)];
         all.push(FileTensor { spec, members });
@@ -84,6 +85,7 @@ fn experts(
             name: format!("blk.{layer}.{gate}_exps.weight"),
             format,
             shape: [&[model.experts.into()], shape.as_slice()].concat(),
+            layout: WeightLayout::RowMajor,
         };
         let members = (0..model.experts).map(member).collect();
         all.push(FileTensor { spec, members });
@@ -97,6 +99,7 @@ fn experts(
             },
             format,
             shape: shape.to_vec(),
+            layout: WeightLayout::RowMajor,
         },
         members: vec![member(index)],
     }));

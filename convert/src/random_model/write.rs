@@ -7,9 +7,9 @@ use super::values::Tensor;
 use super::{RandomModel, RandomModelError, text};
 use crate::progress::{Cancelled, NoProgress, Progress, Tracker};
 use crate::source::TensorId;
-use odmoe_formats::BlockFormat;
 use odmoe_formats::gguf::{GgufLayout, Metadata, Value};
 use odmoe_formats::safetensors::{SafetensorsLayout, TensorSpec};
+use odmoe_formats::{BlockFormat, WeightLayout};
 use serde_json::{Map, json};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -173,6 +173,7 @@ impl RandomModel {
                 name: self.family.checkpoint_name(&id, sparse),
                 format: self.format,
                 shape: shape.clone(),
+                layout: WeightLayout::RowMajor,
             },
             members: vec![(id, shape)],
         };

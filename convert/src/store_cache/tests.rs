@@ -83,6 +83,67 @@ fn another_source_or_other_options_are_another_store() {
     assert_eq!(entries(&fixture.store).len(), 3);
 }
 
+fn quantised_in(layout: WeightLayout) -> ConvertOptions {
+    ConvertOptions {
+        weights: WeightFormat::Q8_0,
+        layout,
+        ..ConvertOptions::default()
+    }
+}
+
+#[test]
+fn a_store_in_another_layout_is_used_and_the_one_asked_for_preferred() {
+    let [rows, lanes] = WeightLayout::ALL.map(quantised_in);
+    for (first, second) in [(&rows, &lanes), (&lanes, &rows)] {
+        let fixture = small();
+        let source = fixture.open();
+        let get = |options| obtain(&source, &fixture.store, options, &NoProgress).unwrap();
+        let find = |options| find_in_any_layout(&fixture.store, &source, options);
+        assert_eq!(find(second), None);
+        let store = get(first).store;
+        assert_eq!(find(second), Some(store.clone()));
+        let again = Obtained {
+            store: store.clone(),
+            converted: false,
+        };
+        assert_eq!(get(second), again);
+        // Where both are there, each is found.
+        let name = format!("both{}", folder_suffix(key(&source, second)));
+        let other = fixture.store.join(name);
+        convert(&source, &other, second, &NoProgress).unwrap();
+        assert_eq!(find(second), Some(other));
+        assert_eq!(find(first), Some(store));
+    }
+}
+
+/// Stores that earlier versions made are found under the keys that they gave.
+#[test]
+fn a_key_has_a_layout_only_where_it_is_not_rows() {
+    let fixture = small();
+    let source = fixture.open();
+    let earlier = |weights: &str| {
+        FingerprintBuilder::new("cached store")
+            .part("source", source.fingerprint().to_string().as_bytes())
+            .part("weights", weights.as_bytes())
+            .part("base files", &(4u64 << 30).to_le_bytes())
+            .part("name", b"model")
+            .part("version", &1u32.to_le_bytes())
+            .part("revision", &1u32.to_le_bytes())
+            .finish()
+    };
+    let [rows, lanes] = WeightLayout::ALL.map(quantised_in);
+    assert_eq!(key(&source, &rows), earlier("q8_0"));
+    assert_ne!(key(&source, &lanes), earlier("q8_0"));
+    // Floats have one layout.
+    for layout in WeightLayout::ALL {
+        let options = ConvertOptions {
+            layout,
+            ..ConvertOptions::default()
+        };
+        assert_eq!(key(&source, &options), earlier("source"));
+    }
+}
+
 #[test]
 fn a_model_is_served_under_the_name_that_its_folder_has_now() {
     let mut fixture = small();

@@ -100,6 +100,7 @@ fn group(object: &PageableObject, slot: &Buffer, rows: Arc<[ExpertRow]>) -> Expe
             buffer: slot.clone(),
             offset_bytes: tensor.offset as usize,
             format: tensor.format,
+            layout: object.layout_of(tensor),
             rows: tensor.shape[0] as usize,
             columns: tensor.shape[1] as usize,
         }

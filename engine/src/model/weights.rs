@@ -174,6 +174,7 @@ impl<'a> WeightLoader<'a> {
             buffer,
             offset_bytes: 0,
             format: tensor.format,
+            layout: tensor.layout,
             rows,
             columns,
         })

@@ -3,12 +3,12 @@
 use odmoe_formats::checksum::xxh3_128_hex;
 use odmoe_formats::expected::{self, TensorUse};
 use odmoe_formats::manifest::{
-    FORMAT_VERSION, FileIndex, LAYOUT_ROW_MAJOR, Manifest, OBJECT_ALIGNMENT_BYTES, ObjectTensor,
+    FORMAT_VERSION_ROW_MAJOR, FileIndex, Manifest, OBJECT_ALIGNMENT_BYTES, ObjectTensor,
     PageableObject, Provenance, ResidentTensor, StoreFile, TENSOR_ALIGNMENT_BYTES, TextFiles,
 };
 use odmoe_formats::model_config::{ModelConfig, MoeConfig};
 use odmoe_formats::names::ExpertRole;
-use odmoe_formats::{BlockFormat, ExpertKey};
+use odmoe_formats::{BlockFormat, ExpertKey, WeightLayout};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -147,6 +147,7 @@ pub fn mixed_model(
                     bytes,
                     shape,
                     format,
+                    layout: WeightLayout::RowMajor,
                     xxh3_128,
                 },
             )
@@ -166,7 +167,7 @@ pub fn mixed_model(
         bytes: bytes.len() as u64,
     };
     let manifest = Manifest {
-        format_version: FORMAT_VERSION,
+        format_version: FORMAT_VERSION_ROW_MAJOR,
         name: "random".into(),
         config,
         files: names.into_iter().zip(&files).map(file).collect(),
@@ -226,7 +227,7 @@ fn random_expert(
         file: FileIndex(1),
         offset,
         bytes: object.len() as u64,
-        layout: LAYOUT_ROW_MAJOR.into(),
+        layout: WeightLayout::RowMajor,
         tensors,
         xxh3_128: xxh3_128_hex(&object),
     }

@@ -9,7 +9,7 @@ use odmoe_expert_store::*;
 use odmoe_formats::checksum::Xxh3;
 use odmoe_formats::manifest::*;
 use odmoe_formats::model_config::{ModelConfig, MoeConfig};
-use odmoe_formats::{ByteCount, ExpertKey};
+use odmoe_formats::{ByteCount, ExpertKey, WeightLayout};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
@@ -38,7 +38,7 @@ pub fn manifest(sizes: &[u64]) -> Manifest {
         file: FileIndex(i as u32),
         offset: 4096,
         bytes,
-        layout: LAYOUT_ROW_MAJOR.into(),
+        layout: WeightLayout::RowMajor,
         tensors: BTreeMap::new(),
         xxh3_128: Xxh3::of(&content(i as u32, bytes)).to_hex(),
     };
@@ -47,7 +47,7 @@ pub fn manifest(sizes: &[u64]) -> Manifest {
         bytes: 4096 + bytes,
     };
     Manifest {
-        format_version: FORMAT_VERSION,
+        format_version: FORMAT_VERSION_ROW_MAJOR,
         name: "made up".into(),
         config: config(),
         files: sizes.iter().enumerate().map(file).collect(),

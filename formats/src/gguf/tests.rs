@@ -1,9 +1,9 @@
 //! Files made byte by byte: what is read, and each refusal.
 
 use super::*;
-use crate::BlockFormat;
 use crate::safetensors::TensorSpec;
 use crate::test_random::Random;
+use crate::{BlockFormat, WeightLayout};
 
 /// A file in the making. Counts are written as they are, so that they may lie.
 #[derive(Clone, Default)]
@@ -393,6 +393,7 @@ fn what_is_laid_out_is_read_back() {
                     name: format!("tensor {index}"),
                     format,
                     shape,
+                    layout: WeightLayout::RowMajor,
                 }
             })
             .collect();

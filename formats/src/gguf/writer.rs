@@ -1,8 +1,8 @@
 //! The first bytes of a file to be written, and where each tensor's bytes go. The caller streams the data.
 
 use super::{Array, DEFAULT_ALIGNMENT_BYTES, GgmlType, MAGIC, Metadata, Value};
-use crate::BlockFormat;
 use crate::safetensors::{PlacedTensor, TensorSpec};
+use crate::{BlockFormat, WeightLayout};
 use std::collections::HashSet;
 
 /// The version that is written.
@@ -47,6 +47,14 @@ pub enum GgufLayoutError {
     /// A name that is empty, too long, or used twice.
     #[error("tensor name {0:?} is empty, used twice or longer than {MAX_NAME_BYTES} bytes")]
     Name(String),
+    /// Rows that are to lie in another order than one after another.
+    #[error("tensor {name:?}: GGUF has no layout {layout}")]
+    Order {
+        /// Which.
+        name: String,
+        /// The order.
+        layout: WeightLayout,
+    },
     /// A shape that has no size, or more dimensions than the format has.
     #[error(
         "tensor {name:?}: shape {shape:?} of {format} has no size in bytes, or not 1 to {MAX_DIMENSIONS} dimensions"
@@ -69,6 +77,7 @@ impl GgufLayout {
     pub fn new(metadata: &Metadata, tensors: &[TensorSpec]) -> Result<Self, GgufLayoutError> {
         let alignment = alignment(metadata)?;
         check_names(tensors)?;
+        check_orders(tensors)?;
         let (mut placed, data_bytes) = place(tensors, alignment)?;
         let mut header = Header::default();
         header.put(&MAGIC)?;
@@ -122,6 +131,16 @@ fn check_names(tensors: &[TensorSpec]) -> Result<(), GgufLayoutError> {
         }
     }
     Ok(())
+}
+
+fn check_orders(tensors: &[TensorSpec]) -> Result<(), GgufLayoutError> {
+    match tensors.iter().find(|tensor| !tensor.layout.is_row_major()) {
+        None => Ok(()),
+        Some(TensorSpec { name, layout, .. }) => Err(GgufLayoutError::Order {
+            name: name.clone(),
+            layout: *layout,
+        }),
+    }
 }
 
 /// Places from the data section's start, and the section's length, which ends on a multiple too.
@@ -274,6 +293,7 @@ mod tests {
             name: name.into(),
             format,
             shape: shape.to_vec(),
+            layout: WeightLayout::RowMajor,
         }
     }
 
@@ -356,6 +376,11 @@ mod tests {
             let found = refuse(&[], &[spec("t", BlockFormat::Q4_0, shape)]);
             assert!(matches!(found, E::Size { .. }), "{shape:?}");
         }
+        let lanes = TensorSpec {
+            layout: WeightLayout::Lanes16,
+            ..spec("t", BlockFormat::Q4_0, &[16, 32])
+        };
+        assert!(matches!(refuse(&[], &[lanes]), E::Order { .. }));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What can be wrong with a manifest.
 
 use super::{
-    FORMAT_VERSION, LAYOUT_ROW_MAJOR, MAX_MANIFEST_BYTES, OBJECT_ALIGNMENT_BYTES,
+    FORMAT_VERSION, FORMAT_VERSION_ROW_MAJOR, MAX_MANIFEST_BYTES, OBJECT_ALIGNMENT_BYTES,
     TENSOR_ALIGNMENT_BYTES,
 };
 use crate::model_config::ConfigError;
-use crate::{BlockFormat, ExpertKey};
+use crate::{BlockFormat, ExpertKey, WeightLayout};
 
 /// A manifest that is refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -22,7 +22,7 @@ pub enum ManifestError {
     Json(String),
     /// Written by another version.
     #[error(
-        "the store has format version {found}, this build reads {FORMAT_VERSION}; convert the model again"
+        "the store has format version {found}, this build reads {FORMAT_VERSION_ROW_MAJOR} and {FORMAT_VERSION}; convert the model again"
     )]
     Version {
         /// What it says.
@@ -153,15 +153,27 @@ pub enum ManifestError {
         /// How many digits it takes.
         digits: usize,
     },
-    /// Bytes in an order that this build has no kernels for.
-    #[error(
-        "{key}: layout {found:?}; this build reads {LAYOUT_ROW_MAJOR:?}; convert the model again"
-    )]
+    /// Bytes in an order that such a tensor cannot have.
+    #[error("{owner}: shape {shape:?} of {format} has no layout {layout}; convert the model again")]
     Layout {
-        /// Which.
-        key: ExpertKey,
+        /// Whose.
+        owner: String,
         /// What it says.
-        found: String,
+        layout: WeightLayout,
+        /// Its format.
+        format: BlockFormat,
+        /// Its shape.
+        shape: Vec<u64>,
+    },
+    /// Bytes in an order that the version does not have.
+    #[error(
+        "{owner}: layout {layout} in a store of format version {FORMAT_VERSION_ROW_MAJOR}; convert the model again"
+    )]
+    LayoutVersion {
+        /// Whose.
+        owner: String,
+        /// What it says.
+        layout: WeightLayout,
     },
     /// One object twice.
     #[error("{0} is listed twice")]

@@ -29,6 +29,7 @@ fn valid() -> Manifest {
                 bytes,
                 shape,
                 format,
+                layout: WeightLayout::RowMajor,
                 xxh3_128,
             },
         );
@@ -50,7 +51,7 @@ fn valid() -> Manifest {
         ));
     }
     Manifest {
-        format_version: FORMAT_VERSION,
+        format_version: FORMAT_VERSION_ROW_MAJOR,
         name: "small".into(),
         config,
         files,
@@ -89,7 +90,7 @@ fn valid_object(config: &ModelConfig, file: FileIndex, layer: u32, index: u32) -
         file,
         offset: OBJECT_ALIGNMENT_BYTES,
         bytes: OBJECT_BYTES,
-        layout: LAYOUT_ROW_MAJOR.into(),
+        layout: WeightLayout::RowMajor,
         tensors,
         xxh3_128: "0".repeat(32),
     }
@@ -132,8 +133,8 @@ fn a_valid_manifest_survives_json_and_is_written_the_same_way() {
 #[test]
 fn another_version_is_called_that() {
     refused(
-        |m| m.format_version = 2,
-        "format version 2, this build reads 1",
+        |m| m.format_version = 3,
+        "format version 3, this build reads 1 and 2",
     );
     let error = Manifest::from_json(br#"{"format_version": 77, "new": []}"#).unwrap_err();
     assert_eq!(error, ManifestError::Version { found: 77 });
@@ -209,7 +210,6 @@ fn ranges_lie_inside_their_files_and_apart() {
 fn objects_are_aligned_and_whole() {
     refused(|m| m.objects[0].offset = 256, "not a multiple of 4096");
     refused(|m| m.objects[0].bytes = 0, "not a multiple of 4096");
-    refused(|m| m.objects[0].layout = "tiled".into(), "layout \"tiled\"");
     refused(|m| gate(m).offset = 128, "not a multiple of 256");
     refused(|m| gate(m).offset = 12_288, "do not lie inside");
     refused(|m| gate(m).offset = u64::MAX - 255, "do not lie inside");
@@ -314,6 +314,112 @@ fn mutated_manifests_never_panic() {
                 assert!(tensor.offset + tensor.bytes <= file.bytes, "seed {seed}");
             }
         }
+    }
+}
+
+/// A projection in lanes, and an expert that has one matrix in lanes.
+fn with_lanes() -> Manifest {
+    let mut manifest = valid();
+    manifest.format_version = FORMAT_VERSION;
+    let queries = manifest.resident.get_mut("layers.0.q_proj").unwrap();
+    queries.format = BlockFormat::Q8_0;
+    queries.bytes = queries.format.tensor_bytes(&queries.shape).unwrap();
+    queries.layout = WeightLayout::Lanes16;
+    let object = &mut manifest.objects[0];
+    object.layout = WeightLayout::Lanes16;
+    for (role, format) in [
+        ("gate_proj", BlockFormat::Q8_0),
+        ("down_proj", BlockFormat::F16),
+    ] {
+        let tensor = object.tensors.get_mut(role).unwrap();
+        tensor.format = format;
+        tensor.bytes = format.tensor_bytes(&tensor.shape).unwrap();
+    }
+    manifest
+}
+
+#[test]
+fn a_manifest_with_lanes_is_of_version_2() {
+    let manifest = with_lanes();
+    let json = manifest.to_json();
+    assert_eq!(Manifest::from_json(&json), Ok(manifest.clone()));
+    assert_eq!(manifest.layout(), WeightLayout::Lanes16);
+    let text = String::from_utf8(json).unwrap();
+    assert_eq!(text.matches("\"layout\": \"lanes-16-1\"").count(), 2);
+    // Of an object in lanes, what cannot be in lanes is not.
+    let object = &manifest.objects[0];
+    let layout = |role: &str| object.layout_of(&object.tensors[role]);
+    assert_eq!(layout("gate_proj"), WeightLayout::Lanes16);
+    assert_eq!(layout("down_proj"), WeightLayout::RowMajor);
+}
+
+/// Builds that know only version 1 read it.
+#[test]
+fn a_row_major_manifest_is_what_it_was_in_version_1() {
+    let manifest = valid();
+    assert_eq!(manifest.layout(), WeightLayout::RowMajor);
+    let json: serde_json::Value = serde_json::from_slice(&manifest.to_json()).unwrap();
+    assert_eq!(json["format_version"], 1);
+    let resident = json["resident"].as_object().unwrap().values();
+    assert!(
+        resident
+            .into_iter()
+            .all(|tensor| tensor.get("layout").is_none())
+    );
+    let objects = json["objects"].as_array().unwrap();
+    assert!(
+        objects
+            .iter()
+            .all(|object| object["layout"] == "row-major-1")
+    );
+}
+
+#[test]
+fn a_layout_is_one_that_the_version_and_the_tensor_can_have() {
+    let refused = |change: &dyn Fn(&mut Manifest), expected: &str| {
+        let mut manifest = with_lanes();
+        change(&mut manifest);
+        let error = Manifest::from_json(&manifest.to_json()).unwrap_err();
+        let said = error.to_string();
+        assert!(
+            said.contains(expected),
+            "{said:?} does not say {expected:?}"
+        );
+    };
+    let rows = WeightLayout::RowMajor;
+    let in_rows = |m: &mut Manifest| m.resident.get_mut("layers.0.q_proj").unwrap().layout = rows;
+    refused(
+        &|m| m.format_version = 1,
+        "tensor layers.0.q_proj: layout lanes-16-1 in a store of format version 1",
+    );
+    refused(
+        &|m| {
+            in_rows(m);
+            m.format_version = 1;
+        },
+        "layer 0 expert 0: layout lanes-16-1 in a store of format version 1",
+    );
+    refused(
+        &|m| norm(m).layout = WeightLayout::Lanes16,
+        "tensor norm: shape [64] of F32 has no layout lanes-16-1",
+    );
+    let of_40_rows = |m: &mut Manifest| {
+        let head = m.resident.get_mut("lm_head").unwrap();
+        (head.format, head.layout) = (BlockFormat::Q8_0, WeightLayout::Lanes16);
+        head.bytes = head.format.tensor_bytes(&head.shape).unwrap();
+    };
+    refused(
+        &of_40_rows,
+        "tensor lm_head: shape [40, 64] of Q8_0 has no layout",
+    );
+    for version in [1, 2] {
+        let mut manifest = valid();
+        manifest.format_version = version;
+        let json = String::from_utf8(manifest.to_json()).unwrap();
+        let tiled = json.replacen("row-major-1", "tiled", 1);
+        let error = Manifest::from_json(tiled.as_bytes()).unwrap_err();
+        assert!(matches!(error, ManifestError::Json(_)), "{error}");
+        assert!(error.to_string().contains("`tiled`"), "{error}");
     }
 }
 

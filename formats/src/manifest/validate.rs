@@ -3,11 +3,11 @@
 mod parts;
 
 use super::{
-    FORMAT_VERSION, LAYOUT_ROW_MAJOR, Manifest, ManifestError, OBJECT_ALIGNMENT_BYTES,
+    FORMAT_VERSION, FORMAT_VERSION_ROW_MAJOR, Manifest, ManifestError, OBJECT_ALIGNMENT_BYTES,
     ObjectTensor, PageableObject, ResidentTensor, TENSOR_ALIGNMENT_BYTES,
 };
 use crate::expected;
-use crate::{ExpertKey, Space};
+use crate::{ExpertKey, Space, WeightLayout};
 use parts::{
     MAX_TEXT_BYTES, check_bounds, check_digest, check_no_overlap, check_shape, check_size,
     check_text, check_use, file_bytes, is_plain_relative_path, shortened,
@@ -22,7 +22,7 @@ const MAX_SOURCES: usize = 1 << 16;
 const MAX_SPECIAL_TOKENS: usize = 1 << 12;
 
 pub(super) fn validate(manifest: &Manifest) -> Result<(), ManifestError> {
-    if manifest.format_version != FORMAT_VERSION {
+    if ![FORMAT_VERSION_ROW_MAJOR, FORMAT_VERSION].contains(&manifest.format_version) {
         return Err(ManifestError::Version {
             found: manifest.format_version.into(),
         });
@@ -148,7 +148,37 @@ fn check_resident(
     let within = file_bytes(manifest, owner, tensor.file)?;
     check_bounds(owner, tensor.offset, tensor.bytes, within)?;
     check_size(owner, &tensor.shape, tensor.format, tensor.bytes)?;
+    check_layout_version(manifest, owner, tensor.layout)?;
+    check_layout(owner, tensor)?;
     check_digest(owner, &tensor.xxh3_128, 32)
+}
+
+fn check_layout(owner: impl Fn() -> String, tensor: &ResidentTensor) -> Result<(), ManifestError> {
+    let (layout, format) = (tensor.layout, tensor.format);
+    match layout.of_tensor(format, &tensor.shape) == layout {
+        true => Ok(()),
+        false => Err(ManifestError::Layout {
+            owner: owner(),
+            layout,
+            format,
+            shape: tensor.shape.clone(),
+        }),
+    }
+}
+
+/// Readers of the first version would take every layout for row-major.
+fn check_layout_version(
+    manifest: &Manifest,
+    owner: impl Fn() -> String,
+    layout: WeightLayout,
+) -> Result<(), ManifestError> {
+    if manifest.format_version == FORMAT_VERSION_ROW_MAJOR && !layout.is_row_major() {
+        return Err(ManifestError::LayoutVersion {
+            owner: owner(),
+            layout,
+        });
+    }
+    Ok(())
 }
 
 /// Every tensor of the architecture, in its shape, and no other. An architecture that this crate does not know is
@@ -218,12 +248,7 @@ fn check_object(manifest: &Manifest, object: &PageableObject) -> Result<(), Mani
             bytes,
         });
     }
-    if object.layout != LAYOUT_ROW_MAJOR {
-        return Err(ManifestError::Layout {
-            key: object.key,
-            found: shortened(&object.layout),
-        });
-    }
+    check_layout_version(manifest, owner, object.layout)?;
     check_digest(owner, &object.xxh3_128, 32)?;
     check_object_tensors(manifest, object)
 }

@@ -1,6 +1,7 @@
 //! What can be wrong with a safetensors header.
 
 use super::{Dtype, MAX_DIMENSIONS, MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_TENSORS};
+use crate::WeightLayout;
 
 /// A header that is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +77,17 @@ pub enum SafetensorsError {
         tensor: String,
         /// Its dtype.
         dtype: Dtype,
+    },
+    /// Rows that do not lie one after another.
+    #[error(
+        "tensor {tensor:?} has layout {layout}, which only a store's own manifest explains; give the model that the store \
+         was made from"
+    )]
+    Layout {
+        /// Which.
+        tensor: String,
+        /// Its layout.
+        layout: WeightLayout,
     },
     /// The size overflows 64 bits, or is no whole number of bytes.
     #[error("tensor {tensor:?}: shape {shape:?} of {dtype} has no size in bytes")]

@@ -4,7 +4,7 @@ use super::json::{self, RawTensor};
 use super::{
     BLOCKS_KEY_PREFIX, Dtype, MAX_DIMENSIONS, MAX_HEADER_BYTES, PREFIX_BYTES, SafetensorsError,
 };
-use crate::BlockFormat;
+use crate::{BlockFormat, WeightLayout};
 use serde::Deserialize;
 use serde::de::value::{Error as DtypeError, StrDeserializer};
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use std::ops::Range;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// Weights: a float dtype, or U8 that our metadata describes.
-    Blocks(BlockFormat),
+    Blocks(BlockFormat, WeightLayout),
     /// Anything else that the format knows.
     Other(Dtype),
 }
@@ -33,10 +33,14 @@ pub struct TensorEntry {
 }
 
 impl TensorEntry {
-    /// The format of a tensor that is to serve as weights.
+    /// The format of a tensor that is to serve as weights, row after row.
     pub fn block_format(&self) -> Result<BlockFormat, SafetensorsError> {
         match self.encoding {
-            Encoding::Blocks(format) => Ok(format),
+            Encoding::Blocks(format, WeightLayout::RowMajor) => Ok(format),
+            Encoding::Blocks(_, layout) => Err(SafetensorsError::Layout {
+                tensor: self.name.clone(),
+                layout,
+            }),
             Encoding::Other(dtype) => Err(SafetensorsError::UnsupportedDtype {
                 tensor: self.name.clone(),
                 dtype,
@@ -161,7 +165,7 @@ fn check_tensor(
     }
     let (encoding, shape) = match (dtype, described) {
         (Dtype::U8, Some(text)) => match parse_block_description(text, found) {
-            Some((format, shape)) => (Encoding::Blocks(format), shape),
+            Some((encoding, shape)) => (encoding, shape),
             None => {
                 let found = text.chars().take(128).collect();
                 return Err(SafetensorsError::BadBlockDescription {
@@ -190,18 +194,23 @@ fn dtype_bytes(dtype: Dtype, shape: &[u64]) -> Option<u64> {
 }
 
 fn dtype_encoding(dtype: Dtype) -> Encoding {
-    match dtype {
-        Dtype::F32 => Encoding::Blocks(BlockFormat::F32),
-        Dtype::F16 => Encoding::Blocks(BlockFormat::F16),
-        Dtype::BF16 => Encoding::Blocks(BlockFormat::BF16),
-        other => Encoding::Other(other),
-    }
+    let format = match dtype {
+        Dtype::F32 => BlockFormat::F32,
+        Dtype::F16 => BlockFormat::F16,
+        Dtype::BF16 => BlockFormat::BF16,
+        other => return Encoding::Other(other),
+    };
+    Encoding::Blocks(format, WeightLayout::RowMajor)
 }
 
 /// Inverse of [`block_description`], for a tensor of `bytes`.
-fn parse_block_description(text: &str, bytes: u64) -> Option<(BlockFormat, Vec<u64>)> {
-    let (format, dimensions) = text.split_once(' ')?;
+fn parse_block_description(text: &str, bytes: u64) -> Option<(Encoding, Vec<u64>)> {
+    let (format, rest) = text.split_once(' ')?;
     let format = BlockFormat::from_name(format)?;
+    let (dimensions, layout) = match rest.split_once(' ') {
+        None => (rest, WeightLayout::RowMajor),
+        Some((dimensions, name)) => (dimensions, named_layout(name)?),
+    };
     let mut shape = Vec::new();
     for dimension in dimensions.split('x') {
         if shape.len() == MAX_DIMENSIONS || !dimension.bytes().all(|b| b.is_ascii_digit()) {
@@ -209,13 +218,28 @@ fn parse_block_description(text: &str, bytes: u64) -> Option<(BlockFormat, Vec<u
         }
         shape.push(dimension.parse().ok()?);
     }
-    (format.tensor_bytes(&shape) == Some(bytes)).then_some((format, shape))
+    let fits =
+        format.tensor_bytes(&shape) == Some(bytes) && layout.of_tensor(format, &shape) == layout;
+    fits.then_some((Encoding::Blocks(format, layout), shape))
 }
 
-/// The metadata value that describes a tensor of blocks: `Q8_0 128x256`.
-pub(super) fn block_description(format: BlockFormat, shape: &[u64]) -> String {
+/// A layout that descriptions name: row-major goes without saying.
+fn named_layout(name: &str) -> Option<WeightLayout> {
+    WeightLayout::from_name(name).filter(|layout| !layout.is_row_major())
+}
+
+/// The metadata value that describes a tensor of blocks: `Q8_0 128x256`, or `Q8_0 128x256 lanes-16-1`.
+pub(super) fn block_description(
+    format: BlockFormat,
+    shape: &[u64],
+    layout: WeightLayout,
+) -> String {
     let dimensions: Vec<String> = shape.iter().map(u64::to_string).collect();
-    format!("{format} {}", dimensions.join("x"))
+    let described = format!("{format} {}", dimensions.join("x"));
+    match layout {
+        WeightLayout::RowMajor => described,
+        other => format!("{described} {other}"),
+    }
 }
 
 /// `tensors` in the order of their bytes must touch each other and both ends of the data.

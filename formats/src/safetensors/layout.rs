@@ -5,8 +5,8 @@ use super::{
     BLOCKS_KEY_PREFIX, FILLER_PREFIX, MAX_DIMENSIONS, MAX_HEADER_BYTES, MAX_NAME_BYTES,
     MAX_TENSORS, PREFIX_BYTES,
 };
-use crate::BlockFormat;
 use crate::manifest::{OBJECT_ALIGNMENT_BYTES, TENSOR_ALIGNMENT_BYTES};
+use crate::{BlockFormat, WeightLayout};
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -19,6 +19,8 @@ pub struct TensorSpec {
     pub format: BlockFormat,
     /// Rows first, elements of a row last.
     pub shape: Vec<u64>,
+    /// In which order its blocks lie.
+    pub layout: WeightLayout,
 }
 
 /// Where a tensor goes, in bytes from the start of the file.
@@ -68,6 +70,18 @@ pub enum LayoutError {
         /// Its shape.
         shape: Vec<u64>,
     },
+    /// An order of blocks that such a tensor cannot have.
+    #[error("tensor {name:?}: shape {shape:?} of {format} has no layout {layout}")]
+    Order {
+        /// Which.
+        name: String,
+        /// The order.
+        layout: WeightLayout,
+        /// Its format.
+        format: BlockFormat,
+        /// Its shape.
+        shape: Vec<u64>,
+    },
 }
 
 /// Multiples that places are rounded up to, in bytes.
@@ -108,6 +122,7 @@ impl SafetensorsLayout {
         alignment: Alignment,
     ) -> Result<Self, LayoutError> {
         check_names(tensors)?;
+        check_orders(tensors)?;
         let (placed, fillers, data_bytes) = place(tensors, &alignment)?;
         let json = header_json(tensors, metadata, &placed, &fillers);
         let header = padded_header(&json, alignment.header)?;
@@ -158,6 +173,19 @@ fn check_names(tensors: &[TensorSpec]) -> Result<(), LayoutError> {
         }
     }
     Ok(())
+}
+
+fn check_orders(tensors: &[TensorSpec]) -> Result<(), LayoutError> {
+    let fits = |spec: &&TensorSpec| spec.layout.of_tensor(spec.format, &spec.shape) == spec.layout;
+    match tensors.iter().find(|spec| !fits(spec)) {
+        None => Ok(()),
+        Some(spec) => Err(LayoutError::Order {
+            name: spec.name.clone(),
+            layout: spec.layout,
+            format: spec.format,
+            shape: spec.shape.clone(),
+        }),
+    }
 }
 
 type Places = Vec<Range<u64>>;
@@ -249,7 +277,7 @@ fn metadata_json(tensors: &[TensorSpec], metadata: &[(&str, &str)]) -> Option<St
         .iter()
         .filter(|tensor| !tensor.format.is_float())
         .map(|tensor| {
-            let description = block_description(tensor.format, &tensor.shape);
+            let description = block_description(tensor.format, &tensor.shape, tensor.layout);
             (format!("{BLOCKS_KEY_PREFIX}{}", tensor.name), description)
         });
     let pairs: Vec<String> = given

@@ -1,6 +1,7 @@
 use super::*;
-use crate::BlockFormat;
+use crate::block::to_lanes;
 use crate::test_random::Random;
+use crate::{BlockFormat, WeightLayout};
 use ::safetensors::SafeTensors;
 
 /// A file of `data` zeros behind the given JSON.
@@ -209,13 +210,24 @@ fn specs() -> Vec<TensorSpec> {
         name: name.into(),
         format,
         shape: shape.to_vec(),
+        layout: WeightLayout::RowMajor,
     };
     vec![
         spec("gate_proj", BlockFormat::Q8_0, &[5, 64]),
+        in_lanes(&[2, 16, 32]),
         spec("odd \"name\"", BlockFormat::BF16, &[3, 7]),
         spec("norm", BlockFormat::F32, &[64]),
         spec("half", BlockFormat::F16, &[1, 1, 9]),
     ]
+}
+
+fn in_lanes(shape: &[u64]) -> TensorSpec {
+    TensorSpec {
+        name: "in lanes".into(),
+        format: BlockFormat::Q8_0,
+        shape: shape.to_vec(),
+        layout: WeightLayout::Lanes16,
+    }
 }
 
 fn written(layout: &SafetensorsLayout) -> Vec<u8> {
@@ -248,7 +260,8 @@ fn a_layout_is_aligned_and_read_by_both_readers() {
             .iter()
             .find(|tensor| tensor.name == spec.name)
             .unwrap();
-        assert_eq!(entry.block_format(), Ok(spec.format));
+        assert_eq!(entry.encoding, Encoding::Blocks(spec.format, spec.layout));
+        assert_eq!(entry.block_format().is_ok(), spec.layout.is_row_major());
         assert_eq!(entry.shape, spec.shape);
         assert_eq!(entry.range, placed.offset..placed.offset + placed.bytes);
         let view = other.tensor(&spec.name).unwrap();
@@ -270,6 +283,7 @@ fn a_layout_that_needs_no_filler_has_none() {
         name: "a".into(),
         format: BlockFormat::F32,
         shape: vec![32, 32],
+        layout: WeightLayout::RowMajor,
     };
     let layout = SafetensorsLayout::new(&[spec]).unwrap();
     assert_eq!((layout.data_start(), layout.data_bytes()), (4096, 4096));
@@ -296,6 +310,7 @@ fn what_cannot_be_laid_out_is_refused() {
             name: name.into(),
             format,
             shape: shape.to_vec(),
+            layout: WeightLayout::RowMajor,
         };
         SafetensorsLayout::new(&[spec.clone(), spec]).unwrap_err()
     };
@@ -313,12 +328,34 @@ fn what_cannot_be_laid_out_is_refused() {
             name: "a".into(),
             format: BlockFormat::Q8_0,
             shape: shape.to_vec(),
+            layout: WeightLayout::RowMajor,
         };
         assert!(matches!(
             SafetensorsLayout::new(&[spec]),
             Err(LayoutError::Size { .. })
         ));
     }
+    let float = TensorSpec {
+        format: BlockFormat::BF16,
+        ..in_lanes(&[16, 32])
+    };
+    for spec in [float, in_lanes(&[8, 32]), in_lanes(&[16])] {
+        let error = SafetensorsLayout::new(std::slice::from_ref(&spec)).unwrap_err();
+        assert!(matches!(error, LayoutError::Order { .. }), "{spec:?}");
+    }
+}
+
+#[test]
+fn a_tensor_in_lanes_says_so_and_is_no_rows() {
+    let layout = SafetensorsLayout::new(&[in_lanes(&[32, 64])]).unwrap();
+    let header = parse(&written(&layout)).unwrap();
+    let description = "Q8_0 32x64 lanes-16-1";
+    assert_eq!(header.metadata["odmoe.blocks.in lanes"], description);
+    let error = header.tensors[0].block_format().unwrap_err().to_string();
+    assert!(error.contains("has layout lanes-16-1"), "{error}");
+    let documented = format!("`\"odmoe.blocks.gate_proj\":\"{description}\"`");
+    let document = include_str!("../../../docs/store.md");
+    assert!(document.contains(&documented), "{documented}");
 }
 
 #[test]
@@ -340,11 +377,92 @@ fn a_wrong_block_description_is_refused() {
     ] {
         let mut changed = bytes.clone();
         changed[at..at + right.len()].copy_from_slice(wrong);
-        let error = parse(&changed).unwrap_err();
-        assert!(
-            matches!(error, SafetensorsError::BadBlockDescription { .. }),
-            "{error}"
+        assert_bad_description(&changed);
+    }
+}
+
+#[test]
+fn a_description_names_only_layouts_that_are_known_and_fit() {
+    // Zeros of 16 rows of one block, of 8 rows of two, and of floats.
+    let described = |description: &str| {
+        let json = format!(
+            r#"{{"__metadata__":{{"odmoe.blocks.a":"{description}"}},"a":{{"dtype":"U8","shape":[544],"data_offsets":[0,544]}}}}"#
         );
+        file(&json, 544)
+    };
+    for right in ["Q8_0 16x32", "Q8_0 16x32 lanes-16-1", "Q8_0 8x64"] {
+        assert!(parse(&described(right)).is_ok(), "{right}");
+    }
+    for wrong in [
+        "Q8_0 16x32 ",
+        "Q8_0 16x32  lanes-16-1",
+        "Q8_0 16x32 lanes-16-1 ",
+        "Q8_0 16x32 lanes-16-2",
+        "Q8_0 16x32 row-major-1",
+        "Q8_0 8x64 lanes-16-1",
+        "Q8_0 512 lanes-16-1",
+        "Q8_0 18446744073709551615x18446744073709551615x0 lanes-16-1",
+        "F32 16x136 lanes-16-1",
+        "BF16 16x17 lanes-16-1",
+    ] {
+        assert_bad_description(&described(wrong));
+    }
+}
+
+#[track_caller]
+fn assert_bad_description(bytes: &[u8]) {
+    let error = parse(bytes).unwrap_err();
+    let bad = matches!(error, SafetensorsError::BadBlockDescription { .. });
+    assert!(bad, "{error}");
+}
+
+/// A whole matrix by the words of `docs/store.md` alone, and its table by the code.
+#[test]
+fn the_documented_lanes_are_what_is_written() {
+    let document = include_str!("../../../docs/store.md");
+    for format in BlockFormat::ALL.into_iter().filter(|f| !f.is_float()) {
+        let (bytes, before) = (format.block_bytes(), format.bytes_before_words());
+        let (words, left) = (format.block_words(), format.bytes_left_over());
+        let together = format.blocks_together();
+        let runs = format.word_order().iter().map(|run| match *run {
+            (first, 1) => first.to_string(),
+            (first, count) => format!("{first} to {}", first + count - 1),
+        });
+        let order = runs.collect::<Vec<_>>().join(", ");
+        let line = format!(
+            "| `{format}` | {bytes} | {before} | {words} | {left} | {together} | {order} |\n"
+        );
+        assert!(document.contains(&line), "{line}");
+
+        let (blocks, groups) = (5, 2);
+        let (row_bytes, group_bytes) = (blocks * bytes, 16 * blocks * bytes);
+        let mut random = Random::new(9);
+        let rows: Vec<u8> = (0..groups * group_bytes)
+            .map(|_| random.next() as u8)
+            .collect();
+        let mut expected = vec![0; rows.len()];
+        for (at, byte) in rows.iter().enumerate() {
+            let (row, in_row) = (at / row_bytes, at % row_bytes);
+            let (block, in_block) = (in_row / bytes, in_row % bytes);
+            let (set, i) = (block / together, block % together);
+            let n = together.min(blocks - set * together);
+            let (group, r) = (row / 16, row % 16);
+            let start = group * group_bytes + set * together * 16 * bytes;
+            let (first, last) = (before, before + 4 * words);
+            let within = match in_block {
+                b if b < first => left * (16 * i + r) + b,
+                b if b >= last => left * (16 * i + r) + b - 4 * words,
+                b => {
+                    let place = format.place_of_word((b - before) / 4);
+                    16 * n * left + 64 * (words * i + place) + 4 * r + (b - before) % 4
+                }
+            };
+            expected[start + within] = *byte;
+        }
+        let mut lanes = vec![0; rows.len()];
+        let columns = (blocks * format.block_elements()) as u64;
+        to_lanes(format, columns, &rows, &mut lanes);
+        assert!(lanes == expected, "{format}");
     }
 }
 
@@ -386,6 +504,7 @@ fn the_documented_examples_are_the_bytes_that_are_written() {
             name: role.name().into(),
             format,
             shape: role.shape(64, 32).to_vec(),
+            layout: WeightLayout::RowMajor,
         });
         let layout = SafetensorsLayout::new(&specs).unwrap();
         let json = std::str::from_utf8(&layout.header[8..]).unwrap();

@@ -253,6 +253,10 @@ pub struct ConvertArgs {
     #[arg(long, value_enum, default_value_t = Weights::Keep)]
     pub weights: Weights,
 
+    /// In which order the weights of a matrix lie. Every machine reads every order.
+    #[arg(long, value_enum, default_value_t = Layout::Auto)]
+    pub layout: Layout,
+
     /// The name that clients will see. [default: from the input]
     #[arg(long)]
     pub name: Option<String>,
@@ -280,6 +284,17 @@ impl Weights {
             Self::Q8_0 => Some(BlockFormat::Q8_0),
         }
     }
+}
+
+/// In which order weights lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Layout {
+    /// What this machine's processor multiplies fastest.
+    Auto,
+    /// Row after row, as in the source.
+    Rows,
+    /// Sixteen rows beside each other, for AVX-512.
+    Lanes,
 }
 
 /// `odmoe inspect`.

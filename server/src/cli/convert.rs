@@ -1,10 +1,11 @@
 //! `odmoe convert`.
 
-use crate::cli::args::{ConvertArgs, Weights};
+use crate::cli::args::{ConvertArgs, Layout, Weights};
 use crate::cli::progress::ConversionReporter;
 use crate::cli::{Failure, terminal};
+use crate::model::settings::fastest_layout;
 use odmoe_convert::{ConvertOptions, Summary, WeightFormat, convert, open_source};
-use odmoe_formats::ByteCount;
+use odmoe_formats::{ByteCount, WeightLayout};
 
 /// Converts, with progress on standard error and the result on standard output.
 pub fn run(args: &ConvertArgs) -> Result<(), Failure> {
@@ -13,6 +14,11 @@ pub fn run(args: &ConvertArgs) -> Result<(), Failure> {
         weights: match args.weights {
             Weights::Keep => WeightFormat::Source,
             Weights::Q8_0 => WeightFormat::Q8_0,
+        },
+        layout: match args.layout {
+            Layout::Auto => fastest_layout(None),
+            Layout::Rows => WeightLayout::RowMajor,
+            Layout::Lanes => WeightLayout::Lanes16,
         },
         name: args.name.clone(),
         overwrite: args.overwrite,

@@ -11,10 +11,11 @@ use crate::embedded;
 use crate::model::facts::{ModelFacts, sketch_manifest};
 use crate::model::locate::{ModelLocation, locate};
 use crate::model::memory_limit;
+use crate::model::settings::automatic_conversion;
 use odmoe_convert::{
-    ConvertOptions, ModelSource, Preflight, open_source, open_store, planned_manifest, preflight,
-    store_cache,
+    ModelSource, Preflight, open_source, open_store, planned_manifest, preflight, store_cache,
 };
+use odmoe_formats::WeightLayout;
 use odmoe_formats::manifest::Manifest;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -54,6 +55,16 @@ struct Inspected {
     conversion: Option<Conversion>,
 }
 
+impl Inspected {
+    /// A store's layout. What any other model will have depends on the machine that converts it.
+    fn layout(&self) -> Option<WeightLayout> {
+        match self.location {
+            ModelLocation::Store(_) | ModelLocation::Embedded => Some(self.manifest.layout()),
+            ModelLocation::HuggingFace(_) | ModelLocation::Gguf(_) => None,
+        }
+    }
+}
+
 /// What serving a model that is no store does first.
 struct Conversion {
     /// The store, where it was done before.
@@ -91,7 +102,7 @@ fn inspect(location: &ModelLocation, cache: Option<&Path>) -> Result<Inspected, 
         ModelLocation::HuggingFace(path) | ModelLocation::Gguf(path) => {
             let source = open_source(path).map_err(Failure::failed)?;
             // A model that would not be converted is refused here, too.
-            planned_manifest(&*source, &ConvertOptions::default()).map_err(Failure::failed)?;
+            planned_manifest(&*source, &automatic_conversion(None)).map_err(Failure::failed)?;
             let text = source.metadata().text.clone();
             Ok(Inspected {
                 kind: match location {
@@ -110,12 +121,12 @@ fn inspect(location: &ModelLocation, cache: Option<&Path>) -> Result<Inspected, 
 
 /// None where nothing can be found out about the folder.
 fn conversion(source: &dyn ModelSource, cache: &Path) -> Option<Conversion> {
-    let options = ConvertOptions::default();
+    let options = automatic_conversion(None);
     let folder = cache.join("stores");
     // A store gets a folder of its own there.
     let room = preflight(source, &folder.join("new"), &options).ok()?;
     Some(Conversion {
-        done: store_cache::find(&folder, store_cache::key(source, &options)),
+        done: store_cache::find_in_any_layout(&folder, source, &options),
         folder,
         room,
     })
@@ -140,6 +151,7 @@ fn report(inspected: &Inspected, facts: &ModelFacts) -> Value {
         "active_parameters": facts.active_parameters,
         "bytes_a_token": facts.bytes_a_token.0,
         "tensors_by_format": formats,
+        "layout": inspected.layout().map(WeightLayout::name),
         "resident_bytes": facts.resident.bytes.0,
         "experts": {
             "count": facts.expert_count,

@@ -2,11 +2,11 @@
 
 use odmoe_convert::{ModelSource, TensorId};
 use odmoe_formats::manifest::{
-    FORMAT_VERSION, FileIndex, LAYOUT_ROW_MAJOR, Manifest, OBJECT_ALIGNMENT_BYTES, ObjectTensor,
+    FORMAT_VERSION_ROW_MAJOR, FileIndex, Manifest, OBJECT_ALIGNMENT_BYTES, ObjectTensor,
     PageableObject, Provenance, ResidentTensor, TextFiles,
 };
 use odmoe_formats::names::EMBED_TOKENS;
-use odmoe_formats::{BlockFormat, ByteCount, ExpertKey};
+use odmoe_formats::{BlockFormat, ByteCount, ExpertKey, WeightLayout};
 use std::collections::BTreeMap;
 
 /// Tensors of one kind.
@@ -119,6 +119,7 @@ fn empty_tensor() -> ResidentTensor {
         bytes: 0,
         shape: Vec::new(),
         format: BlockFormat::F32,
+        layout: WeightLayout::default(),
         xxh3_128: String::new(),
     }
 }
@@ -165,7 +166,7 @@ pub fn sketch_manifest(source: &dyn ModelSource) -> Manifest {
         object.bytes = object.bytes.next_multiple_of(OBJECT_ALIGNMENT_BYTES);
     }
     Manifest {
-        format_version: FORMAT_VERSION,
+        format_version: FORMAT_VERSION_ROW_MAJOR,
         name: metadata.suggested_name.clone(),
         config: metadata.config.clone(),
         files: Vec::new(),
@@ -185,7 +186,7 @@ fn empty_object(key: ExpertKey) -> PageableObject {
         file: FileIndex(0),
         offset: 0,
         bytes: 0,
-        layout: LAYOUT_ROW_MAJOR.to_owned(),
+        layout: WeightLayout::default(),
         tensors: BTreeMap::new(),
         xxh3_128: String::new(),
     }

@@ -390,8 +390,8 @@ fn obtain_store(
                 .as_deref()
                 .ok_or(OpenModelError::NoCacheFolder)?;
             let stores = cache.join("stores");
-            let options = ConvertOptions::default();
-            if store_cache::find(&stores, store_cache::key(&*source, &options)).is_none() {
+            let options = settings.conversion();
+            if store_cache::find_in_any_layout(&stores, &*source, &options).is_none() {
                 check_servable(&*source, &options, settings)?;
             }
             let obtained = store_cache::obtain(&*source, &stores, &options, progress);

@@ -6,8 +6,10 @@ use crate::model::memory_limit::MemoryLimit;
 use crate::model::read_plan::ReadSettings;
 use odmoe_backend::KvFormat;
 use odmoe_backend_cpu::KernelSet;
+use odmoe_convert::ConvertOptions;
 use odmoe_engine::PrefixCache;
 use odmoe_expert_store::residency::eviction::Eviction;
+use odmoe_formats::WeightLayout;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,4 +56,24 @@ pub struct Settings {
     pub prefix_cache: PrefixCache,
     /// The name that clients use, if not the store's.
     pub served_name: Option<String>,
+}
+
+impl Settings {
+    /// How a model that is no store is converted before it is opened.
+    pub fn conversion(&self) -> ConvertOptions {
+        automatic_conversion(self.kernels)
+    }
+}
+
+/// The conversion that nobody gives options for, by the kernels that will multiply; None: the fastest.
+pub fn automatic_conversion(kernels: Option<KernelSet>) -> ConvertOptions {
+    ConvertOptions {
+        layout: fastest_layout(kernels),
+        ..ConvertOptions::default()
+    }
+}
+
+/// The layout that kernels multiply fastest; None: the fastest kernels here.
+pub fn fastest_layout(kernels: Option<KernelSet>) -> WeightLayout {
+    kernels.unwrap_or_else(KernelSet::best).weight_layout()
 }

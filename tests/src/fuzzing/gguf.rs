@@ -1,6 +1,7 @@
 //! Descriptions of GGUF files.
 
 use super::Outcome;
+use odmoe_formats::WeightLayout;
 use odmoe_formats::gguf::{Gguf, GgufLayout, TensorInfo};
 use odmoe_formats::safetensors::TensorSpec;
 use std::collections::HashSet;
@@ -82,6 +83,7 @@ fn check_round_trip(gguf: &Gguf) {
             name: tensor.name.clone(),
             format: tensor.block_format()?,
             shape: tensor.shape.clone(),
+            layout: WeightLayout::RowMajor,
         })
     });
     let specs: Vec<TensorSpec> = specs.collect();

@@ -41,7 +41,7 @@ fn check_ranges(header: &SafetensorsHeader, file_bytes: u64) {
         assert!(tensor.range.end >= end, "{}", tensor.name);
         end = tensor.range.end;
         assert!(names.insert(&tensor.name), "{} twice", tensor.name);
-        if let Encoding::Blocks(format) = tensor.encoding {
+        if let Encoding::Blocks(format, layout) = tensor.encoding {
             // A scalar is written without dimensions.
             let shape = if tensor.shape.is_empty() {
                 &[1][..]
@@ -50,6 +50,9 @@ fn check_ranges(header: &SafetensorsHeader, file_bytes: u64) {
             };
             let bytes = tensor.range.end - tensor.range.start;
             assert_eq!(format.tensor_bytes(shape), Some(bytes), "{}", tensor.name);
+            assert_eq!(layout.of_tensor(format, shape), layout, "{}", tensor.name);
+            let is_rows = tensor.block_format() == Ok(format);
+            assert_eq!(is_rows, layout.is_row_major(), "{}", tensor.name);
         }
     }
     assert_eq!(end, file_bytes);
@@ -93,10 +96,14 @@ fn check_round_trip(header: &SafetensorsHeader) {
 }
 
 fn spec(tensor: &TensorEntry) -> Option<TensorSpec> {
+    let Encoding::Blocks(format, layout) = tensor.encoding else {
+        return None;
+    };
     Some(TensorSpec {
         name: tensor.name.clone(),
-        format: tensor.block_format().ok()?,
+        format,
         shape: tensor.shape.clone(),
+        layout,
     })
 }
 

@@ -3,7 +3,7 @@
 use super::Case;
 use super::scene::Scene;
 use odmoe_backend::{ExpertGroup, ExpertRow, Op};
-use odmoe_formats::BlockFormat;
+use odmoe_formats::{BlockFormat, WeightLayout};
 
 #[derive(Clone, Copy)]
 struct Shape {
@@ -13,6 +13,7 @@ struct Shape {
     top_k: usize,
     /// Gate, up, down.
     formats: [BlockFormat; 3],
+    layout: WeightLayout,
 }
 
 pub fn cases() -> Vec<Case> {
@@ -23,32 +24,37 @@ pub fn cases() -> Vec<Case> {
         width,
         top_k,
         formats,
+        layout: WeightLayout::RowMajor,
     };
     let mut all = Vec::new();
     for format in BlockFormat::ALL {
         let formats = [format; 3];
         if format.block_elements() == 256 {
-            all.push(expert_ffn(shape(4, 256, 512, 2, formats), 17));
+            all.push((shape(4, 256, 512, 2, formats), 17));
             continue;
         }
-        all.push(expert_ffn(shape(4, 64, 96, 2, formats), 17));
-        all.push(expert_ffn(shape(2, 160, 32, 2, formats), 9));
-        all.push(expert_ffn(shape(5, 256, 128, 3, formats), 4));
+        all.push((shape(4, 64, 96, 2, formats), 17));
+        all.push((shape(2, 160, 32, 2, formats), 9));
+        all.push((shape(5, 256, 128, 3, formats), 4));
     }
-    all.push(expert_ffn(shape(3, 50, 37, 1, [BF16; 3]), 5));
-    all.push(expert_ffn(shape(3, 17, 9, 3, [F32; 3]), 7));
+    all.push((shape(3, 50, 37, 1, [BF16; 3]), 5));
+    all.push((shape(3, 17, 9, 3, [F32; 3]), 7));
     // Files mix formats, within an expert too.
-    all.push(expert_ffn(shape(3, 64, 40, 2, [Q8_0, BF16, F32]), 6));
-    all.push(expert_ffn(shape(3, 256, 96, 2, [Q4_K, Q8_0, Q5_1]), 6));
-    all.push(expert_ffn(shape(3, 512, 256, 2, [Q6_K, Q4_0, Q2_K]), 5));
-    all.push(expert_ffn(shape(2, 256, 32, 1, [F32, Q3_K, MXFP4]), 3));
-    all.push(expert_ffn(shape(2, 256, 64, 2, [IQ4_XS, Q4_K, IQ4_NL]), 9));
+    all.push((shape(3, 64, 40, 2, [Q8_0, BF16, F32]), 6));
+    all.push((shape(3, 256, 96, 2, [Q4_K, Q8_0, Q5_1]), 6));
+    all.push((shape(3, 512, 256, 2, [Q6_K, Q4_0, Q2_K]), 5));
+    all.push((shape(2, 256, 32, 1, [F32, Q3_K, MXFP4]), 3));
+    all.push((shape(2, 256, 64, 2, [IQ4_XS, Q4_K, IQ4_NL]), 9));
     // More bytes of activations than go over weights together.
-    all.push(expert_ffn(
-        shape(1, 74 * 256, 32, 1, [Q4_K, Q6_K, Q8_0]),
-        34,
-    ));
-    all
+    all.push((shape(1, 74 * 256, 32, 1, [Q4_K, Q6_K, Q8_0]), 34));
+    let in_lanes = all.clone().into_iter().map(|(shape, tokens)| {
+        let layout = WeightLayout::Lanes16;
+        (Shape { layout, ..shape }, tokens)
+    });
+    all.extend(in_lanes);
+    all.into_iter()
+        .map(|(shape, tokens)| expert_ffn(shape, tokens))
+        .collect()
 }
 
 fn expert_ffn(shape: Shape, tokens: usize) -> Case {
@@ -58,9 +64,11 @@ fn expert_ffn(shape: Shape, tokens: usize) -> Case {
         width,
         top_k,
         formats,
+        layout,
     } = shape;
-    let name =
-        format!("expert_ffn {top_k} of {experts}, hidden {hidden}, width {width}, {formats:?}");
+    let name = format!(
+        "expert_ffn {top_k} of {experts}, hidden {hidden}, width {width}, {formats:?}, {layout}"
+    );
     Case::floats(name, tokens, move |scene, tokens| {
         let x = scene.put(&scene.token_rows(1, tokens, hidden));
         let out = scene.empty(tokens.len() * top_k * hidden * 4);
@@ -86,6 +94,7 @@ fn group(scene: &Scene<'_>, shape: Shape, expert: usize, tokens: &[usize]) -> Ex
         width,
         top_k,
         formats,
+        layout,
     } = shape;
     let mut rows = Vec::new();
     for (row, &token) in tokens.iter().enumerate() {
@@ -98,9 +107,9 @@ fn group(scene: &Scene<'_>, shape: Shape, expert: usize, tokens: &[usize]) -> Ex
     }
     let purpose = 10 + 3 * expert as u64;
     ExpertGroup {
-        gate: scene.weight(purpose, formats[0], width, hidden),
-        up: scene.weight(purpose + 1, formats[1], width, hidden),
-        down: scene.weight(purpose + 2, formats[2], hidden, width),
+        gate: scene.weight_in(layout, purpose, formats[0], width, hidden),
+        up: scene.weight_in(layout, purpose + 1, formats[1], width, hidden),
+        down: scene.weight_in(layout, purpose + 2, formats[2], hidden, width),
         rows: rows.into(),
     }
 }

@@ -3,13 +3,14 @@
 use super::Case;
 use super::scene::Scene;
 use odmoe_backend::{Choice, Op, Rope};
-use odmoe_formats::BlockFormat;
+use odmoe_formats::{BlockFormat, WeightLayout};
 
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for format in BlockFormat::ALL {
         let hidden = 3 * format.block_elements().max(32);
-        all.push(embed(format, 23, hidden, 17));
+        all.push(embed(format, WeightLayout::RowMajor, 23, hidden, 17));
+        all.push(embed(format, WeightLayout::Lanes16, 48, hidden, 17));
     }
     for (width, tokens) in [
         (1, 3),
@@ -52,9 +53,15 @@ pub fn cases() -> Vec<Case> {
     all
 }
 
-fn embed(format: BlockFormat, vocabulary: usize, hidden: usize, tokens: usize) -> Case {
+fn embed(
+    format: BlockFormat,
+    layout: WeightLayout,
+    vocabulary: usize,
+    hidden: usize,
+    tokens: usize,
+) -> Case {
     Case::floats(
-        format!("embed {format} [{vocabulary}, {hidden}]"),
+        format!("embed {format} {layout} [{vocabulary}, {hidden}]"),
         tokens,
         move |scene, tokens| {
             let ids = tokens
@@ -63,7 +70,7 @@ fn embed(format: BlockFormat, vocabulary: usize, hidden: usize, tokens: usize) -
                 .collect();
             let out = scene.empty(tokens.len() * hidden * 4);
             scene.run(Op::Embed {
-                table: scene.weight(2, format, vocabulary, hidden),
+                table: scene.weight_in(layout, 2, format, vocabulary, hidden),
                 ids,
                 out: out.clone(),
             });

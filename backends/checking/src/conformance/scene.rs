@@ -2,7 +2,8 @@
 
 use super::blocks;
 use odmoe_backend::{Backend, Buffer, Op, StreamId, Weight};
-use odmoe_formats::BlockFormat;
+use odmoe_formats::block::to_lanes;
+use odmoe_formats::{BlockFormat, WeightLayout};
 
 /// A stream of pseudo-random numbers (splitmix64).
 pub struct Numbers(u64);
@@ -74,24 +75,38 @@ impl<'a> Scene<'a> {
         self.backend.allocate(bytes).expect("a small buffer")
     }
 
-    /// A weight with random elements, some bytes into its buffer.
+    /// A row-major weight with random elements, some bytes into its buffer.
     pub fn weight(&self, purpose: u64, format: BlockFormat, rows: usize, columns: usize) -> Weight {
-        self.weight_of(purpose, format, rows, columns, blocks::moderate)
+        self.weight_in(WeightLayout::RowMajor, purpose, format, rows, columns)
     }
 
-    /// A weight of bytes as a file may hold them: any at all, and the extremes of every field.
-    pub fn hostile_weight(
+    /// The same in a layout, as far as it can have it.
+    pub fn weight_in(
         &self,
+        layout: WeightLayout,
         purpose: u64,
         format: BlockFormat,
         rows: usize,
         columns: usize,
     ) -> Weight {
-        self.weight_of(purpose, format, rows, columns, blocks::hostile)
+        self.weight_of(layout, purpose, format, rows, columns, blocks::moderate)
+    }
+
+    /// A weight of bytes as a file may hold them: any at all, and the extremes of every field.
+    pub fn hostile_weight(
+        &self,
+        layout: WeightLayout,
+        purpose: u64,
+        format: BlockFormat,
+        rows: usize,
+        columns: usize,
+    ) -> Weight {
+        self.weight_of(layout, purpose, format, rows, columns, blocks::hostile)
     }
 
     fn weight_of(
         &self,
+        layout: WeightLayout,
         purpose: u64,
         format: BlockFormat,
         rows: usize,
@@ -105,10 +120,17 @@ impl<'a> Scene<'a> {
         for bytes in bytes[OFFSET_BYTES..].chunks_exact_mut(format.block_bytes()) {
             block(format, &mut numbers, bytes);
         }
+        let layout = layout.of_matrix(format, rows as u64);
+        if layout == WeightLayout::Lanes16 {
+            let row_major = bytes[OFFSET_BYTES..].to_vec();
+            let lanes = &mut bytes[OFFSET_BYTES..];
+            to_lanes(format, columns as u64, &row_major, lanes);
+        }
         Weight {
             buffer: self.put_bytes(&bytes),
             offset_bytes: OFFSET_BYTES,
             format,
+            layout,
             rows,
             columns,
         }

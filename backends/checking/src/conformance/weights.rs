@@ -3,7 +3,8 @@
 use super::scene::Scene;
 use super::{Case, RowKind};
 use odmoe_backend::{Choice, ChoiceOrder, Op, Scoring, Weight};
-use odmoe_formats::BlockFormat;
+use odmoe_formats::block::LANES;
+use odmoe_formats::{BlockFormat, WeightLayout};
 
 /// (N, columns, tokens): N and tokens around the sizes of tiles, panels and packed groups, columns around lanes.
 const FLOAT_SHAPES: [(usize, usize, usize); 14] = [
@@ -59,11 +60,12 @@ const SUPERBLOCK_SHAPES: [(usize, usize, usize); 9] = [
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for format in BlockFormat::ALL {
-        for (rows, columns, tokens) in shapes(format) {
-            all.push(mat_mul(format, rows, columns, tokens));
+        // The last is large enough that a pool is used.
+        for (rows, columns, tokens) in shapes(format).into_iter().chain([(129, 512, 6)]) {
+            for (layout, rows) in layouts(format, rows) {
+                all.push(mat_mul(format, layout, rows, columns, tokens));
+            }
         }
-        // Large enough that a pool is used.
-        all.push(mat_mul(format, 129, 512, 6));
     }
     let routers = [
         (3, 16, 1, 3),
@@ -79,6 +81,19 @@ pub fn cases() -> Vec<Case> {
         }
     }
     all
+}
+
+/// Every layout that the format can have, with about so many rows.
+fn layouts(format: BlockFormat, rows: usize) -> impl Iterator<Item = (WeightLayout, usize)> {
+    let rows = move |layout: WeightLayout| match layout {
+        WeightLayout::RowMajor => rows,
+        _ => rows.next_multiple_of(LANES),
+    };
+    let with_rows = WeightLayout::ALL.map(|layout| (layout, rows(layout)));
+    let fits = move |&(layout, rows): &(WeightLayout, usize)| {
+        layout.of_matrix(format, rows as u64) == layout
+    };
+    with_rows.into_iter().filter(fits)
 }
 
 /// (N, columns, tokens).
@@ -108,23 +123,29 @@ pub fn hostile_cases() -> Vec<Case> {
         let counts = (1..=34).chain([47, 48, 49, 63, 64, 65, 70]);
         shapes.extend(counts.map(|tokens| (37, columns, tokens)));
         shapes.push((3, columns, 259));
-        all.extend(
-            shapes
-                .into_iter()
-                .map(|(rows, columns, tokens)| hostile_mat_mul(format, rows, columns, tokens)),
-        );
+        for (rows, columns, tokens) in shapes {
+            for (layout, rows) in layouts(format, rows) {
+                all.push(hostile_mat_mul(format, layout, rows, columns, tokens));
+            }
+        }
     }
     all
 }
 
-fn hostile_mat_mul(format: BlockFormat, rows: usize, columns: usize, tokens: usize) -> Case {
-    let name = format!("hostile mat_mul {format} [{rows}, {columns}] for {tokens} tokens");
+fn hostile_mat_mul(
+    format: BlockFormat,
+    layout: WeightLayout,
+    rows: usize,
+    columns: usize,
+    tokens: usize,
+) -> Case {
+    let name = format!("hostile mat_mul {format} {layout} [{rows}, {columns}] for {tokens} tokens");
     Case::floats(name, tokens, move |scene, tokens| {
         let x: Vec<f32> = tokens
             .iter()
             .flat_map(|&token| hostile_row(scene, token, columns))
             .collect();
-        let weight = scene.hostile_weight(2, format, rows, columns);
+        let weight = scene.hostile_weight(layout, 2, format, rows, columns);
         multiply(scene, &x, weight, tokens.len())
     })
 }
@@ -155,11 +176,17 @@ fn hostile_row(scene: &Scene<'_>, token: usize, columns: usize) -> Vec<f32> {
     row
 }
 
-fn mat_mul(format: BlockFormat, rows: usize, columns: usize, tokens: usize) -> Case {
-    let name = format!("mat_mul {format} [{rows}, {columns}] for {tokens} tokens");
+fn mat_mul(
+    format: BlockFormat,
+    layout: WeightLayout,
+    rows: usize,
+    columns: usize,
+    tokens: usize,
+) -> Case {
+    let name = format!("mat_mul {format} {layout} [{rows}, {columns}] for {tokens} tokens");
     Case::floats(name, tokens, move |scene, tokens| {
         let x = scene.token_rows(1, tokens, columns);
-        let weight = scene.weight(2, format, rows, columns);
+        let weight = scene.weight_in(layout, 2, format, rows, columns);
         multiply(scene, &x, weight, tokens.len())
     })
 }

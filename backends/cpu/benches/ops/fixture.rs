@@ -79,6 +79,7 @@ impl Fixture {
             buffer: self.weights.clone(),
             offset_bytes,
             format,
+            layout: self.set.weight_layout().of_matrix(format, rows as u64),
             rows,
             columns,
         }

@@ -11,7 +11,8 @@ use crate::blocks::{BLOCK, SUPERBLOCK};
 use crate::memory::SharedSlice;
 use crate::reference::LANES;
 use crate::view::WeightView;
-use odmoe_formats::BlockFormat;
+use odmoe_formats::{BlockFormat, WeightLayout};
+use std::cell::Cell;
 use std::ops::Range;
 
 /// Weight rows of one chunk of work. Half a megabyte of F32 at a width of 2048: it stays in a core's own cache while
@@ -57,6 +58,8 @@ pub struct Activations<'a> {
 pub struct OutRows<'a> {
     out: &'a SharedSlice<'a, f32>,
     stride: usize,
+    /// The column of a product's column 0.
+    first: usize,
     rows: &'a [u32],
 }
 
@@ -64,11 +67,23 @@ impl<'a> OutRows<'a> {
     /// # Safety
     /// `rows` are distinct, and of all products that run at the same time no two write one column of one row.
     pub unsafe fn new(out: &'a SharedSlice<'a, f32>, stride: usize, rows: &'a [u32]) -> Self {
-        Self { out, stride, rows }
+        Self {
+            out,
+            stride,
+            first: 0,
+            rows,
+        }
+    }
+
+    /// The same for a product whose columns begin so much later.
+    fn starting_at(self, column: usize) -> Self {
+        let first = self.first + column;
+        Self { first, ..self }
     }
 
     #[inline(always)]
     pub(super) fn put(&self, token: usize, column: usize, values: &[f32]) {
+        let column = self.first + column;
         let start = self.rows[token] as usize * self.stride + column;
         assert!(column + values.len() <= self.stride);
         // SAFETY: nobody else writes these columns, by the contract of `new`.
@@ -106,6 +121,9 @@ impl Kernel for Product<'_> {
         if simd.rows_in_lanes(&self) {
             return;
         }
+        if self.weight.layout != WeightLayout::RowMajor {
+            return self.out_of_lanes(simd);
+        }
         match self.weight.format {
             BlockFormat::F32 => self.float::<S, F32>(simd),
             BlockFormat::F16 => self.float::<S, F16>(simd),
@@ -128,7 +146,31 @@ impl Kernel for Product<'_> {
     }
 }
 
+thread_local! {
+    /// Rows that were brought out of their layout; kept between products.
+    static ROWS: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 impl Product<'_> {
+    /// For sets that have no kernels of the weight's layout: copies rows into row-major order, a few at a time.
+    fn out_of_lanes<S: Simd>(&self, simd: S) {
+        let (weight, row_bytes) = (&self.weight, self.weight.row_bytes());
+        let mut bytes = ROWS.take();
+        for first in self.rows.clone().step_by(PANEL_ROWS) {
+            let rows = PANEL_ROWS.min(self.rows.end - first);
+            bytes.resize(rows * row_bytes, 0);
+            weight.copy_rows(first..first + rows, &mut bytes);
+            simd.run(Product {
+                weight: WeightView::new(&bytes, 0, weight.format, rows, weight.columns),
+                rows: 0..rows,
+                x: self.x,
+                tokens: self.tokens,
+                out: self.out.starting_at(first),
+            });
+        }
+        ROWS.set(bytes);
+    }
+
     #[inline(always)]
     fn float<S: Simd, E: Element>(&self, simd: S) {
         let (columns, x) = (self.weight.columns, self.x.floats);

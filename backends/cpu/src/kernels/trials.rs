@@ -7,7 +7,8 @@ use crate::blocks::SUPERBLOCK;
 use crate::memory::SharedSlice;
 use crate::reference::{QuantisedRow, dot_quantised};
 use crate::view::WeightView;
-use odmoe_formats::BlockFormat;
+use odmoe_formats::block::to_lanes;
+use odmoe_formats::{BlockFormat, WeightLayout};
 
 /// A seeded stream of bytes (xorshift).
 pub fn bytes(seed: u64, count: usize) -> Vec<u8> {
@@ -71,6 +72,27 @@ pub fn run(
     out.into_iter().map(f32::to_bits).collect()
 }
 
+/// A matrix of any bytes in a layout.
+pub fn weight_bytes(
+    format: BlockFormat,
+    layout: WeightLayout,
+    rows: usize,
+    columns: usize,
+) -> Vec<u8> {
+    let row_bytes = format.row_bytes(columns as u64).unwrap() as usize;
+    let mut weight = bytes(rows as u64 * 77, rows * row_bytes);
+    // Extremes of every field, and a row of each kind of sign.
+    weight[..row_bytes].fill(0xff);
+    weight[row_bytes..2 * row_bytes].fill(0x7f);
+    weight[2 * row_bytes..3 * row_bytes].fill(0x80);
+    if layout == WeightLayout::RowMajor {
+        return weight;
+    }
+    let mut lanes = vec![0; weight.len()];
+    to_lanes(format, columns as u64, &weight, &mut lanes);
+    lanes
+}
+
 /// Products of superblocks of any bytes, in matrices of several shapes, have the bits of their definition. `product` must
 /// do all of them; activations are rearranged where there is an order.
 pub fn assert_defined_bits(
@@ -80,15 +102,19 @@ pub fn assert_defined_bits(
     order: Option<Order>,
     product: impl Fn(&Product<'_>) -> bool,
 ) {
-    for (rows, blocks) in [(16, 4), (3, 1), (17, 3), (33, 8), (5, 22), (300, 1)] {
+    use WeightLayout::{Lanes16, RowMajor};
+    let shapes = [(16, 4), (3, 1), (17, 3), (33, 8), (5, 22), (300, 1)];
+    // What wants activations in an order of its own has its weights row-major.
+    let in_lanes = if order.is_none() {
+        &[(16, 4), (80, 3)][..]
+    } else {
+        &[]
+    };
+    let shapes = shapes.iter().map(|shape| (RowMajor, shape));
+    for (layout, &(rows, blocks)) in shapes.chain(in_lanes.iter().map(|shape| (Lanes16, shape))) {
         let columns = blocks * SUPERBLOCK;
-        let row_bytes = format.row_bytes(columns as u64).unwrap() as usize;
-        let mut weight = bytes(rows as u64 * 77, rows * row_bytes);
-        // Extremes of every field, and a row of each kind of sign.
-        weight[..row_bytes].fill(0xff);
-        weight[row_bytes..2 * row_bytes].fill(0x7f);
-        weight[2 * row_bytes..3 * row_bytes].fill(0x80);
-        let weight = WeightView::new(&weight, 0, format, rows, columns);
+        let weight = weight_bytes(format, layout, rows, columns);
+        let weight = WeightView::new(&weight, 0, format, rows, columns).in_layout(layout);
         let bytes = bytes(5, tokens * columns);
         let mut x: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte as i8)).collect();
         x[..columns].fill(127.0);
@@ -107,11 +133,11 @@ pub fn assert_defined_bits(
                 scales: &scales,
             };
             for (row, &sum) in sums.iter().enumerate() {
-                let defined = dot_quantised(format, weight.row(row), &x);
+                let defined = dot_quantised(format, &weight.any_row(row), &x);
                 let sum = f32::from_bits(sum);
                 assert!(
                     sum.to_bits() == defined.to_bits() || (sum.is_nan() && defined.is_nan()),
-                    "{format}, row {row} of {rows}, {tokens} tokens: {sum} and {defined}"
+                    "{format} {layout}, row {row} of {rows}, {tokens} tokens: {sum} and {defined}"
                 );
             }
         }

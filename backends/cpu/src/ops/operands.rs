@@ -47,6 +47,7 @@ pub fn weight_view<'a>(weight: &Weight, guard: &'a ReadGuard<'_>) -> WeightView<
         weight.rows,
         weight.columns,
     )
+    .in_layout(weight.layout)
 }
 
 /// The backend's own cache, the byte range of one layer in it, and the layer's layout.

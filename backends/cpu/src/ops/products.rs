@@ -8,6 +8,7 @@ use crate::kernels::{
 };
 use crate::memory::SharedSlice;
 use crate::view::WeightView;
+use odmoe_formats::WeightLayout;
 
 /// Buffers that ops need on the way. They grow to what the largest op needs (bounded by the largest batch), and stay.
 #[derive(Default)]
@@ -94,8 +95,9 @@ fn quantise_superblocks(
 ) {
     let columns = weight.columns;
     let rows_in_use = rows.last().map_or(0, |&last| last as usize + 1);
+    let row_major = weight.layout == WeightLayout::RowMajor;
     let order = machine.instructions.order(weight.format);
-    let order = order.filter(|_| rows_in_use <= arranged_max);
+    let order = order.filter(|_| row_major && rows_in_use <= arranged_max);
     let SuperblocksPart {
         superblocks,
         arranged,
@@ -156,7 +158,7 @@ pub fn chunk_rows(machine: &Machine, weight: &WeightView<'_>, rows: usize, token
         2 * PACKED_ROWS
     };
     let most = if tokens < PLENTY_TOKENS {
-        let fit = CHUNK_BYTES / weight.row(0).len().max(1) / PANEL_ROWS * PANEL_ROWS;
+        let fit = CHUNK_BYTES / weight.row_bytes().max(1) / PANEL_ROWS * PANEL_ROWS;
         fit.clamp(PANEL_ROWS, 4 * PANEL_ROWS)
     } else {
         PANEL_ROWS
@@ -166,7 +168,7 @@ pub fn chunk_rows(machine: &Machine, weight: &WeightView<'_>, rows: usize, token
         .next_multiple_of(least);
     let chunk = shared_out.clamp(least, most);
     if tokens <= STREAMED_TOKENS_MAX {
-        with_streams_apart(chunk, least, weight.row(0).len())
+        with_streams_apart(chunk, least, weight.row_bytes())
     } else {
         chunk
     }

@@ -71,7 +71,7 @@ pub fn maximum(x: &[f32]) -> f32 {
 
 /// Decodes a row to F32, as the format's own decoder does.
 pub fn decode_row(weight: &WeightView<'_>, row: usize, out: &mut [f32]) {
-    weight.format.decode_row(weight.row(row), out);
+    weight.format.decode_row(&weight.any_row(row), out);
 }
 
 /// out \[N\] = weight \[N, columns\] * x \[columns\].
@@ -87,7 +87,7 @@ pub fn linear(weight: &WeightView<'_>, x: &[f32], out: &mut [f32]) {
             scales: &scales,
         };
         for (row, out) in out.iter_mut().enumerate() {
-            *out = dot_quantised(weight.format, weight.row(row), &x);
+            *out = dot_quantised(weight.format, &weight.any_row(row), &x);
         }
         return;
     }

@@ -1,9 +1,9 @@
 //! Conversions that go on where another stopped, and disks that fill up.
 
+use super::layouts::in_lanes;
 use super::*;
 use crate::convert::disk::Room;
 use crate::convert::old_files::OldFiles;
-use crate::source::SourceError;
 use crate::test_support::StopAtStep;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -62,7 +62,11 @@ fn assert_same(store: &Path, whole: &Path) {
 
 #[test]
 fn what_is_finished_is_kept_and_the_bytes_are_the_same() {
-    for options in [ConvertOptions::default(), quantised()] {
+    for options in [
+        ConvertOptions::default(),
+        quantised(),
+        in_lanes(&quantised()),
+    ] {
         let (fixture, whole) = stopped(&options);
         let expert = fixture
             .store
@@ -99,12 +103,14 @@ fn files_that_are_not_what_was_recorded_are_written_again() {
         &|store| flip(&store.join("base-00001.safetensors"), 9000),
         &|store| fs::remove_file(store.join("base-00001.safetensors")).unwrap(),
     ];
-    for (index, damage) in damages.into_iter().enumerate() {
-        let (fixture, whole) = stopped(&ConvertOptions::default());
-        damage(&fixture.store);
-        let (summary, _) = go_on(&fixture, &ConvertOptions::default());
-        assert!(summary.reused_bytes < summary.store_bytes, "{index}");
-        assert_same(&fixture.store, &whole);
+    for options in [ConvertOptions::default(), in_lanes(&quantised())] {
+        for (index, damage) in damages.into_iter().enumerate() {
+            let (fixture, whole) = stopped(&options);
+            damage(&fixture.store);
+            let (summary, _) = go_on(&fixture, &options);
+            assert!(summary.reused_bytes < summary.store_bytes, "{index}");
+            assert_same(&fixture.store, &whole);
+        }
     }
 }
 
@@ -126,20 +132,48 @@ fn a_journal_that_is_cut_or_damaged_counts_up_to_there() {
     assert!(reused.is_sorted() && reused[..2] == [ByteCount(0); 2] && reused[2].0 > 0);
 }
 
+/// Of before there were layouts, that is: the digest, the heading's fields and their order are what they were.
+#[test]
+fn a_journal_of_rows_reads_as_it_always_did() {
+    let heading = |options: &ConvertOptions| {
+        let (fixture, _) = stopped(options);
+        let journal = fs::read_to_string(fixture.store.join(".odmoe-incomplete")).unwrap();
+        let (_, heading) = journal.lines().next().unwrap().split_once(' ').unwrap();
+        heading.to_owned()
+    };
+    let [rows, lanes] = [quantised(), in_lanes(&quantised())].map(|options| heading(&options));
+    assert!(rows.starts_with(r#"{"format_version":1,"revision":1,"converter":"#));
+    assert!(rows.contains(r#","weights":"q8_0","name":null,"#), "{rows}");
+    assert!(lanes.starts_with(r#"{"format_version":2,"revision":1,"converter":"#));
+    assert!(
+        lanes.contains(r#","weights":"q8_0","layout":"lanes-16-1","name":null,"#),
+        "{lanes}"
+    );
+}
+
 #[test]
 fn another_conversion_starts_over_and_says_why() {
+    let reasons_after =
+        |before: &ConvertOptions, change: &dyn Fn(&Fixture), options: &ConvertOptions| {
+            let (fixture, _) = stopped(before);
+            change(&fixture);
+            let (summary, said) = go_on(&fixture, options);
+            assert_eq!(summary.reused_bytes, ByteCount(0));
+            let verified = verify_store(&fixture.store, &NoProgress).unwrap();
+            assert_eq!(verified.problems, []);
+            match &said[..] {
+                [Earlier::StartedOver { reason }] => *reason,
+                other => panic!("{other:?}"),
+            }
+        };
     let reasons = |change: &dyn Fn(&Fixture), options: &ConvertOptions| {
-        let (fixture, _) = stopped(&ConvertOptions::default());
-        change(&fixture);
-        let (summary, said) = go_on(&fixture, options);
-        assert_eq!(summary.reused_bytes, ByteCount(0));
-        let verified = verify_store(&fixture.store, &NoProgress).unwrap();
-        assert_eq!(verified.problems, []);
-        match &said[..] {
-            [Earlier::StartedOver { reason }] => *reason,
-            other => panic!("{other:?}"),
-        }
+        reasons_after(&ConvertOptions::default(), change, options)
     };
+    let (rows, lanes) = (quantised(), in_lanes(&quantised()));
+    for (before, after) in [(&rows, &lanes), (&lanes, &rows)] {
+        let reason = reasons_after(before, &|_| {}, after);
+        assert_eq!(reason, "it has other options");
+    }
     assert_eq!(reasons(&|_| {}, &quantised()), "it has other options");
     let named = ConvertOptions {
         name: Some("other".into()),
@@ -203,7 +237,10 @@ fn a_store_that_is_what_would_be_made_is_an_answer_and_no_other_is() {
         base_file_limit: ByteCount(40_000),
         ..options.clone()
     };
-    [quantised(), named, split].iter().for_each(refuse);
+    let quantised_lanes = in_lanes(&quantised());
+    [quantised(), quantised_lanes, named, split]
+        .iter()
+        .for_each(refuse);
     let base = fixture.store.join("base-00001.safetensors");
     let whole = fs::read(&base).unwrap();
     let mut damaged = whole.clone();

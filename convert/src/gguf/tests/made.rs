@@ -1,9 +1,9 @@
 //! Files to be opened: a small model of each architecture, changed at will before it is written.
 
-use odmoe_formats::BlockFormat;
 use odmoe_formats::architecture::{self, Experts, QueryKeyNorm};
 use odmoe_formats::gguf::{Array, GgufLayout, Metadata, Value};
 use odmoe_formats::safetensors::TensorSpec;
+use odmoe_formats::{BlockFormat, WeightLayout};
 use std::path::{Path, PathBuf};
 
 pub const LAYERS: u64 = 2;
@@ -240,6 +240,7 @@ impl Made {
                 name: tensor.name.clone(),
                 format: tensor.format,
                 shape: tensor.shape.clone(),
+                layout: WeightLayout::RowMajor,
             })
             .collect();
         let layout = GgufLayout::new(&metadata, &specs).unwrap();

@@ -47,6 +47,9 @@ pub(super) fn write(out: &mut String, report: &Value) -> fmt::Result {
     write_experts(out, report)?;
     writeln!(out, "  resident      {}", bytes(&report["resident_bytes"]))?;
     write_formats(out, report)?;
+    if let Some(layout) = report["layout"].as_str() {
+        writeln!(out, "  layout        {layout}")?;
+    }
     write_disk(out, report)?;
     write_memory(out, &report["memory_to_run"])?;
     write_text_side(out, report)

@@ -1,9 +1,9 @@
 //! GGUF files of a few entries and tensors.
 
 use super::Seed;
-use odmoe_formats::BlockFormat;
 use odmoe_formats::gguf::{Array, GgufLayout, MAGIC, Metadata, Value};
 use odmoe_formats::safetensors::TensorSpec;
+use odmoe_formats::{BlockFormat, WeightLayout};
 
 const U32: u32 = 4;
 const STRING: u32 = 8;
@@ -28,6 +28,7 @@ fn laid_out(entries: Vec<(&str, Value)>, tensors: &[(&str, BlockFormat, &[u64])]
         name: name.to_string(),
         format: *format,
         shape: shape.to_vec(),
+        layout: WeightLayout::RowMajor,
     });
     let specs: Vec<TensorSpec> = specs.collect();
     let layout = GgufLayout::new(&metadata, &specs).expect("a layout");

@@ -2,9 +2,9 @@
 
 use super::Seed;
 use super::tokenizer_import::byte_level;
-use odmoe_formats::BlockFormat;
 use odmoe_formats::gguf::{Array, GgufLayout, Metadata, Value};
 use odmoe_formats::safetensors::TensorSpec;
+use odmoe_formats::{BlockFormat, WeightLayout};
 
 const HIDDEN: u64 = 32;
 const VOCAB: u64 = 8;
@@ -168,6 +168,7 @@ impl Model {
             name,
             format: BlockFormat::F32,
             shape: shape.to_vec(),
+            layout: WeightLayout::RowMajor,
         });
         self
     }

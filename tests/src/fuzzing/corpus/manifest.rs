@@ -3,11 +3,11 @@
 use super::Seed;
 use odmoe_formats::expected::{expert_tensors, resident_tensors};
 use odmoe_formats::manifest::{
-    FORMAT_VERSION, FileIndex, LAYOUT_ROW_MAJOR, Manifest, OBJECT_ALIGNMENT_BYTES, ObjectTensor,
-    PageableObject, Provenance, ResidentTensor, SourceFile, StoreFile, TextFiles,
+    FORMAT_VERSION, FORMAT_VERSION_ROW_MAJOR, FileIndex, Manifest, OBJECT_ALIGNMENT_BYTES,
+    ObjectTensor, PageableObject, Provenance, ResidentTensor, SourceFile, StoreFile, TextFiles,
 };
 use odmoe_formats::model_config::{ModelConfig, MoeConfig};
-use odmoe_formats::{BlockFormat, ExpertKey};
+use odmoe_formats::{BlockFormat, ExpertKey, WeightLayout};
 
 pub(super) fn seeds() -> Vec<Seed> {
     let sparse = manifest(config("qwen3moe", Some(moe(0))));
@@ -30,7 +30,8 @@ pub(super) fn seeds() -> Vec<Seed> {
             manifest(config("mamba", None)).to_json(),
         ),
         ("sizes-beyond-64-bits", beyond_64_bits()),
-        ("newer-version", b"{\"format_version\":2}".to_vec()),
+        ("newer-version", b"{\"format_version\":3}".to_vec()),
+        ("lanes", lanes().to_json()),
         (
             "many-layers",
             replaced("\"num_hidden_layers\": 1", "\"num_hidden_layers\": 1024"),
@@ -88,7 +89,7 @@ fn config(architecture: &str, moe: Option<MoeConfig>) -> ModelConfig {
 /// A whole manifest: resident tensors one after another in file 0, every expert in a file of its own.
 fn manifest(config: ModelConfig) -> Manifest {
     let mut manifest = Manifest {
-        format_version: FORMAT_VERSION,
+        format_version: FORMAT_VERSION_ROW_MAJOR,
         name: "small".into(),
         files: vec![],
         resident: Default::default(),
@@ -136,6 +137,7 @@ fn add_resident(manifest: &mut Manifest) -> u64 {
             bytes,
             shape: tensor.shape,
             format,
+            layout: WeightLayout::RowMajor,
             xxh3_128: "0".repeat(32),
         };
         manifest.resident.insert(tensor.name, placed);
@@ -163,10 +165,34 @@ fn add_expert(manifest: &mut Manifest, index: u32) {
         file: FileIndex(manifest.files.len() as u32 - 1),
         offset: OBJECT_ALIGNMENT_BYTES,
         bytes: OBJECT_ALIGNMENT_BYTES,
-        layout: LAYOUT_ROW_MAJOR.into(),
+        layout: WeightLayout::RowMajor,
         tensors: tensors.collect(),
         xxh3_128: "0".repeat(32),
     });
+}
+
+/// One tensor and one object in lanes. No architecture, so any tensors.
+fn lanes() -> Manifest {
+    let mut manifest = manifest(config("mamba", Some(moe(0))));
+    manifest.format_version = FORMAT_VERSION;
+    let format = BlockFormat::Q8_0;
+    let shape = vec![16, 32];
+    let bytes = format.tensor_bytes(&shape).expect("small");
+    manifest.files[0].bytes = OBJECT_ALIGNMENT_BYTES + bytes;
+    let tensor = ResidentTensor {
+        file: FileIndex(0),
+        offset: OBJECT_ALIGNMENT_BYTES,
+        bytes,
+        shape,
+        format,
+        layout: WeightLayout::Lanes16,
+        xxh3_128: "0".repeat(32),
+    };
+    manifest.resident.insert("lanes".into(), tensor);
+    for object in &mut manifest.objects {
+        object.layout = WeightLayout::Lanes16;
+    }
+    manifest
 }
 
 /// Two tensors, each in a file of its own, whose sizes together pass 2^64. No architecture, so any tensors.
@@ -180,6 +206,7 @@ fn beyond_64_bits() -> Vec<u8> {
             bytes: 1 << 63,
             shape: vec![1 << 30, 1 << 31],
             format: BlockFormat::F32,
+            layout: WeightLayout::RowMajor,
             xxh3_128: "0".repeat(32),
         };
         manifest.resident.insert(name.into(), tensor);

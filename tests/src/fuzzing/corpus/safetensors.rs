@@ -1,8 +1,8 @@
 //! Safetensors files of a few tensors.
 
 use super::Seed;
-use odmoe_formats::BlockFormat;
 use odmoe_formats::safetensors::{SafetensorsLayout, TensorSpec};
+use odmoe_formats::{BlockFormat, WeightLayout};
 
 pub(super) fn seeds() -> Vec<Seed> {
     let mut seeds = sound();
@@ -15,6 +15,7 @@ fn spec(name: &str, format: BlockFormat, shape: &[u64]) -> TensorSpec {
         name: name.into(),
         format,
         shape: shape.to_vec(),
+        layout: WeightLayout::RowMajor,
     }
 }
 
@@ -42,6 +43,10 @@ fn sound() -> Vec<Seed> {
         spec("up_proj", BlockFormat::MXFP4, &[3, 32]),
         spec("down_proj", BlockFormat::Q8_0, &[1, 64]),
     ];
+    let lanes = TensorSpec {
+        layout: WeightLayout::Lanes16,
+        ..spec("gate_proj", BlockFormat::Q4_0, &[16, 32])
+    };
     let packed = |specs: &[TensorSpec]| SafetensorsLayout::packed(specs, &[("format", "pt")]);
     let aligned = SafetensorsLayout::new(&blocks[1..]).expect("a layout");
     vec![
@@ -49,6 +54,7 @@ fn sound() -> Vec<Seed> {
         ("floats", laid_out(packed(&floats).expect("a layout"))),
         ("blocks", laid_out(packed(&blocks).expect("a layout"))),
         ("aligned", laid_out(aligned)),
+        ("lanes", laid_out(packed(&[lanes]).expect("a layout"))),
         (
             "other-dtypes",
             file(
@@ -106,6 +112,13 @@ fn hostile() -> Vec<Seed> {
             "wrong-blocks",
             file(
                 r#"{"__metadata__":{"odmoe.blocks.a":"Q4_K 18446744073709551615x256"},"a":{"dtype":"U8","shape":[144],"data_offsets":[0,144]}}"#,
+                144,
+            ),
+        ),
+        (
+            "wrong-lanes",
+            file(
+                r#"{"__metadata__":{"odmoe.blocks.a":"Q4_K 1x256 lanes-16-1"},"a":{"dtype":"U8","shape":[144],"data_offsets":[0,144]}}"#,
                 144,
             ),
         ),

@@ -18,7 +18,7 @@ use super::rows::blocks_at;
 use crate::blocks::SUPERBLOCK;
 use fold::{Quad, Units};
 use formats::AlongRows;
-use odmoe_formats::BlockFormat as F;
+use odmoe_formats::{BlockFormat as F, WeightLayout};
 use std::arch::x86_64::*;
 use std::cell::Cell;
 
@@ -51,7 +51,8 @@ fn can_permute_bytes() -> bool {
 
 /// Runs the product, where it is done here and its activations were rearranged for it; else says so.
 pub fn product(proof: Avx512, product: &Product<'_>) -> bool {
-    if product.tokens.len() > TOKENS_MAX || !can_permute_bytes() {
+    let row_major = product.weight.layout == WeightLayout::RowMajor;
+    if product.tokens.len() > TOKENS_MAX || !row_major || !can_permute_bytes() {
         return false;
     }
     match product.weight.format {

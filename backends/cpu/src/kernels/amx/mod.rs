@@ -16,10 +16,10 @@ use super::activations::SuperblockRows;
 use super::avx512::Avx512;
 use super::product::Product;
 use super::row_lanes::{
-    self, Ahead, PANEL_ROWS, Slice, Sums, SuperblockFormat, superblock_formats as large,
+    self, Ahead, PANEL_ROWS, Rows, Slice, Sums, SuperblockFormat, superblock_formats as large,
 };
 use crate::blocks::SUPERBLOCK;
-use odmoe_formats::BlockFormat as F;
+use odmoe_formats::{BlockFormat as F, WeightLayout};
 use planes::{Planes, SLICES};
 use std::arch::x86_64::*;
 use tiles::{PlaneSums, TOKENS, Tiles, Tokens};
@@ -49,8 +49,20 @@ fn superblocks<T: Tiles, F: SuperblockFormat>(_proof: Avx512, tiles: T, product:
     let x = product.x.superblocks.expect("activations in superblocks");
     let tiles = tiles.configure();
     let emit = |token, row, sums: &[f32]| product.out.put(token, row, sums);
+    let weight = &product.weight;
     // SAFETY: the machine has AVX-512, as the proof says.
-    unsafe { products::<T, F>(&tiles, product, x, emit) }
+    unsafe {
+        match weight.layout {
+            WeightLayout::Lanes16 => {
+                let panel = |row, height| row_lanes::panel_together(weight, row, height);
+                products::<T, F, _>(&tiles, product, panel, x, emit);
+            }
+            _ => {
+                let panel = |row, height| row_lanes::panel_apart(weight, row, height);
+                products::<T, F, _>(&tiles, product, panel, x, emit);
+            }
+        }
+    }
 }
 
 /// What a product works on: a panel of weights in each form, and sums of tiles.
@@ -62,9 +74,10 @@ struct Work {
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn products<T: Tiles, F: SuperblockFormat>(
+unsafe fn products<T: Tiles, F: SuperblockFormat, R: Rows<Block = F::Block>>(
     tiles: &T::Configured,
     product: &Product<'_>,
+    panel_of: impl Fn(usize, usize) -> [R; SLICES],
     x: &SuperblockRows,
     emit: impl Fn(usize, usize, &[f32]),
 ) {
@@ -79,19 +92,17 @@ unsafe fn products<T: Tiles, F: SuperblockFormat>(
     let mut sums: Vec<Sums> = Vec::new();
     for row in rows.clone().step_by(PANEL_ROWS) {
         let height = PANEL_ROWS.min(rows.end - row);
-        let weight = |row| product.weight.blocks(row);
-        let group: [&[F::Block]; PANEL_ROWS] = super::rows::gather(&weight, row, height);
+        let group = panel_of(row, height);
         sums.clear();
         sums.resize(tokens.len(), Sums::EMPTY);
-        let bytes = PANEL_ROWS * size_of_val(group[0]);
-        let mut ahead = Ahead::of(group[0].as_ptr().cast(), bytes, blocks * SLICES);
+        let bytes = PANEL_ROWS * product.weight.row_bytes();
+        let mut ahead = Ahead::of(group[0].first_byte(), bytes, blocks * SLICES);
         for block in 0..blocks {
             let Work { slices, planes, .. } = &mut *work;
-            for ((slice, planes), rows) in (slices.iter_mut().zip(planes)).zip(group.as_chunks().0)
-            {
+            for ((slice, planes), rows) in (slices.iter_mut().zip(planes)).zip(group) {
                 ahead.part();
                 // SAFETY: the machine has AVX-512.
-                unsafe { F::unpack::<false>(super::rows::blocks_at(rows, block), slice) };
+                unsafe { F::unpack::<false, _>(rows.at(block), slice) };
                 planes.fill::<F>(slice);
             }
             let groups = tokens.chunks(TOKENS).zip(sums.chunks_mut(TOKENS));

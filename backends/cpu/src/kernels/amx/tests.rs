@@ -3,9 +3,10 @@
 use super::{Emulated, product};
 use crate::blocks::SUPERBLOCK;
 use crate::kernels::avx512::Avx512;
-use crate::kernels::trials::{bytes, quantised, run};
+use crate::kernels::trials::{bytes, quantised, run, weight_bytes};
 use crate::view::WeightView;
 use odmoe_formats::BlockFormat;
+use odmoe_formats::WeightLayout::{Lanes16, RowMajor};
 
 #[test]
 fn planes_give_the_bits_of_avx512_for_weights_of_any_bytes() {
@@ -14,15 +15,17 @@ fn planes_give_the_bits_of_avx512_for_weights_of_any_bytes() {
     };
     use BlockFormat as F;
     for format in [F::Q2_K, F::Q3_K, F::Q4_K, F::Q5_K, F::Q6_K, F::IQ4_XS] {
-        for (rows, blocks, tokens) in [(32, 1, 12), (33, 2, 16), (5, 1, 17), (70, 3, 37)] {
+        for (layout, rows, blocks, tokens) in [
+            (RowMajor, 32, 1, 12),
+            (RowMajor, 33, 2, 16),
+            (RowMajor, 5, 1, 17),
+            (RowMajor, 70, 3, 37),
+            (Lanes16, 32, 2, 12),
+            (Lanes16, 80, 3, 37),
+        ] {
             let columns = blocks * SUPERBLOCK;
-            let row_bytes = format.row_bytes(columns as u64).unwrap() as usize;
-            let mut weight = bytes(rows as u64 * 77, rows * row_bytes);
-            // Extremes of every field, and a row of each kind of sign.
-            weight[..row_bytes].fill(0xff);
-            weight[row_bytes..2 * row_bytes].fill(0x7f);
-            weight[2 * row_bytes..3 * row_bytes].fill(0x80);
-            let weight = WeightView::new(&weight, 0, format, rows, columns);
+            let weight = weight_bytes(format, layout, rows, columns);
+            let weight = WeightView::new(&weight, 0, format, rows, columns).in_layout(layout);
             let mut x: Vec<f32> = bytes(5, tokens * columns)
                 .iter()
                 .map(|&byte| f32::from(byte as i8))
@@ -36,7 +39,10 @@ fn planes_give_the_bits_of_avx512_for_weights_of_any_bytes() {
             for (token, &number) in numbers.iter().enumerate() {
                 let alone = run(proof, weight, &quantised, &[number], |_| false);
                 let together = &own[token * rows..][..rows];
-                assert_eq!(together, alone, "{format}, token {token} of {tokens}");
+                assert_eq!(
+                    together, alone,
+                    "{format} {layout}, token {token} of {tokens}"
+                );
             }
         }
     }

@@ -5,8 +5,9 @@
 #![allow(clippy::undocumented_unsafe_blocks)]
 
 use super::blocks::{Format, Words};
-use super::columns::{ROWS, bytes, down, look_up, pointers, words};
-use crate::blocks::{HalfBytes, Mxfp4Block, Q4Block, Q4MinBlock, Q5Block, Q5MinBlock, Q8Block};
+use super::columns::{bytes, down, look_up};
+use super::sixteen::Sixteen;
+use crate::blocks::{Mxfp4Block, Q4Block, Q4MinBlock, Q5Block, Q5MinBlock, Q8Block};
 use crate::kernels::iq4::VALUES_AND_128;
 use std::arch::x86_64::*;
 use std::mem::offset_of;
@@ -38,9 +39,9 @@ impl Format for Q8_0 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    unsafe fn quants(rows: [&Q8Block; ROWS]) -> Words {
+    unsafe fn quants<R: Sixteen<Block = Q8Block>>(rows: R) -> Words {
         unsafe {
-            let mut quants = words::<8>(pointers(rows), offset_of!(Q8Block, quants));
+            let mut quants = rows.words::<8>(offset_of!(Q8Block, quants));
             for quants in &mut quants {
                 *quants = _mm512_xor_si512(*quants, bytes(-128));
             }
@@ -48,8 +49,8 @@ impl Format for Q8_0 {
         }
     }
     #[inline(always)]
-    unsafe fn scales(rows: [&Q8Block; ROWS]) -> __m512 {
-        unsafe { widen(|row| rows[row].scale) }
+    unsafe fn scales<R: Sixteen<Block = Q8Block>>(rows: R) -> __m512 {
+        unsafe { rows.half_floats(offset_of!(Q8Block, scale)) }
     }
 }
 
@@ -59,12 +60,12 @@ impl Format for Q4_0 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    unsafe fn quants(rows: [&Q4Block; ROWS]) -> Words {
-        unsafe { halves(pointers(rows), offset_of!(Q4Block, quants)) }
+    unsafe fn quants<R: Sixteen<Block = Q4Block>>(rows: R) -> Words {
+        unsafe { halves(rows, offset_of!(Q4Block, quants)) }
     }
     #[inline(always)]
-    unsafe fn scales(rows: [&Q4Block; ROWS]) -> __m512 {
-        unsafe { widen(|row| rows[row].scale) }
+    unsafe fn scales<R: Sixteen<Block = Q4Block>>(rows: R) -> __m512 {
+        unsafe { rows.half_floats(offset_of!(Q4Block, scale)) }
     }
 }
 
@@ -74,16 +75,16 @@ impl Format for Q4_1 {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    unsafe fn quants(rows: [&Q4MinBlock; ROWS]) -> Words {
-        unsafe { halves(pointers(rows), offset_of!(Q4MinBlock, quants)) }
+    unsafe fn quants<R: Sixteen<Block = Q4MinBlock>>(rows: R) -> Words {
+        unsafe { halves(rows, offset_of!(Q4MinBlock, quants)) }
     }
     #[inline(always)]
-    unsafe fn scales(rows: [&Q4MinBlock; ROWS]) -> __m512 {
-        unsafe { widen(|row| rows[row].scale) }
+    unsafe fn scales<R: Sixteen<Block = Q4MinBlock>>(rows: R) -> __m512 {
+        unsafe { rows.half_floats(offset_of!(Q4MinBlock, scale)) }
     }
     #[inline(always)]
-    unsafe fn minima(rows: [&Q4MinBlock; ROWS]) -> __m512 {
-        unsafe { widen(|row| rows[row].minimum) }
+    unsafe fn minima<R: Sixteen<Block = Q4MinBlock>>(rows: R) -> __m512 {
+        unsafe { rows.half_floats(offset_of!(Q4MinBlock, minimum)) }
     }
 }
 
@@ -93,15 +94,15 @@ impl Format for Q5_0 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    unsafe fn quants(rows: [&Q5Block; ROWS]) -> Words {
+    unsafe fn quants<R: Sixteen<Block = Q5Block>>(rows: R) -> Words {
         unsafe {
-            let codes = halves(pointers(rows), offset_of!(Q5Block, quants));
-            five_bits(codes, |row| rows[row].fifth)
+            let codes = halves(rows, offset_of!(Q5Block, quants));
+            five_bits(codes, rows.word(offset_of!(Q5Block, fifth)))
         }
     }
     #[inline(always)]
-    unsafe fn scales(rows: [&Q5Block; ROWS]) -> __m512 {
-        unsafe { widen(|row| rows[row].scale) }
+    unsafe fn scales<R: Sixteen<Block = Q5Block>>(rows: R) -> __m512 {
+        unsafe { rows.half_floats(offset_of!(Q5Block, scale)) }
     }
 }
 
@@ -111,19 +112,19 @@ impl Format for Q5_1 {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    unsafe fn quants(rows: [&Q5MinBlock; ROWS]) -> Words {
+    unsafe fn quants<R: Sixteen<Block = Q5MinBlock>>(rows: R) -> Words {
         unsafe {
-            let codes = halves(pointers(rows), offset_of!(Q5MinBlock, quants));
-            five_bits(codes, |row| rows[row].fifth)
+            let codes = halves(rows, offset_of!(Q5MinBlock, quants));
+            five_bits(codes, rows.word(offset_of!(Q5MinBlock, fifth)))
         }
     }
     #[inline(always)]
-    unsafe fn scales(rows: [&Q5MinBlock; ROWS]) -> __m512 {
-        unsafe { widen(|row| rows[row].scale) }
+    unsafe fn scales<R: Sixteen<Block = Q5MinBlock>>(rows: R) -> __m512 {
+        unsafe { rows.half_floats(offset_of!(Q5MinBlock, scale)) }
     }
     #[inline(always)]
-    unsafe fn minima(rows: [&Q5MinBlock; ROWS]) -> __m512 {
-        unsafe { widen(|row| rows[row].minimum) }
+    unsafe fn minima<R: Sixteen<Block = Q5MinBlock>>(rows: R) -> __m512 {
+        unsafe { rows.half_floats(offset_of!(Q5MinBlock, minimum)) }
     }
 }
 
@@ -133,23 +134,23 @@ impl Format for Mxfp4 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    unsafe fn quants(rows: [&Mxfp4Block; ROWS]) -> Words {
+    unsafe fn quants<R: Sixteen<Block = Mxfp4Block>>(rows: R) -> Words {
         unsafe {
-            let codes = halves(pointers(rows), offset_of!(Mxfp4Block, quants));
+            let codes = halves(rows, offset_of!(Mxfp4Block, quants));
             look_up(&TWICE_AND_16, codes)
         }
     }
     #[inline(always)]
-    unsafe fn scales(rows: [&Mxfp4Block; ROWS]) -> __m512 {
-        let mut scales = [0.0; ROWS];
-        for (scale, block) in scales.iter_mut().zip(rows) {
+    unsafe fn scales<R: Sixteen<Block = Mxfp4Block>>(rows: R) -> __m512 {
+        unsafe {
             // 2^(exponent - 128); the two least are below the normal floats.
-            let exponent = u32::from(block.exponent);
-            let denormal = 0x0020_0000 << (exponent & 1);
-            let normal = exponent.wrapping_sub(1) << 23;
-            *scale = f32::from_bits(if exponent < 2 { denormal } else { normal });
+            let exponent = rows.first_byte();
+            let one = _mm512_set1_epi32(1);
+            let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(exponent, one));
+            let denormal = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), exponent);
+            let small = _mm512_cmple_epi32_mask(exponent, one);
+            _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, small, denormal))
         }
-        unsafe { _mm512_loadu_ps(scales.as_ptr()) }
     }
 }
 
@@ -159,23 +160,23 @@ impl Format for Iq4Nl {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    unsafe fn quants(rows: [&Q4Block; ROWS]) -> Words {
+    unsafe fn quants<R: Sixteen<Block = Q4Block>>(rows: R) -> Words {
         unsafe {
-            let codes = halves(pointers(rows), offset_of!(Q4Block, quants));
+            let codes = halves(rows, offset_of!(Q4Block, quants));
             look_up(&VALUES_AND_128, codes)
         }
     }
     #[inline(always)]
-    unsafe fn scales(rows: [&Q4Block; ROWS]) -> __m512 {
-        unsafe { widen(|row| rows[row].scale) }
+    unsafe fn scales<R: Sixteen<Block = Q4Block>>(rows: R) -> __m512 {
+        unsafe { rows.half_floats(offset_of!(Q4Block, scale)) }
     }
 }
 
 /// Four bits an element: the lower halves of sixteen bytes, then the upper.
 #[inline(always)]
-unsafe fn halves(rows: [*const u8; ROWS], offset: usize) -> Words {
+unsafe fn halves(rows: impl Sixteen, offset: usize) -> Words {
     unsafe {
-        let packed = words::<4>(rows, offset);
+        let packed = rows.words::<4>(offset);
         let mut codes = [_mm512_setzero_si512(); 8];
         for (word, packed) in packed.into_iter().enumerate() {
             codes[word] = _mm512_and_si512(packed, bytes(15));
@@ -185,9 +186,9 @@ unsafe fn halves(rows: [*const u8; ROWS], offset: usize) -> Words {
     }
 }
 
-/// Four bits an element, and the fifth from bit i of a row's word.
+/// Four bits an element, and the fifth from bit i of a row's word in `fifth`.
 #[inline(always)]
-unsafe fn five_bits(mut codes: Words, fifth: impl Fn(usize) -> [u8; 4]) -> Words {
+unsafe fn five_bits(mut codes: Words, fifth: __m512i) -> Words {
     /// 16 in byte i of entry n where bit i of n is set.
     const SPREAD: [u32; 16] = {
         let mut spread = [0; 16];
@@ -199,13 +200,8 @@ unsafe fn five_bits(mut codes: Words, fifth: impl Fn(usize) -> [u8; 4]) -> Words
         }
         spread
     };
-    let mut words = [0u32; ROWS];
-    for (row, word) in words.iter_mut().enumerate() {
-        *word = u32::from_le_bytes(fifth(row));
-    }
     unsafe {
         let spread = _mm512_loadu_si512(SPREAD.as_ptr().cast());
-        let fifth = _mm512_loadu_si512(words.as_ptr().cast());
         for (word, codes) in codes.iter_mut().enumerate() {
             // The instruction looks at the lower four bits of each lane alone.
             let fifth = _mm512_permutexvar_epi32(down(fifth, 4 * word as u32), spread);
@@ -213,13 +209,4 @@ unsafe fn five_bits(mut codes: Words, fifth: impl Fn(usize) -> [u8; 4]) -> Words
         }
     }
     codes
-}
-
-#[inline(always)]
-unsafe fn widen(half: impl Fn(usize) -> HalfBytes) -> __m512 {
-    let mut halves = [[0; 2]; ROWS];
-    for (row, to) in halves.iter_mut().enumerate() {
-        *to = half(row);
-    }
-    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(halves.as_ptr().cast())) }
 }

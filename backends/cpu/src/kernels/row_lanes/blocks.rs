@@ -2,10 +2,10 @@
 
 use super::ahead::Ahead;
 use super::columns::ROWS;
+use super::sixteen::{Rows, Sixteen};
 use super::sums::{PANEL_ROWS, SLICES, Sums};
-use crate::blocks::BLOCK;
+use crate::blocks::{BLOCK, InLanes};
 use crate::kernels::activations::{BlockOperand, BlockRow, BlockRows};
-use crate::kernels::rows::{blocks_at, gather};
 use std::arch::x86_64::*;
 
 /// Tokens of one tile: as many as have all their dots and sums in registers beside the operands.
@@ -18,7 +18,7 @@ const BLOCKS: usize = 8;
 /// A format of blocks of 32, sixteen rows at a time.
 pub trait Format {
     /// One as it lies in memory.
-    type Block: bytemuck::Pod;
+    type Block: InLanes;
     /// 2 to which power is taken from every quant; None where nothing is.
     const OFFSET_LOG2: Option<u32>;
     /// Whether blocks have minima.
@@ -27,18 +27,18 @@ pub trait Format {
     ///
     /// # Safety
     /// The machine has what [`super::Avx512`] proves; as everywhere in this trait.
-    unsafe fn quants(rows: [&Self::Block; ROWS]) -> Words;
+    unsafe fn quants<R: Sixteen<Block = Self::Block>>(rows: R) -> Words;
     /// The scales.
     ///
     /// # Safety
     /// As above.
-    unsafe fn scales(rows: [&Self::Block; ROWS]) -> __m512;
+    unsafe fn scales<R: Sixteen<Block = Self::Block>>(rows: R) -> __m512;
     /// The minima; zeros where there are none.
     ///
     /// # Safety
     /// As above.
     #[inline(always)]
-    unsafe fn minima(_rows: [&Self::Block; ROWS]) -> __m512 {
+    unsafe fn minima<R: Sixteen<Block = Self::Block>>(_rows: R) -> __m512 {
         // SAFETY: as this function's.
         unsafe { _mm512_setzero_ps() }
     }
@@ -48,7 +48,7 @@ pub trait Format {
     /// # Safety
     /// As above.
     #[inline(always)]
-    unsafe fn unpack(rows: [&Self::Block; ROWS], to: &mut Slice) {
+    unsafe fn unpack<R: Sixteen<Block = Self::Block>>(rows: R, to: &mut Slice) {
         // SAFETY: as this function's; slices are aligned to registers.
         unsafe {
             let quants = Self::quants(rows);
@@ -88,40 +88,36 @@ impl Slice {
 
 type Panel = [[Slice; SLICES]; BLOCKS];
 
-/// Every product of weight rows with rows `tokens` of x; `emit(token, row, sums)` gets consecutive rows of one token.
+/// Every product of weight rows with rows `tokens` of x; `panel(row, height)` gives the rows from `row` on, in place of those that
+/// are missing any others; `emit(token, row, sums)` gets consecutive rows of one token.
 ///
 /// # Safety
 /// The machine has AVX-512 F, BW, DQ, VL and VNNI.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub unsafe fn products<'a, F: Format>(
+pub unsafe fn products<F: Format, R: Rows<Block = F::Block>>(
     rows: usize,
-    weight: impl Fn(usize) -> &'a [F::Block],
+    panel_of: impl Fn(usize, usize) -> [R; SLICES],
     x: &BlockRows,
     tokens: &[u32],
     mut emit: impl FnMut(usize, usize, &[f32]),
-) where
-    F::Block: 'a,
-{
+) {
     let mut panel: Box<Panel> = Box::new([[Slice::EMPTY; SLICES]; BLOCKS]);
     let mut sums: Vec<Sums> = Vec::new();
     for row in (0..rows).step_by(PANEL_ROWS) {
         let height = PANEL_ROWS.min(rows - row);
-        let group: [&[F::Block]; PANEL_ROWS] = gather(&weight, row, height);
+        let group = panel_of(row, height);
         sums.clear();
         sums.resize(tokens.len(), Sums::EMPTY);
         let blocks = group[0].len();
-        let mut ahead = Ahead::of(
-            group[0].as_ptr().cast(),
-            PANEL_ROWS * size_of_val(group[0]),
-            blocks,
-        );
+        let bytes = PANEL_ROWS * blocks * size_of::<F::Block>();
+        let mut ahead = Ahead::of(group[0].first_byte(), bytes, blocks);
         for first in (0..blocks).step_by(BLOCKS) {
             let count = BLOCKS.min(blocks - first);
             for (index, slices) in panel[..count].iter_mut().enumerate() {
                 ahead.part();
-                for (slice, rows) in slices.iter_mut().zip(group.as_chunks::<ROWS>().0) {
+                for (slice, rows) in slices.iter_mut().zip(group) {
                     // SAFETY: as this function's.
-                    unsafe { F::unpack(blocks_at(rows, first + index), slice) };
+                    unsafe { F::unpack(rows.at(first + index), slice) };
                 }
             }
             // SAFETY: as this function's.

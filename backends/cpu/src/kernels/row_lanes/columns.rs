@@ -8,19 +8,6 @@ use std::arch::x86_64::*;
 /// Rows of weights in one register.
 pub const ROWS: usize = 16;
 
-/// Bytes of one column.
-const COLUMN: usize = 16;
-
-/// Where the blocks lie. `map` would become a call here, around which no register keeps what it holds.
-#[inline(always)]
-pub fn pointers<B>(rows: [&B; ROWS]) -> [*const u8; ROWS] {
-    let mut pointers = [std::ptr::null(); ROWS];
-    for (pointer, row) in pointers.iter_mut().zip(rows) {
-        *pointer = std::ptr::from_ref(row).cast();
-    }
-    pointers
-}
-
 /// Lane r of word w = bytes 4 w to 4 w + 4 of the sixteen at `rows[r]`. The rows are brought together by quarters of
 /// registers straight from memory, so that only two of four steps of the transpose need the one port that shuffles.
 ///
@@ -57,29 +44,6 @@ pub unsafe fn transpose_quarters(rows: [__m512i; 4]) -> [__m512i; 4] {
             _mm512_unpacklo_epi64(high[0], high[1]),
             _mm512_unpackhi_epi64(high[0], high[1]),
         ]
-    }
-}
-
-/// The same for `WORDS` words, a multiple of four, that start `offset` bytes after each pointer.
-///
-/// # Safety
-/// As above, for all of the words.
-#[inline(always)]
-pub unsafe fn words<const WORDS: usize>(
-    rows: [*const u8; ROWS],
-    offset: usize,
-) -> [__m512i; WORDS] {
-    const { assert!(WORDS.is_multiple_of(4)) };
-    unsafe {
-        let mut all = [_mm512_setzero_si512(); WORDS];
-        for (column, all) in all.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-            let mut places = rows;
-            for place in &mut places {
-                *place = place.add(offset + column * COLUMN);
-            }
-            *all = words_of_16_bytes(places);
-        }
-        all
     }
 }
 

@@ -7,6 +7,7 @@ mod block_formats;
 mod blocks;
 mod columns;
 mod few;
+mod sixteen;
 mod sums;
 pub mod superblock_formats;
 mod superblock_parts;
@@ -14,17 +15,21 @@ mod superblocks;
 #[cfg(test)]
 mod tests;
 
-use super::activations::SuperblockRows;
+use super::activations::{BlockRows, SuperblockRows};
 use super::avx512::Avx512;
 use super::processor::is_amd;
 use super::product::Product;
 use crate::blocks::{BLOCK, SUPERBLOCK};
+use crate::view::WeightView;
 use block_formats as small;
-use odmoe_formats::BlockFormat as F;
+use bytemuck::Pod;
+use odmoe_formats::{BlockFormat as F, WeightLayout};
 
+use super::rows::gather;
 pub use ahead::Ahead;
 pub use columns::{ROWS, transpose_quarters, widen_low_halves};
-pub use sums::{PANEL_ROWS, Sums};
+pub use sixteen::{ApartRows, Rows, TogetherRows};
+pub use sums::{PANEL_ROWS, SLICES, Sums};
 use superblock_formats as large;
 pub use superblocks::{Format as SuperblockFormat, Slice, WORD, add};
 
@@ -61,16 +66,42 @@ where
     K::Block: 'a,
 {
     let first = product.rows.start;
+    let weights = match product.weight.layout {
+        WeightLayout::Lanes16 => {
+            let blocks = product.weight.row_bytes() / size_of::<K::Block>();
+            few::Weights::Together(product.weight.groups(product.rows.clone()), blocks)
+        }
+        _ => few::Weights::Apart(product.rows.len(), |row| product.weight.blocks(first + row)),
+    };
     // SAFETY: the machine has the instructions, as the proof says.
     unsafe {
-        few::products::<K>(
-            product.rows.len(),
-            |row| product.weight.blocks(first + row),
-            product.tokens,
-            x,
-            |token, row, sums| product.out.put(token, first + row, sums),
-        );
+        few::products::<K>(weights, product.tokens, x, |token, row, sums| {
+            product.out.put(token, first + row, sums);
+        });
     }
+}
+
+/// A panel of rows that lie by themselves: `height` rows, then copies of the first.
+#[inline(always)]
+pub fn panel_apart<'a, B: Pod>(
+    weight: &WeightView<'a>,
+    row: usize,
+    height: usize,
+) -> [ApartRows<'a, B>; SLICES] {
+    let rows: [&[B]; PANEL_ROWS] = gather(&|row| weight.blocks(row), row, height);
+    let (slices, _) = rows.as_chunks::<ROWS>();
+    [ApartRows(slices[0]), ApartRows(slices[1])]
+}
+
+/// A panel of rows in lanes: one group or two, of which a missing one is the first again.
+#[inline(always)]
+pub fn panel_together<'a, B: Pod>(
+    weight: &WeightView<'a>,
+    row: usize,
+    height: usize,
+) -> [TogetherRows<'a, B>; SLICES] {
+    let group = |row: usize| TogetherRows(weight.groups(row..row + ROWS));
+    [group(row), group(row + height - ROWS)]
 }
 
 fn superblocks<F: SuperblockFormat>(proof: Avx512, product: &Product<'_>) {
@@ -107,16 +138,21 @@ fn many_tokens<F: SuperblockFormat, const WHOLE: bool>(
     product: &Product<'_>,
     x: &SuperblockRows,
 ) {
-    let first = product.rows.start;
+    let (rows, tokens) = (product.rows.len(), product.tokens);
+    let (first, weight) = (product.rows.start, &product.weight);
+    let emit = |token, row, sums: &[f32]| product.out.put(token, first + row, sums);
     // SAFETY: the machine has the instructions, as the proof says.
     unsafe {
-        superblocks::products::<F, WHOLE>(
-            product.rows.len(),
-            |row| product.weight.blocks(first + row),
-            x,
-            product.tokens,
-            |token, row, sums| product.out.put(token, first + row, sums),
-        );
+        match weight.layout {
+            WeightLayout::Lanes16 => {
+                let panel = |row, height| panel_together(weight, first + row, height);
+                superblocks::products::<F, _, WHOLE>(rows, panel, x, tokens, emit);
+            }
+            _ => {
+                let panel = |row, height| panel_apart(weight, first + row, height);
+                superblocks::products::<F, _, WHOLE>(rows, panel, x, tokens, emit);
+            }
+        }
     }
 }
 
@@ -126,15 +162,25 @@ fn blocks<F: blocks::Format>(proof: Avx512, product: &Product<'_>) {
     if product.tokens.len() <= few_max(few::TOKENS_MAX) {
         return few::<few::Blocks<F>>(proof, product, |token| x.row(token as usize));
     }
-    let first = product.rows.start;
+    many_blocks::<F>(proof, product, x);
+}
+
+/// As [`blocks::products`].
+fn many_blocks<F: blocks::Format>(_proof: Avx512, product: &Product<'_>, x: &BlockRows) {
+    let (rows, tokens) = (product.rows.len(), product.tokens);
+    let (first, weight) = (product.rows.start, &product.weight);
+    let emit = |token, row, sums: &[f32]| product.out.put(token, first + row, sums);
     // SAFETY: the machine has the instructions, as the proof says.
     unsafe {
-        blocks::products::<F>(
-            product.rows.len(),
-            |row| product.weight.blocks(first + row),
-            x,
-            product.tokens,
-            |token, row, sums| product.out.put(token, first + row, sums),
-        );
+        match weight.layout {
+            WeightLayout::Lanes16 => {
+                let panel = |row, height| panel_together(weight, first + row, height);
+                blocks::products::<F, _>(rows, panel, x, tokens, emit);
+            }
+            _ => {
+                let panel = |row, height| panel_apart(weight, first + row, height);
+                blocks::products::<F, _>(rows, panel, x, tokens, emit);
+            }
+        }
     }
 }

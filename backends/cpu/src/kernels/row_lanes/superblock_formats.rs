@@ -4,10 +4,11 @@
 // from arrays of the length of a register; the instructions are there by the contract of `unpack`.
 #![allow(clippy::undocumented_unsafe_blocks)]
 
-use super::columns::{ROWS, bytes, down, look_up, pointers, words};
+use super::columns::{bytes, down, look_up};
+use super::sixteen::Sixteen;
 use super::superblock_parts::{
-    EIGHT, half_word, halves, keep, lanes, one_column, put_minima, put_minimum, put_scale,
-    put_scales, put_scales_and_minima, put_signed_scales, put_units, quarter_word, six_bits,
+    EIGHT, half_word, keep, lanes, one_column, put_minima, put_minimum, put_scale, put_scales,
+    put_scales_and_minima, put_signed_scales, put_units, quarter_word, six_bits,
 };
 use super::superblocks::{Format, Head, RUN, Run};
 use crate::blocks::{Iq4XsBlock, Q2KBlock, Q3KBlock, Q4KBlock, Q5KBlock, Q6KBlock, SUPERBLOCK};
@@ -50,23 +51,22 @@ impl Format for Q2K {
         quarter_word(column, run)
     }
     #[inline(always)]
-    unsafe fn head<const WHOLE: bool>(rows: [&Q2KBlock; ROWS], to: &mut Head) {
+    unsafe fn head<const WHOLE: bool, R: Sixteen<Block = Q2KBlock>>(rows: R, to: &mut Head) {
         unsafe {
-            let rows = pointers(rows);
-            let packed = words::<4>(rows, offset_of!(Q2KBlock, scales));
+            let packed = rows.words::<4>(offset_of!(Q2KBlock, scales));
             for (index, packed) in packed.into_iter().enumerate() {
                 put_scales(to, 4 * index, _mm512_and_si512(packed, bytes(15)));
                 let minima = _mm512_and_si512(down(packed, 4), bytes(15));
                 put_minima(to, 2 * index, minima);
             }
-            put_units(to, halves(rows, offset_of!(Q2KBlock, scale)));
-            put_minimum(to, halves(rows, offset_of!(Q2KBlock, minimum)));
+            put_units(to, rows.halves(offset_of!(Q2KBlock, scale)));
+            put_minimum(to, rows.halves(offset_of!(Q2KBlock, minimum)));
         }
     }
     #[inline(always)]
-    unsafe fn shared(_rows: [&Q2KBlock; ROWS]) {}
+    unsafe fn shared<R: Sixteen<Block = Q2KBlock>>(_rows: R) {}
     #[inline(always)]
-    unsafe fn column(rows: [&Q2KBlock; ROWS], (): &(), column: usize) -> [Run; 4] {
+    unsafe fn column<R: Sixteen<Block = Q2KBlock>>(rows: R, (): &(), column: usize) -> [Run; 4] {
         unsafe {
             let packed = one_column(rows, offset_of!(Q2KBlock, quants), column);
             [
@@ -99,18 +99,9 @@ impl Format for Q3K {
         quarter_word(column, run)
     }
     #[inline(always)]
-    unsafe fn head<const WHOLE: bool>(rows: [&Q3KBlock; ROWS], to: &mut Head) {
+    unsafe fn head<const WHOLE: bool, R: Sixteen<Block = Q3KBlock>>(rows: R, to: &mut Head) {
         unsafe {
-            // The last 16 bytes: two that are no part of it, then the scales and the unit.
-            const FIRST: usize = size_of::<Q3KBlock>() - 16;
-            let last = words::<4>(pointers(rows), FIRST);
-            let word = |index: usize| {
-                _mm512_or_si512(
-                    _mm512_srli_epi32::<16>(last[index]),
-                    _mm512_slli_epi32::<16>(last[index + 1]),
-                )
-            };
-            let [first, second, upper] = [word(0), word(1), word(2)];
+            let ([first, second, upper], unit) = rows.last_14_bytes();
             let scales = |low: __m512i, shift: u32, high: u32| {
                 let low = _mm512_and_si512(down(low, shift), bytes(15));
                 let high = _mm512_and_si512(down(upper, high), bytes(3));
@@ -121,18 +112,22 @@ impl Format for Q3K {
             put_signed_scales::<WHOLE>(to, 4, scales(second, 0, 2));
             put_signed_scales::<WHOLE>(to, 8, scales(first, 4, 4));
             put_signed_scales::<WHOLE>(to, 12, scales(second, 4, 6));
-            put_units(to, _mm512_srli_epi32::<16>(last[3]));
+            put_units(to, unit);
         }
     }
     #[inline(always)]
-    unsafe fn shared(rows: [&Q3KBlock; ROWS]) -> [Run; 2] {
+    unsafe fn shared<R: Sixteen<Block = Q3KBlock>>(rows: R) -> [Run; 2] {
         unsafe {
             let offset = offset_of!(Q3KBlock, third);
             [one_column(rows, offset, 0), one_column(rows, offset, 1)]
         }
     }
     #[inline(always)]
-    unsafe fn column(rows: [&Q3KBlock; ROWS], thirds: &[Run; 2], column: usize) -> [Run; 4] {
+    unsafe fn column<R: Sixteen<Block = Q3KBlock>>(
+        rows: R,
+        thirds: &[Run; 2],
+        column: usize,
+    ) -> [Run; 4] {
         unsafe {
             let packed = one_column(rows, offset_of!(Q3KBlock, quants), column);
             let mut runs = [packed; 4];
@@ -172,13 +167,13 @@ impl Format for Q4K {
         half_word(column, run)
     }
     #[inline(always)]
-    unsafe fn head<const WHOLE: bool>(rows: [&Q4KBlock; ROWS], to: &mut Head) {
-        unsafe { put_scales_and_minima(to, words::<4>(pointers(rows), 0)) }
+    unsafe fn head<const WHOLE: bool, R: Sixteen<Block = Q4KBlock>>(rows: R, to: &mut Head) {
+        unsafe { put_scales_and_minima(to, rows.words::<4>(0)) }
     }
     #[inline(always)]
-    unsafe fn shared(_rows: [&Q4KBlock; ROWS]) {}
+    unsafe fn shared<R: Sixteen<Block = Q4KBlock>>(_rows: R) {}
     #[inline(always)]
-    unsafe fn column(rows: [&Q4KBlock; ROWS], (): &(), column: usize) -> [Run; 2] {
+    unsafe fn column<R: Sixteen<Block = Q4KBlock>>(rows: R, (): &(), column: usize) -> [Run; 2] {
         unsafe {
             let packed = one_column(rows, offset_of!(Q4KBlock, quants), column);
             [keep(packed, 15), keep(packed, -16)]
@@ -205,18 +200,22 @@ impl Format for Q5K {
         half_word(column, run)
     }
     #[inline(always)]
-    unsafe fn head<const WHOLE: bool>(rows: [&Q5KBlock; ROWS], to: &mut Head) {
-        unsafe { put_scales_and_minima(to, words::<4>(pointers(rows), 0)) }
+    unsafe fn head<const WHOLE: bool, R: Sixteen<Block = Q5KBlock>>(rows: R, to: &mut Head) {
+        unsafe { put_scales_and_minima(to, rows.words::<4>(0)) }
     }
     #[inline(always)]
-    unsafe fn shared(rows: [&Q5KBlock; ROWS]) -> [Run; 2] {
+    unsafe fn shared<R: Sixteen<Block = Q5KBlock>>(rows: R) -> [Run; 2] {
         unsafe {
             let offset = offset_of!(Q5KBlock, fifth);
             [one_column(rows, offset, 0), one_column(rows, offset, 1)]
         }
     }
     #[inline(always)]
-    unsafe fn column(rows: [&Q5KBlock; ROWS], fifths: &[Run; 2], column: usize) -> [Run; 2] {
+    unsafe fn column<R: Sixteen<Block = Q5KBlock>>(
+        rows: R,
+        fifths: &[Run; 2],
+        column: usize,
+    ) -> [Run; 2] {
         unsafe {
             let packed = one_column(rows, offset_of!(Q5KBlock, quants), column);
             let mut runs = [packed; 2];
@@ -251,20 +250,19 @@ impl Format for Q6K {
         quarter_word(column, run)
     }
     #[inline(always)]
-    unsafe fn head<const WHOLE: bool>(rows: [&Q6KBlock; ROWS], to: &mut Head) {
+    unsafe fn head<const WHOLE: bool, R: Sixteen<Block = Q6KBlock>>(rows: R, to: &mut Head) {
         unsafe {
-            let rows = pointers(rows);
-            let scales = words::<4>(rows, offset_of!(Q6KBlock, scales));
+            let scales = rows.words::<4>(offset_of!(Q6KBlock, scales));
             for (index, scales) in scales.into_iter().enumerate() {
                 put_signed_scales::<WHOLE>(to, 4 * index, scales);
             }
-            put_units(to, halves(rows, offset_of!(Q6KBlock, scale)));
+            put_units(to, rows.halves(offset_of!(Q6KBlock, scale)));
         }
     }
     #[inline(always)]
-    unsafe fn shared(_rows: [&Q6KBlock; ROWS]) {}
+    unsafe fn shared<R: Sixteen<Block = Q6KBlock>>(_rows: R) {}
     #[inline(always)]
-    unsafe fn column(rows: [&Q6KBlock; ROWS], (): &(), column: usize) -> [Run; 4] {
+    unsafe fn column<R: Sixteen<Block = Q6KBlock>>(rows: R, (): &(), column: usize) -> [Run; 4] {
         unsafe {
             let (half, part) = (column / 2, column % 2);
             let first = one_column(rows, offset_of!(Q6KBlock, low), 4 * half + part);
@@ -302,10 +300,10 @@ impl Format for Iq4Xs {
         column * EIGHT + run * RUN
     }
     #[inline(always)]
-    unsafe fn head<const WHOLE: bool>(rows: [&Iq4XsBlock; ROWS], to: &mut Head) {
+    unsafe fn head<const WHOLE: bool, R: Sixteen<Block = Iq4XsBlock>>(rows: R, to: &mut Head) {
         unsafe {
             // The unit and the upper bits, the lower bits, and the first quants.
-            let [first, low, ..] = words::<4>(pointers(rows), 0);
+            let [first, low, ..] = rows.words::<4>(0);
             put_units(to, first);
             let high = _mm512_srli_epi32::<16>(first);
             for sub_block in 0..SUPERBLOCK / Self::SUB_BLOCK {
@@ -323,9 +321,9 @@ impl Format for Iq4Xs {
         }
     }
     #[inline(always)]
-    unsafe fn shared(_rows: [&Iq4XsBlock; ROWS]) {}
+    unsafe fn shared<R: Sixteen<Block = Iq4XsBlock>>(_rows: R) {}
     #[inline(always)]
-    unsafe fn column(rows: [&Iq4XsBlock; ROWS], (): &(), column: usize) -> [Run; 2] {
+    unsafe fn column<R: Sixteen<Block = Iq4XsBlock>>(rows: R, (): &(), column: usize) -> [Run; 2] {
         unsafe {
             let packed = one_column(rows, offset_of!(Iq4XsBlock, quants), column);
             let mut upper = packed;

@@ -4,7 +4,8 @@
 // from arrays of the length of a register; the instructions are there by the contract of `Format`.
 #![allow(clippy::undocumented_unsafe_blocks)]
 
-use super::columns::{ROWS, bytes, down, pointers, widen_low_halves, words};
+use super::columns::{bytes, down, widen_low_halves};
+use super::sixteen::Sixteen;
 use super::superblocks::{Head, RUN, Run};
 use std::arch::x86_64::*;
 
@@ -25,8 +26,8 @@ pub fn quarter_word(column: usize, run: usize) -> usize {
 
 /// The four words of sixteen bytes of each row, so many columns after `offset`.
 #[inline(always)]
-pub unsafe fn one_column<B>(rows: [&B; ROWS], offset: usize, column: usize) -> Run {
-    unsafe { words::<RUN>(pointers(rows), offset + 16 * column) }
+pub unsafe fn one_column(rows: impl Sixteen, offset: usize, column: usize) -> Run {
+    unsafe { rows.words::<RUN>(offset + 16 * column) }
 }
 
 /// Those bits of every byte.
@@ -53,16 +54,6 @@ pub unsafe fn six_bits(low: __m512i, high: __m512i) -> __m512i {
         let both = _mm512_ternarylogic_epi32::<0xca>(bytes(15), low, high);
         _mm512_and_si512(both, bytes(63))
     }
-}
-
-/// The two bytes at `offset` of each row.
-#[inline(always)]
-pub unsafe fn halves(rows: [*const u8; ROWS], offset: usize) -> __m512i {
-    let mut halves = [0u16; ROWS];
-    for (half, row) in halves.iter_mut().zip(rows) {
-        *half = unsafe { row.add(offset).cast::<u16>().read_unaligned() };
-    }
-    unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(halves.as_ptr().cast())) }
 }
 
 /// The unit in the lower half of each lane.

@@ -6,10 +6,10 @@
 
 use super::ahead::Ahead;
 use super::columns::{ROWS, down};
+use super::sixteen::{Rows, Sixteen};
 use super::sums::{PANEL_ROWS, SLICES, Sums};
-use crate::blocks::{SUB_BLOCKS, SUPERBLOCK};
+use crate::blocks::{InLanes, SUB_BLOCKS, SUPERBLOCK};
 use crate::kernels::activations::{ActivationSuperblock, SuperblockRows};
-use crate::kernels::rows::{blocks_at, gather};
 use std::arch::x86_64::*;
 
 /// Tokens of one tile: with two slices enough sums at a time to hide the latency of a dot product, and few enough that
@@ -21,7 +21,7 @@ pub const WORD: usize = 4;
 /// A format of superblocks, sixteen rows at a time.
 pub trait Format {
     /// One as it lies in memory.
-    type Block: bytemuck::Pod;
+    type Block: InLanes;
     /// Elements with one scale.
     const SUB_BLOCK: usize;
     /// Elements whose unsigned quants, less `OFFSET`, give sums of products within 16 bits: 8 or 16, or 0 where not even
@@ -54,18 +54,18 @@ pub trait Format {
     ///
     /// # Safety
     /// The machine has what [`super::Avx512`] proves; as everywhere in this trait.
-    unsafe fn head<const WHOLE: bool>(rows: [&Self::Block; ROWS], to: &mut Head);
+    unsafe fn head<const WHOLE: bool, R: Sixteen<Block = Self::Block>>(rows: R, to: &mut Head);
     /// What [`Self::column`] wants to have.
     ///
     /// # Safety
     /// As above.
-    unsafe fn shared(rows: [&Self::Block; ROWS]) -> Self::Shared;
+    unsafe fn shared<R: Sixteen<Block = Self::Block>>(rows: R) -> Self::Shared;
     /// The quants of a column.
     ///
     /// # Safety
     /// As above.
-    unsafe fn column(
-        rows: [&Self::Block; ROWS],
+    unsafe fn column<R: Sixteen<Block = Self::Block>>(
+        rows: R,
         shared: &Self::Shared,
         column: usize,
     ) -> Self::Column;
@@ -75,10 +75,10 @@ pub trait Format {
     /// # Safety
     /// As above.
     #[inline(always)]
-    unsafe fn unpack<const WHOLE: bool>(rows: [&Self::Block; ROWS], to: &mut Slice) {
+    unsafe fn unpack<const WHOLE: bool, R: Sixteen<Block = Self::Block>>(rows: R, to: &mut Slice) {
         // SAFETY: as this function's; words are of the size of a register.
         unsafe {
-            Self::head::<WHOLE>(rows, &mut to.head);
+            Self::head::<WHOLE, R>(rows, &mut to.head);
             let shared = Self::shared(rows);
             for column in 0..Self::COLUMNS {
                 let quants = Self::column(rows, &shared, column);
@@ -139,38 +139,37 @@ impl Head {
     };
 }
 
-/// Every product of weight rows with rows `tokens` of x; `emit(token, row, sums)`. `WHOLE`: each sub-block's sum is
-/// multiplied with its scale as a whole, which AMD's cores do as fast as with halves; else in groups of 16 bits.
+/// Every product of weight rows with rows `tokens` of x; `panel_of(row, height)` gives the rows from `row` on, in place of those that
+/// are missing any others; `emit(token, row, sums)`. `WHOLE`: each sub-block's sum is multiplied with its scale as a whole,
+/// which AMD's cores do as fast as with halves; else in groups of 16 bits.
 ///
 /// # Safety
 /// The machine has AVX-512 F, BW, DQ, VL and VNNI.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub unsafe fn products<'a, F: Format, const WHOLE: bool>(
+pub unsafe fn products<F: Format, R: Rows<Block = F::Block>, const WHOLE: bool>(
     rows: usize,
-    weight: impl Fn(usize) -> &'a [F::Block],
+    panel_of: impl Fn(usize, usize) -> [R; SLICES],
     x: &SuperblockRows,
     tokens: &[u32],
     mut emit: impl FnMut(usize, usize, &[f32]),
-) where
-    F::Block: 'a,
-{
+) {
     let mut panel = Box::new([Slice::EMPTY; SLICES]);
     let mut sums: Vec<Sums> = Vec::new();
     for row in (0..rows).step_by(PANEL_ROWS) {
         let height = PANEL_ROWS.min(rows - row);
-        let group: [&[F::Block]; PANEL_ROWS] = gather(&weight, row, height);
+        let group = panel_of(row, height);
         sums.clear();
         sums.resize(tokens.len(), Sums::EMPTY);
         let blocks = group[0].len();
         let mut ahead = Ahead::of(
-            group[0].as_ptr().cast(),
-            PANEL_ROWS * size_of_val(group[0]),
+            group[0].first_byte(),
+            PANEL_ROWS * blocks * size_of::<F::Block>(),
             blocks * tiles::<WHOLE>(tokens.len()),
         );
         for block in 0..blocks {
-            for (slice, rows) in panel.iter_mut().zip(group.as_chunks::<ROWS>().0) {
+            for (slice, rows) in panel.iter_mut().zip(group) {
                 // SAFETY: as this function's.
-                unsafe { F::unpack::<WHOLE>(blocks_at(rows, block), slice) };
+                unsafe { F::unpack::<WHOLE, _>(rows.at(block), slice) };
             }
             // SAFETY: as this function's.
             unsafe {

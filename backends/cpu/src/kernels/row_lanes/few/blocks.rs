@@ -1,10 +1,9 @@
 //! Blocks of 32.
 
 use super::super::blocks::{Format, WORD};
-use super::super::columns::ROWS;
-use super::{Kind, Wishes};
+use super::super::sixteen::Rows;
+use super::{Kind, Part, Wishes};
 use crate::kernels::activations::BlockRow;
-use crate::kernels::rows::blocks_at;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
@@ -18,8 +17,8 @@ impl<F: Format> Kind for Blocks<F> {
     const EMPTY: () = ();
 
     #[inline(always)]
-    unsafe fn panel<const T: usize>(
-        rows: [&[F::Block]; ROWS],
+    unsafe fn panel<R: Rows<Block = F::Block>, const T: usize>(
+        rows: R,
         x: &[BlockRow<'_>; T],
         (): &mut (),
         wishes: Wishes,
@@ -27,9 +26,9 @@ impl<F: Format> Kind for Blocks<F> {
         // SAFETY: as this function's; words of x lie within its 32 elements.
         unsafe {
             let mut sums = [_mm512_setzero_ps(); T];
-            for index in 0..rows[0].len() {
-                wishes.go_on(&rows, index);
-                let rows = blocks_at(&rows, index);
+            for index in 0..rows.len() {
+                rows.go_on(wishes, index, Part::ALL);
+                let rows = rows.at(index);
                 let quants = F::quants(rows);
                 let scales = F::scales(rows);
                 let minima = F::minima(rows);

@@ -1,9 +1,10 @@
 //! Superblocks of 256: a column of sixteen bytes of sixteen rows is brought into lanes, taken apart, multiplied with
 //! every token and forgotten.
 
-use super::super::columns::{ROWS, down};
+use super::super::columns::down;
+use super::super::sixteen::{Rows, Sixteen};
 use super::super::superblocks::{Format, Head, RUN, WORD, correction, offset};
-use super::{Kind, Wishes};
+use super::{Kind, Part, Wishes};
 use crate::kernels::activations::ActivationSuperblock;
 use crate::kernels::rows::blocks_at;
 use std::arch::x86_64::*;
@@ -19,8 +20,8 @@ impl<F: Format, const WHOLE: bool> Kind for Superblocks<F, WHOLE> {
     const EMPTY: Head = Head::EMPTY;
 
     #[inline(always)]
-    unsafe fn panel<const T: usize>(
-        rows: [&[F::Block]; ROWS],
+    unsafe fn panel<R: Rows<Block = F::Block>, const T: usize>(
+        rows: R,
         x: &[&[ActivationSuperblock]; T],
         head: &mut Head,
         wishes: Wishes,
@@ -28,12 +29,13 @@ impl<F: Format, const WHOLE: bool> Kind for Superblocks<F, WHOLE> {
         // SAFETY: as this function's; heads are aligned to registers.
         unsafe {
             let mut sums = [_mm512_setzero_ps(); T];
-            for block in 0..rows[0].len() {
-                wishes.go_on(&rows, block);
-                let rows = blocks_at(&rows, block);
-                F::head::<WHOLE>(rows, head);
+            for block in 0..rows.len() {
+                let all = rows;
+                let rows = rows.at(block);
+                F::head::<WHOLE, _>(rows, head);
                 let x = blocks_at(x, block);
-                let dots = dots::<F, WHOLE, T>(rows, head, x);
+                let dots =
+                    dots::<F, _, WHOLE, T>(rows, head, x, |part| all.go_on(wishes, block, part));
                 let scale = _mm512_load_ps(head.scale.as_ptr());
                 let minimum = _mm512_load_ps(head.minimum.as_ptr());
                 for t in 0..T {
@@ -57,10 +59,11 @@ const SHIFT_QUANTS_FROM: usize = RUN;
 
 /// The integer dots of one superblock of sixteen rows.
 #[inline(always)]
-unsafe fn dots<F: Format, const WHOLE: bool, const T: usize>(
-    rows: [&F::Block; ROWS],
+unsafe fn dots<F: Format, R: Sixteen<Block = F::Block>, const WHOLE: bool, const T: usize>(
+    rows: R,
     head: &Head,
     x: [&ActivationSuperblock; T],
+    go_on: impl Fn(Part),
 ) -> [__m512i; T] {
     // Of a run, which is no more than a sub-block.
     let together = if WHOLE { RUN * WORD } else { F::GROUP };
@@ -69,6 +72,11 @@ unsafe fn dots<F: Format, const WHOLE: bool, const T: usize>(
         let mut totals = [_mm512_setzero_si512(); T];
         let shared = F::shared(rows);
         for column in 0..F::COLUMNS {
+            // All wishes at once would hold up the loads behind them.
+            go_on(Part {
+                index: column,
+                of: F::COLUMNS,
+            });
             let quants = F::column(rows, &shared, column);
             for run in 0..F::RUNS {
                 let mut quants = quants.as_ref()[run];
