@@ -20,6 +20,7 @@ use odmoe_bench::{belady, recall, replay};
 use odmoe_convert::WeightFormat;
 use odmoe_engine::PositionLogprobs;
 use odmoe_expert_store::residency::eviction::Eviction;
+use odmoe_formats::WeightLayout;
 use odmoe_formats::gguf::Gguf;
 use odmoe_tests::engine::{EngineOptions, TestEngine};
 use odmoe_tests::golden::{numbers, read_json, token_ids};
@@ -192,6 +193,8 @@ fn check_perplexity(
     const STRIDE: usize = 256;
     let options = EngineOptions {
         weights,
+        // Floats have rows alone.
+        layout: WeightLayout::Lanes16,
         kv_format,
         cache_share: 1.0,
         prefill_chunk_tokens: 256,
