@@ -1,14 +1,16 @@
-//! The master oracle on GGUF models of mixed Q4_K and Q6_K: whatever part of the experts fits in memory, and whoever
-//! else is being served, tokens and logprobs are those of the model that is all resident, bit for bit.
+//! The master oracle on GGUF models of mixed Q4_K and Q6_K: whatever part of the experts fits in memory, in whatever order their
+//! weights lie, and whoever else is being served, tokens and logprobs are those of the model that is all resident, bit for bit.
 
 use odmoe_engine::PositionLogprobs;
+use odmoe_formats::WeightLayout::{self, Lanes16, RowMajor};
 use odmoe_tests::engine::{EngineOptions, TestEngine};
 use odmoe_tests::golden::Golden;
 
 const GENERATED_TOKENS: u32 = 24;
 
-fn start(golden: &Golden, cache_share: f64) -> TestEngine {
+fn start(golden: &Golden, layout: WeightLayout, cache_share: f64) -> TestEngine {
     let options = EngineOptions {
+        layout,
         cache_share,
         // Several chunks a prompt.
         prefill_chunk_tokens: 10,
@@ -42,24 +44,27 @@ fn together(golden: &Golden, engine: &TestEngine) -> Vec<Vec<PositionLogprobs>> 
 
 fn check(name: &str) {
     let golden = Golden::gguf(name);
-    let expected = alone(&golden, &start(&golden, 1.0));
+    let expected = alone(&golden, &start(&golden, RowMajor, 1.0));
     assert!(
         expected
             .iter()
             .all(|r| r.len() == GENERATED_TOKENS as usize)
     );
     // A share of nothing is the least budget: two experts.
-    for share in [0.0, 0.25, 0.5] {
-        let engine = start(&golden, share);
-        assert!(alone(&golden, &engine) == expected, "{name}, {share}");
+    for (layout, share) in [(RowMajor, 0.0), (Lanes16, 0.25), (RowMajor, 0.5)] {
+        let engine = start(&golden, layout, share);
+        assert!(
+            alone(&golden, &engine) == expected,
+            "{name}, {layout}, {share}"
+        );
         assert!(
             together(&golden, &engine) == expected,
-            "{name}, {share}, in a batch"
+            "{name}, {layout}, {share}, in a batch"
         );
     }
     assert!(
-        together(&golden, &start(&golden, 1.0)) == expected,
-        "{name}, in a batch"
+        together(&golden, &start(&golden, Lanes16, 1.0)) == expected,
+        "{name}, {Lanes16}, in a batch"
     );
 }
 
