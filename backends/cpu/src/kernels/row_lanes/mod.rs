@@ -19,13 +19,13 @@ use super::activations::{BlockRows, SuperblockRows};
 use super::avx512::Avx512;
 use super::processor::is_amd;
 use super::product::Product;
+use super::rows::gather;
 use crate::blocks::{BLOCK, SUPERBLOCK};
 use crate::view::WeightView;
 use block_formats as small;
 use bytemuck::Pod;
 use odmoe_formats::{BlockFormat as F, WeightLayout};
 
-use super::rows::gather;
 pub use ahead::Ahead;
 pub use columns::{ROWS, transpose_quarters, widen_low_halves};
 pub use sixteen::{ApartRows, Rows, TogetherRows};
