@@ -76,9 +76,25 @@ impl<'a> OutRows<'a> {
     }
 
     /// The same for a product whose columns begin so much later.
-    fn starting_at(self, column: usize) -> Self {
+    pub(super) fn starting_at(self, column: usize) -> Self {
         let first = self.first + column;
         Self { first, ..self }
+    }
+
+    /// Asks for what [`Self::put`] will write: `height` columns of so many tokens. Results lie far apart, and each would be
+    /// waited for.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn wish(&self, tokens: Range<usize>, column: usize, height: usize) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        for &row in &self.rows[tokens] {
+            let start = row as usize * self.stride + self.first + column;
+            for line in (start..start + height).step_by(LANES) {
+                let line = self.out.as_ptr().wrapping_add(line);
+                // SAFETY: a wish may be for any address.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+            }
+        }
     }
 
     #[inline(always)]

@@ -25,6 +25,12 @@ impl<'a, T> SharedSlice<'a, T> {
         }
     }
 
+    /// Where it begins.
+    #[cfg(target_arch = "x86_64")]
+    pub fn as_ptr(&self) -> *const T {
+        self.base
+    }
+
     /// One part. Panics out of bounds.
     ///
     /// # Safety

@@ -5,6 +5,7 @@ use super::columns::ROWS;
 use super::sixteen::{Rows, Sixteen};
 use super::sums::{PANEL_ROWS, SLICES, Sums};
 use crate::blocks::{BLOCK, InLanes};
+use crate::kernels::OutRows;
 use crate::kernels::activations::{BlockOperand, BlockRow, BlockRows};
 use std::arch::x86_64::*;
 
@@ -89,7 +90,7 @@ impl Slice {
 type Panel = [[Slice; SLICES]; BLOCKS];
 
 /// Every product of weight rows with rows `tokens` of x; `panel(row, height)` gives the rows from `row` on, in place of those that
-/// are missing any others; `emit(token, row, sums)` gets consecutive rows of one token.
+/// are missing any others; row 0 comes out at column 0.
 ///
 /// # Safety
 /// The machine has AVX-512 F, BW, DQ, VL and VNNI.
@@ -99,7 +100,7 @@ pub unsafe fn products<F: Format, R: Rows<Block = F::Block>>(
     panel_of: impl Fn(usize, usize) -> [R; SLICES],
     x: &BlockRows,
     tokens: &[u32],
-    mut emit: impl FnMut(usize, usize, &[f32]),
+    out: OutRows<'_>,
 ) {
     let mut panel: Box<Panel> = Box::new([[Slice::EMPTY; SLICES]; BLOCKS]);
     let mut sums: Vec<Sums> = Vec::new();
@@ -113,6 +114,9 @@ pub unsafe fn products<F: Format, R: Rows<Block = F::Block>>(
         let mut ahead = Ahead::of(group[0].first_byte(), bytes, blocks);
         for first in (0..blocks).step_by(BLOCKS) {
             let count = BLOCKS.min(blocks - first);
+            let end = first + count;
+            let wanted = tokens.len() * first / blocks..tokens.len() * end / blocks;
+            out.wish(wanted, row, height);
             for (index, slices) in panel[..count].iter_mut().enumerate() {
                 ahead.part();
                 for (slice, rows) in slices.iter_mut().zip(group) {
@@ -124,7 +128,7 @@ pub unsafe fn products<F: Format, R: Rows<Block = F::Block>>(
             unsafe { panel_with_tokens::<F>(&panel[..count], first, x, tokens, &mut sums) };
         }
         for (token, sums) in sums.iter().enumerate() {
-            emit(token, row, &sums.rows()[..height]);
+            out.put(token, row, &sums.rows()[..height]);
         }
     }
 }

@@ -6,6 +6,7 @@ mod ahead;
 mod block_formats;
 mod blocks;
 mod columns;
+mod dozen;
 mod few;
 mod sixteen;
 mod sums;
@@ -37,6 +38,26 @@ pub use superblocks::{Format as SuperblockFormat, Slice, WORD, add};
 /// unpacking into memory pays later.
 fn few_max(on_amd: usize) -> usize {
     if is_amd() { on_amd } else { 4 }
+}
+
+/// Tokens from which on superblocks in lanes are multiplied by dozens.
+const SUPERBLOCKS_BY_DOZENS: usize = 3;
+/// The same for blocks of 32, of which few need no more registers.
+const BLOCKS_BY_DOZENS: usize = few::TOKENS_MAX + 1;
+/// Beyond this unpacking is next to nothing, and panels load less.
+const BY_DOZENS_MAX: usize = 63;
+
+/// Whether the product goes by dozens. Measured on AMD's cores alone, which take two cycles to store each register that
+/// panels store.
+fn by_dozens(product: &Product<'_>, from: usize) -> bool {
+    let lanes = product.weight.layout == WeightLayout::Lanes16;
+    lanes && is_amd() && (from..=BY_DOZENS_MAX).contains(&product.tokens.len())
+}
+
+/// As [`dozen::product`].
+fn dozen<'a, K: dozen::Kind>(_proof: Avx512, product: &Product<'a>, x: impl Fn(u32) -> K::X<'a>) {
+    // SAFETY: the machine has the instructions, as the proof says.
+    unsafe { dozen::product::<K>(product, x) }
 }
 
 /// Runs the product, where it is of a format that is done here; else says so.
@@ -116,6 +137,9 @@ fn of_superblocks<F: SuperblockFormat, const WHOLE: bool>(proof: Avx512, product
     const { assert!(WHOLE || F::GROUP > 0) };
     debug_assert_eq!(product.weight.format.block_elements(), SUPERBLOCK);
     let x = product.x.superblocks.expect("activations in superblocks");
+    if by_dozens(product, SUPERBLOCKS_BY_DOZENS) {
+        return dozen::<dozen::Superblocks<F>>(proof, product, |token| x.row(token as usize));
+    }
     if product.tokens.len() <= few_max(F::FEW_ON_AMD) {
         few_tokens::<F, WHOLE>(proof, product, x);
     } else {
@@ -140,17 +164,17 @@ fn many_tokens<F: SuperblockFormat, const WHOLE: bool>(
 ) {
     let (rows, tokens) = (product.rows.len(), product.tokens);
     let (first, weight) = (product.rows.start, &product.weight);
-    let emit = |token, row, sums: &[f32]| product.out.put(token, first + row, sums);
+    let out = product.out.starting_at(first);
     // SAFETY: the machine has the instructions, as the proof says.
     unsafe {
         match weight.layout {
             WeightLayout::Lanes16 => {
                 let panel = |row, height| panel_together(weight, first + row, height);
-                superblocks::products::<F, _, WHOLE>(rows, panel, x, tokens, emit);
+                superblocks::products::<F, _, WHOLE>(rows, panel, x, tokens, out);
             }
             _ => {
                 let panel = |row, height| panel_apart(weight, first + row, height);
-                superblocks::products::<F, _, WHOLE>(rows, panel, x, tokens, emit);
+                superblocks::products::<F, _, WHOLE>(rows, panel, x, tokens, out);
             }
         }
     }
@@ -159,6 +183,9 @@ fn many_tokens<F: SuperblockFormat, const WHOLE: bool>(
 fn blocks<F: blocks::Format>(proof: Avx512, product: &Product<'_>) {
     debug_assert_eq!(product.weight.format.block_elements(), BLOCK);
     let x = product.x.blocks.expect("activations in blocks");
+    if by_dozens(product, BLOCKS_BY_DOZENS) {
+        return dozen::<dozen::Blocks<F>>(proof, product, |token| x.row(token as usize));
+    }
     if product.tokens.len() <= few_max(few::TOKENS_MAX) {
         return few::<few::Blocks<F>>(proof, product, |token| x.row(token as usize));
     }
@@ -169,17 +196,17 @@ fn blocks<F: blocks::Format>(proof: Avx512, product: &Product<'_>) {
 fn many_blocks<F: blocks::Format>(_proof: Avx512, product: &Product<'_>, x: &BlockRows) {
     let (rows, tokens) = (product.rows.len(), product.tokens);
     let (first, weight) = (product.rows.start, &product.weight);
-    let emit = |token, row, sums: &[f32]| product.out.put(token, first + row, sums);
+    let out = product.out.starting_at(first);
     // SAFETY: the machine has the instructions, as the proof says.
     unsafe {
         match weight.layout {
             WeightLayout::Lanes16 => {
                 let panel = |row, height| panel_together(weight, first + row, height);
-                blocks::products::<F, _>(rows, panel, x, tokens, emit);
+                blocks::products::<F, _>(rows, panel, x, tokens, out);
             }
             _ => {
                 let panel = |row, height| panel_apart(weight, first + row, height);
-                blocks::products::<F, _>(rows, panel, x, tokens, emit);
+                blocks::products::<F, _>(rows, panel, x, tokens, out);
             }
         }
     }

@@ -7,8 +7,9 @@
 use super::columns::{bytes, down, look_up};
 use super::sixteen::Sixteen;
 use super::superblock_parts::{
-    EIGHT, half_word, keep, lanes, one_column, put_minima, put_minimum, put_scale, put_scales,
-    put_scales_and_minima, put_signed_scales, put_units, quarter_word, six_bits,
+    EIGHT, half_place, half_word, keep, lanes, one_column, put_minima, put_minimum, put_scale,
+    put_scales, put_scales_and_minima, put_signed_scales, put_units, quarter_place, quarter_word,
+    six_bits,
 };
 use super::superblocks::{Format, Head, RUN, Run};
 use crate::blocks::{Iq4XsBlock, Q2KBlock, Q3KBlock, Q4KBlock, Q5KBlock, Q6KBlock, SUPERBLOCK};
@@ -49,6 +50,10 @@ impl Format for Q2K {
     #[inline(always)]
     fn word(column: usize, run: usize) -> usize {
         quarter_word(column, run)
+    }
+    #[inline(always)]
+    fn place(run: usize) -> (usize, usize) {
+        quarter_place(run)
     }
     #[inline(always)]
     unsafe fn head<const WHOLE: bool, R: Sixteen<Block = Q2KBlock>>(rows: R, to: &mut Head) {
@@ -97,6 +102,10 @@ impl Format for Q3K {
     #[inline(always)]
     fn word(column: usize, run: usize) -> usize {
         quarter_word(column, run)
+    }
+    #[inline(always)]
+    fn place(run: usize) -> (usize, usize) {
+        quarter_place(run)
     }
     #[inline(always)]
     unsafe fn head<const WHOLE: bool, R: Sixteen<Block = Q3KBlock>>(rows: R, to: &mut Head) {
@@ -167,6 +176,10 @@ impl Format for Q4K {
         half_word(column, run)
     }
     #[inline(always)]
+    fn place(run: usize) -> (usize, usize) {
+        half_place(run)
+    }
+    #[inline(always)]
     unsafe fn head<const WHOLE: bool, R: Sixteen<Block = Q4KBlock>>(rows: R, to: &mut Head) {
         unsafe { put_scales_and_minima(to, rows.words::<4>(0)) }
     }
@@ -198,6 +211,10 @@ impl Format for Q5K {
     #[inline(always)]
     fn word(column: usize, run: usize) -> usize {
         half_word(column, run)
+    }
+    #[inline(always)]
+    fn place(run: usize) -> (usize, usize) {
+        half_place(run)
     }
     #[inline(always)]
     unsafe fn head<const WHOLE: bool, R: Sixteen<Block = Q5KBlock>>(rows: R, to: &mut Head) {
@@ -250,6 +267,10 @@ impl Format for Q6K {
         quarter_word(column, run)
     }
     #[inline(always)]
+    fn place(run: usize) -> (usize, usize) {
+        quarter_place(run)
+    }
+    #[inline(always)]
     unsafe fn head<const WHOLE: bool, R: Sixteen<Block = Q6KBlock>>(rows: R, to: &mut Head) {
         unsafe {
             let scales = rows.words::<4>(offset_of!(Q6KBlock, scales));
@@ -298,6 +319,10 @@ impl Format for Iq4Xs {
     #[inline(always)]
     fn word(column: usize, run: usize) -> usize {
         column * EIGHT + run * RUN
+    }
+    #[inline(always)]
+    fn place(run: usize) -> (usize, usize) {
+        (run / 2, run % 2)
     }
     #[inline(always)]
     unsafe fn head<const WHOLE: bool, R: Sixteen<Block = Iq4XsBlock>>(rows: R, to: &mut Head) {

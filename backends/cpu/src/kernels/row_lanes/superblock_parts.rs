@@ -18,6 +18,18 @@ pub fn half_word(column: usize, run: usize) -> usize {
     column / 2 * 2 * EIGHT + run * EIGHT + column % 2 * RUN
 }
 
+/// The inverse of [`half_word`], in runs.
+#[inline(always)]
+pub fn half_place(run: usize) -> (usize, usize) {
+    (run / 4 * 2 + run % 2, run % 4 / 2)
+}
+
+/// The inverse of [`quarter_word`], in runs.
+#[inline(always)]
+pub fn quarter_place(run: usize) -> (usize, usize) {
+    (run / 8 * 2 + run % 2, run % 8 / 2)
+}
+
 /// Where two bits an element lie: 128 elements in two columns.
 #[inline(always)]
 pub fn quarter_word(column: usize, run: usize) -> usize {

@@ -9,6 +9,7 @@ use super::columns::{ROWS, down};
 use super::sixteen::{Rows, Sixteen};
 use super::sums::{PANEL_ROWS, SLICES, Sums};
 use crate::blocks::{InLanes, SUB_BLOCKS, SUPERBLOCK};
+use crate::kernels::OutRows;
 use crate::kernels::activations::{ActivationSuperblock, SuperblockRows};
 use std::arch::x86_64::*;
 
@@ -50,6 +51,8 @@ pub trait Format {
     }
     /// The first word of a run, counted in the superblock.
     fn word(column: usize, run: usize) -> usize;
+    /// The column and run of a superblock's words 4 `run` to 4 `run` + 4: the inverse of [`Self::word`].
+    fn place(run: usize) -> (usize, usize);
     /// Writes scales, minima and units; signed scales as `WHOLE` lanes or with 0 in the upper half.
     ///
     /// # Safety
@@ -140,7 +143,7 @@ impl Head {
 }
 
 /// Every product of weight rows with rows `tokens` of x; `panel_of(row, height)` gives the rows from `row` on, in place of those that
-/// are missing any others; `emit(token, row, sums)`. `WHOLE`: each sub-block's sum is multiplied with its scale as a whole,
+/// are missing any others; row 0 comes out at column 0. `WHOLE`: each sub-block's sum is multiplied with its scale as a whole,
 /// which AMD's cores do as fast as with halves; else in groups of 16 bits.
 ///
 /// # Safety
@@ -151,7 +154,7 @@ pub unsafe fn products<F: Format, R: Rows<Block = F::Block>, const WHOLE: bool>(
     panel_of: impl Fn(usize, usize) -> [R; SLICES],
     x: &SuperblockRows,
     tokens: &[u32],
-    mut emit: impl FnMut(usize, usize, &[f32]),
+    out: OutRows<'_>,
 ) {
     let mut panel = Box::new([Slice::EMPTY; SLICES]);
     let mut sums: Vec<Sums> = Vec::new();
@@ -167,6 +170,8 @@ pub unsafe fn products<F: Format, R: Rows<Block = F::Block>, const WHOLE: bool>(
             blocks * tiles::<WHOLE>(tokens.len()),
         );
         for block in 0..blocks {
+            let wanted = tokens.len() * block / blocks..tokens.len() * (block + 1) / blocks;
+            out.wish(wanted, row, height);
             for (slice, rows) in panel.iter_mut().zip(group) {
                 // SAFETY: as this function's.
                 unsafe { F::unpack::<WHOLE, _>(rows.at(block), slice) };
@@ -177,7 +182,7 @@ pub unsafe fn products<F: Format, R: Rows<Block = F::Block>, const WHOLE: bool>(
             };
         }
         for (token, sums) in sums.iter().enumerate() {
-            emit(token, row, &sums.rows()[..height]);
+            out.put(token, row, &sums.rows()[..height]);
         }
     }
 }
