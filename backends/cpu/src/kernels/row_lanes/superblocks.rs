@@ -34,7 +34,7 @@ pub trait Format {
     const SHIFT: u32;
     /// Sub-blocks that have a minimum each; 0 where none has.
     const MINIMA: usize;
-    /// On AMD's cores, up to how many tokens weights are multiplied straight from registers.
+    /// On AMD's cores, up to how many tokens weights that do not go by dozens are multiplied straight from registers.
     const FEW_ON_AMD: usize;
     /// Columns of sixteen bytes, or where quants are in two parts, what goes with one.
     const COLUMNS: usize;
