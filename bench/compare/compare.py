@@ -22,16 +22,17 @@ from pathlib import Path
 import table
 
 HERE = Path(__file__).parent
+ONE_STREAM = "decode, 1 stream"
 # The work of each run, and the rows that come of it. The first warms both programs up.
 WORKS = {
-    "1x128+33": {"prefill of 128": "prefill_tokens_per_s", "decode, 1 stream": "decode_tokens_per_s"},
+    "1x128+33": {"prefill of 128": "prefill_tokens_per_s", ONE_STREAM: "decode_tokens_per_s"},
     "1x512+1": {"prefill of 512": "prefill_tokens_per_s"},
     "4x16+13": {"decode, 4 streams": "decode_tokens_per_s"},
     "8x16+9": {"decode, 8 streams": "decode_tokens_per_s"},
 }
 # More tokens where a token takes microseconds.
 SMALL_WORKS = {
-    "1x128+257": {"prefill of 128": "prefill_tokens_per_s", "decode, 1 stream": "decode_tokens_per_s"},
+    "1x128+257": {"prefill of 128": "prefill_tokens_per_s", ONE_STREAM: "decode_tokens_per_s"},
     "1x512+1": {"prefill of 512": "prefill_tokens_per_s"},
     "4x16+129": {"decode, 4 streams": "decode_tokens_per_s"},
     "8x16+129": {"decode, 8 streams": "decode_tokens_per_s"},
@@ -61,6 +62,8 @@ class Model:
         self.gguf, self.store = arguments.folder / f"{name}.gguf", arguments.folder / f"{name}.store"
         # (program, row) -> one figure a round.
         self.figures, self.failures = {}, {}
+        # program -> for each round, what part of the memory's bandwidth around it one stream's decode takes.
+        self.memory_shares = {}
 
     def make(self):
         if not self.gguf.exists() and self.preset is None:
@@ -77,10 +80,10 @@ class Model:
         shutil.rmtree(self.store, ignore_errors=True)
 
     def run(self, program, repeat):
-        """One run of one program: a figure for each row that it has not lost."""
+        """One run of one program: a figure for each row that it has not lost. Returns the figures."""
         works = [w for w, rows in self.works.items() if any(not self.settled(program, row) for row in rows)]
         if not works or program in self.failures:
-            return
+            return {}
         flags = [flag for work in works for flag in ("--work", work)]
         if program == OURS:
             line = [self.arguments.odmoe, "bench", "--model", self.store, "--repeats", 1, "--json", *flags,
@@ -96,11 +99,25 @@ class Model:
                 raise
             # llama.cpp's repacking crashes on some machines, and runs out of memory on others.
             self.failures[program] = f"status {failed.returncode}"
-            return
+            return {}
+        new = {}
         for work, report in zip(works, reports, strict=True):
             for row, figure in self.works[work].items():
-                value = report[figure]["median"] if program == OURS else report[figure]
-                self.figures.setdefault((program, row), []).append(value)
+                new[row] = report[figure]["median"] if program == OURS else report[figure]
+                self.figures.setdefault((program, row), []).append(new[row])
+        return new
+
+    def round(self, repeat):
+        """Each program once. Memory is measured between them: on a shared host it changes within a round."""
+        before = measure_memory(self.arguments)
+        for program in (OURS, PLAIN, REPACKED):
+            figures = self.run(program, repeat)
+            if ONE_STREAM not in figures:
+                continue
+            after = measure_memory(self.arguments)
+            share = figures[ONE_STREAM] * self.facts["bytes_a_token"] / statistics.mean((before, after))
+            self.memory_shares.setdefault(program, []).append(share)
+            before = after
 
     def settled(self, program, row):
         mine, other = (self.figures.get((p, row), []) for p in (program, PLAIN if program == REPACKED else REPACKED))
@@ -116,7 +133,7 @@ class Model:
         # A prompt's tokens do not pass the output head, but for the last.
         facts["prefill_parameters"] = facts["active_parameters"] - config["vocab_size"] * config["hidden_size"]
         return {"model": self.name, "file_bytes": self.gguf.stat().st_size, **facts, "tokens_per_s": figures,
-                "failures": self.failures}
+                "memory_shares": self.memory_shares, "failures": self.failures}
 
 
 def command(*line):
@@ -130,6 +147,12 @@ def command(*line):
 
 def measure_limits(arguments):
     return json.loads(command(arguments.limits, "--threads", arguments.threads))
+
+
+def measure_memory(arguments):
+    """Bytes per second over about a second, as long as a decode row takes."""
+    report = command(arguments.limits, "--threads", arguments.threads, "--memory-alone", "--runs", 16)
+    return json.loads(report)["mean_read_bytes_per_s"]
 
 
 def parse():
@@ -160,8 +183,7 @@ def main():
         model.make()
         limits = [measure_limits(arguments)]
         for repeat in range(1, arguments.repeats + 1):
-            for program in (OURS, PLAIN, REPACKED):
-                model.run(program, repeat)
+            model.round(repeat)
             print(f"{name}: round {repeat}, {time.time() - began:.0f} s", file=sys.stderr, flush=True)
         limits.append(measure_limits(arguments))
         report["models"].append(model.report() | {"limits": limits})

@@ -5,6 +5,7 @@ import statistics
 import sys
 from pathlib import Path
 
+PEERS = ("llama.cpp", "llama.cpp, repacked")
 HEADER = ["model", "work", "odmoe", "llama.cpp", "repacked", "ratio", "of the limit"]
 
 
@@ -23,9 +24,15 @@ def best(limits, key):
 
 
 def fraction(model, row, rate):
-    """Of memory bandwidth for one stream's decode, of the integer peak for prefill; None where no single limit is."""
+    """Of memory bandwidth for one stream's decode, of the integer peak for prefill; empty where no single limit is.
+
+    Bandwidth is what memory gave at best, and behind it the parts that each program took of what it gave beside it.
+    """
     if row == "decode, 1 stream" and (bandwidth := best(model["limits"], "read_bytes_per_s")):
-        return f"{rate * model['bytes_a_token'] / bandwidth:.2f} of {bandwidth / 1e9:.1f} GB/s"
+        shares = model.get("memory_shares", {})
+        taken = [f"{statistics.median(shares[p]):.2f}" for p in ("odmoe", *PEERS) if p in shares]
+        beside = f"; of memory beside {', '.join(taken)}" if taken else ""
+        return f"{rate * model['bytes_a_token'] / bandwidth:.2f} of {bandwidth / 1e9:.1f} GB/s{beside}"
     if not row.startswith("prefill"):
         return ""
     peaks = {name: best(model["limits"], f"{name}_ops_per_s") for name in ("amx_int8", "vnni_int8", "f32")}
@@ -36,10 +43,10 @@ def fraction(model, row, rate):
 def rows(model):
     for row, programs in model["tokens_per_s"].items():
         ours = statistics.median(programs["odmoe"])
-        peers = [programs.get(name, []) for name in ("llama.cpp", "llama.cpp, repacked")]
+        peers = [programs.get(name, []) for name in PEERS]
         better = max((statistics.median(p) for p in peers if p), default=None)
         shown = [spread(p) if p else model["failures"].get(name, "-")
-                 for p, name in zip(peers, ("llama.cpp", "llama.cpp, repacked"))]
+                 for p, name in zip(peers, PEERS)]
         ratio = f"{ours / better:.2f}" if better else "-"
         yield [model["model"], row, spread(programs["odmoe"]), *shown, ratio, fraction(model, row, ours)]
 

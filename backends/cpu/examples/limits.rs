@@ -1,10 +1,11 @@
 //! What the machine's memory and arithmetic give at most, as JSON: what kernels are measured against.
 //!
-//! `cargo run --release -p odmoe-backend-cpu --example limits -- [--threads N] [--mebibytes N]`
+//! `cargo run --release -p odmoe-backend-cpu --example limits -- [--threads N] [--mebibytes N] [--memory-alone]
+//! [--runs N]`
 //!
 //! Memory: all threads read parts of one buffer, far beyond the caches, and add it up. Arithmetic: each thread runs
-//! independent chains of one instruction on registers. Each figure is the best of several runs; an instruction that the
-//! machine lacks has null. Operations count a multiply-add as two.
+//! independent chains of one instruction on registers. Each figure is the best of several runs, of memory also their
+//! mean; an instruction that the machine lacks has null. Operations count a multiply-add as two.
 
 #[cfg(target_arch = "x86_64")]
 use odmoe_backend_cpu::KernelSet;
@@ -30,12 +31,24 @@ fn main() {
     };
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let threads = option("--threads", cores).max(1);
+    let memory_alone = arguments
+        .iter()
+        .any(|argument| argument == "--memory-alone");
     let buffer = filled(option("--mebibytes", 2048) << 20, threads);
+    let reads: Vec<f64> = (0..option("--runs", RUNS).max(1))
+        .map(|_| read(&buffer, threads))
+        .collect();
+    // Of bytes over time, as a program that reads for as long would have it.
+    let mean = reads.len() as f64 / reads.iter().map(|rate| 1.0 / rate).sum::<f64>();
     let show = |rate: Option<f64>| rate.map_or("null".to_owned(), |rate| format!("{rate:.0}"));
-    let peak = |chain: Option<Chain>| show(chain.map(|chain| best_ops(chain, threads)));
+    let peak = |chain: Option<Chain>| {
+        let chain = chain.filter(|_| !memory_alone);
+        show(chain.map(|chain| best_ops(chain, threads)))
+    };
     println!(
-        "{{\"threads\":{threads},\"read_bytes_per_s\":{},\"amx_int8_ops_per_s\":{},\"vnni_int8_ops_per_s\":{},\"f32_ops_per_s\":{}}}",
-        show(Some(best_read(&buffer, threads))),
+        "{{\"threads\":{threads},\"read_bytes_per_s\":{},\"mean_read_bytes_per_s\":{},\"amx_int8_ops_per_s\":{},\"vnni_int8_ops_per_s\":{},\"f32_ops_per_s\":{}}}",
+        show(reads.iter().copied().reduce(f64::max)),
+        show(Some(mean)),
         peak(amx()),
         peak(vnni()),
         peak(f32_chain()),
@@ -55,19 +68,15 @@ fn filled(bytes: usize, threads: usize) -> Vec<u64> {
 }
 
 /// Bytes per second.
-fn best_read(buffer: &[u64], threads: usize) -> f64 {
+fn read(buffer: &[u64], threads: usize) -> f64 {
     let part = buffer.len().div_ceil(threads).max(1);
-    let bytes = size_of_val(buffer) as f64;
-    let run = || {
-        let start = Instant::now();
-        thread::scope(|scope| {
-            for words in buffer.chunks(part) {
-                scope.spawn(move || black_box(sum(words)));
-            }
-        });
-        bytes / start.elapsed().as_secs_f64()
-    };
-    (0..RUNS).map(|_| run()).fold(0.0, f64::max)
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for words in buffer.chunks(part) {
+            scope.spawn(move || black_box(sum(words)));
+        }
+    });
+    size_of_val(buffer) as f64 / start.elapsed().as_secs_f64()
 }
 
 /// Operations per second.
