@@ -126,8 +126,10 @@ impl SequenceSampler {
 
 /// Leaves finite logits and -inf, at least one of them finite, and returns the most likely token.
 fn make_comparable(logits: &mut [f32]) -> u32 {
-    wide::exclude_nan(logits);
-    let greatest = wide::max(logits);
+    let (greatest, has_nan) = wide::max(logits);
+    if has_nan {
+        wide::exclude_nan(logits);
+    }
     let best = logits.iter().position(|&logit| logit == greatest);
     if greatest.is_infinite() {
         for logit in logits.iter_mut() {

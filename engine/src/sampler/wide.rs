@@ -54,29 +54,33 @@ impl NullaryFnOnce for Sum<'_> {
     }
 }
 
-/// The greatest of values that are no NaN.
-pub(super) fn max(values: &[f32]) -> f32 {
+/// The greatest of the values that are no NaN, -inf where all are, and whether one is NaN: in one pass, since a vocabulary is long.
+pub(super) fn max(values: &[f32]) -> (f32, bool) {
     ARCH.dispatch(Max(values))
 }
 
 struct Max<'a>(&'a [f32]);
 
 impl NullaryFnOnce for Max<'_> {
-    type Output = f32;
+    type Output = (f32, bool);
 
     #[inline(always)]
-    fn call(self) -> f32 {
+    fn call(self) -> (f32, bool) {
         let mut greatest = [f32::NEG_INFINITY; LANES];
+        // 1 where a value was NaN.
+        let mut nans = [0_u32; LANES];
         for values in self.0.chunks(LANES) {
-            for (greatest, value) in greatest.iter_mut().zip(values) {
+            for ((greatest, nan), value) in greatest.iter_mut().zip(&mut nans).zip(values) {
                 *greatest = if *value > *greatest {
                     *value
                 } else {
                     *greatest
                 };
+                *nan |= u32::from(value.is_nan());
             }
         }
-        greatest.into_iter().fold(f32::NEG_INFINITY, f32::max)
+        let greatest = greatest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        (greatest, nans.contains(&1))
     }
 }
 
