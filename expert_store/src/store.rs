@@ -9,8 +9,9 @@ use crate::residency::{
     Command, CopyId, ExpertUse, Extent, Grant, Machine, Moment, PinId, Priority, ReadId, Settings,
     SlotId,
 };
-use odmoe_backend::{Backend, Event, StreamId, Waker};
-use odmoe_formats::{ByteCount, ExpertKey, LayerIndex};
+use odmoe_backend::{Backend, Capabilities, Event, StreamId, Waker};
+use odmoe_formats::manifest::{ObjectTensor, PageableObject};
+use odmoe_formats::{ByteCount, ExpertKey, LayerIndex, WeightLayout};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,6 +24,7 @@ pub struct ExpertStore {
     machine: Machine,
     catalog: Arc<Catalog>,
     backend: Arc<dyn Backend>,
+    capabilities: Capabilities,
     observer: Arc<dyn StoreObserver>,
     memory: SlotMemory,
     readers: ReaderPool,
@@ -68,12 +70,22 @@ impl ExpertStore {
         for extent in machine.extents() {
             memory.allocate(&*backend, extent)?;
         }
-        let readers = ReaderPool::start(readers, &catalog, &reader, Checks::Checksum, &waker)
-            .map_err(|e| StoreError::Thread(e.to_string()))?;
+        let capabilities = backend.capabilities();
+        let checks = Checks::Checksum;
+        let readers = ReaderPool::start(
+            readers,
+            &catalog,
+            Some(&capabilities),
+            &reader,
+            checks,
+            &waker,
+        )
+        .map_err(|e| StoreError::Thread(e.to_string()))?;
         let mut store = Self {
             machine,
             catalog,
             backend,
+            capabilities,
             observer,
             memory,
             readers,
@@ -99,6 +111,11 @@ impl ExpertStore {
         self.machine.resize(layouts, self.moment(now));
         self.carry_out();
         Ok(ByteCount(bytes))
+    }
+
+    /// How the tensor of an object lies in a slot.
+    pub fn layout_in_slots(&self, object: &PageableObject, tensor: &ObjectTensor) -> WeightLayout {
+        self.capabilities.layout_in_memory(object.layout_of(tensor))
     }
 
     /// Asks for a set of distinct experts. Hits are ready at the next [`Self::take_landed`]; misses land as they are

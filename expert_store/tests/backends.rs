@@ -6,9 +6,12 @@ mod common;
 use common::{content, key, manifest, write_files};
 use odmoe_backend::{Backend, Event, ReadBack, StreamId};
 use odmoe_backend_checking::{CheckingBackend, CheckingConfig, Completion};
-use odmoe_backend_cpu::{CpuBackend, CpuConfig};
+use odmoe_backend_cpu::{CpuBackend, CpuConfig, KernelSet};
 use odmoe_expert_store::*;
-use odmoe_formats::ByteCount;
+use odmoe_formats::block::to_lanes;
+use odmoe_formats::checksum::Xxh3;
+use odmoe_formats::manifest::{Manifest, ObjectTensor};
+use odmoe_formats::{BlockFormat, ByteCount, WeightLayout};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,19 +25,22 @@ fn sizes() -> Vec<u64> {
 }
 
 fn cpu() -> Arc<dyn Backend> {
-    Arc::new(
-        CpuBackend::new(CpuConfig {
-            threads: 1,
-            kernels: None,
-        })
-        .unwrap(),
-    )
+    cpu_with(None)
+}
+
+fn cpu_with(kernels: Option<KernelSet>) -> Arc<dyn Backend> {
+    let threads = 1;
+    Arc::new(CpuBackend::new(CpuConfig { threads, kernels }).unwrap())
 }
 
 fn checking(seed: u64, unified_memory: bool) -> Arc<dyn Backend> {
+    checked(cpu(), seed, unified_memory)
+}
+
+fn checked(inner: Arc<dyn Backend>, seed: u64, unified_memory: bool) -> Arc<dyn Backend> {
     let completion = Completion::AfterPolls { most: 5 };
     Arc::new(CheckingBackend::new(
-        cpu(),
+        inner,
         CheckingConfig {
             seed,
             unified_memory,
@@ -155,4 +161,102 @@ fn nothing_is_touched_before_its_time_with_two_tiers() {
     for seed in 0..3 {
         run(checking(seed, false), seed as u32);
     }
+}
+
+const TENSOR: (BlockFormat, u64, u64) = (BlockFormat::Q8_0, 48, 64);
+
+/// A store of one object, whose only tensor lies in lanes; the same tensor in rows.
+fn in_lanes(dir: &std::path::Path) -> (Manifest, Vec<u8>) {
+    let (format, rows, columns) = TENSOR;
+    let bytes = rows * format.row_bytes(columns).unwrap();
+    let mut manifest = manifest(&[8192]);
+    let in_rows = content(0, bytes);
+    let object = &mut manifest.objects[0];
+    let mut stored = content(0, object.bytes);
+    to_lanes(format, columns, &in_rows, &mut stored[..bytes as usize]);
+    object.layout = WeightLayout::Lanes16;
+    object.xxh3_128 = Xxh3::of(&stored).to_hex();
+    let tensor = ObjectTensor {
+        offset: 0,
+        bytes,
+        shape: vec![rows, columns],
+        format,
+    };
+    object.tensors.insert("gate_proj".into(), tensor);
+    write_files(dir, &[object.bytes]);
+    let path = dir.join(&manifest.files[0].path);
+    let mut file = std::fs::read(&path).unwrap();
+    let at = object.offset as usize;
+    file[at..at + stored.len()].copy_from_slice(&stored);
+    std::fs::write(path, file).unwrap();
+    (manifest, in_rows)
+}
+
+/// What is in the only slot once the object has landed, and the layout that it is said to have.
+fn landed(backend: Arc<dyn Backend>) -> (Vec<u8>, WeightLayout, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let (manifest, in_rows) = in_lanes(dir.path());
+    let reader = Arc::new(FileReader::open(dir.path(), &manifest).unwrap());
+    let catalog = Arc::new(Catalog::new(&manifest));
+    let config = StoreConfig {
+        budget: catalog.least_budget(),
+        ..StoreConfig::default()
+    };
+    let mut store = ExpertStore::new(
+        catalog,
+        backend.clone(),
+        reader,
+        config,
+        Arc::new(NoObserver),
+        Arc::new(|| {}),
+    )
+    .unwrap();
+    let ticket = store.acquire(&[key(0)], Phase::Decode, Instant::now());
+    let mut landed = Vec::new();
+    while store.take_landed(ticket, &mut landed) > 0 {
+        store.poll(Instant::now());
+        std::thread::yield_now();
+    }
+    let Some(Landed::Ready { slot, pin, .. }) = landed.pop() else {
+        panic!("the object can be read");
+    };
+    let object = &manifest.objects[0];
+    let tensor = &object.tensors["gate_proj"];
+    let layout = store.layout_in_slots(object, tensor);
+    let bytes = 0..tensor.bytes as usize;
+    let mut back = backend.read_back(StreamId::COMPUTE, &slot, bytes).unwrap();
+    let found = loop {
+        if let Some(bytes) = backend.take(&mut back).unwrap() {
+            break bytes;
+        }
+        store.poll(Instant::now());
+    };
+    let read = backend.record(StreamId::COMPUTE).unwrap();
+    store.release(vec![pin], read);
+    (found, layout, in_rows)
+}
+
+/// Verified as it is stored, then laid out once, whether the slot is addressed or reached by uploads.
+#[test]
+fn lanes_land_in_rows_where_the_backend_takes_no_lanes() {
+    let portable = || cpu_with(Some(KernelSet::Portable));
+    for backend in [
+        portable(),
+        checked(portable(), 1, true),
+        checked(portable(), 2, false),
+    ] {
+        let (found, layout, in_rows) = landed(backend);
+        assert_eq!(layout, WeightLayout::RowMajor);
+        assert!(found == in_rows);
+    }
+}
+
+#[test]
+fn lanes_land_as_they_are_stored_where_the_backend_takes_them() {
+    let (found, layout, in_rows) = landed(cpu_with(Some(KernelSet::Reference)));
+    assert_eq!(layout, WeightLayout::Lanes16);
+    let (format, _, columns) = TENSOR;
+    let mut lanes = vec![0; in_rows.len()];
+    to_lanes(format, columns, &in_rows, &mut lanes);
+    assert!(found == lanes);
 }

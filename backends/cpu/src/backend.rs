@@ -103,6 +103,7 @@ impl Backend for CpuBackend {
             unified_memory: true,
             invariance: Invariance { batch: true },
             formats: BlockFormat::ALL.to_vec(),
+            layouts: self.kernels.weight_layouts().to_vec(),
         }
     }
 

@@ -73,11 +73,19 @@ impl KernelSet {
         Instructions::detect(self).is_some()
     }
 
-    /// The layout of weights that it multiplies fastest. It multiplies all of them, to the same bits.
+    /// The layout of weights that it multiplies fastest.
     pub fn weight_layout(self) -> WeightLayout {
         match self {
             Self::Avx512 | Self::Amx => WeightLayout::Lanes16,
             Self::Reference | Self::Portable | Self::Avx2 | Self::Neon => WeightLayout::RowMajor,
+        }
+    }
+
+    /// The layouts that it multiplies, all to the same bits.
+    pub fn weight_layouts(self) -> &'static [WeightLayout] {
+        match self {
+            Self::Reference | Self::Avx512 | Self::Amx => &WeightLayout::ALL,
+            Self::Portable | Self::Avx2 | Self::Neon => &[WeightLayout::RowMajor],
         }
     }
 

@@ -1,7 +1,9 @@
 //! Operands as kernels see them: slices with shapes.
 
 use bytemuck::Pod;
-use odmoe_formats::block::{LANES, row_of_lanes, rows_of_lanes};
+#[cfg(target_arch = "x86_64")]
+use odmoe_formats::block::LANES;
+use odmoe_formats::block::row_of_lanes;
 use odmoe_formats::{BlockFormat, WeightLayout};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -70,13 +72,6 @@ impl<'a> WeightView<'a> {
     #[inline(always)]
     pub fn row_bytes(&self) -> usize {
         self.row_bytes
-    }
-
-    /// Copies rows in lanes, whole groups, one after another as the format defines them.
-    pub fn copy_rows(&self, rows: Range<usize>, to: &mut [u8]) {
-        assert_eq!(self.layout, WeightLayout::Lanes16);
-        let groups = &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes];
-        rows_of_lanes(self.format, self.columns as u64, groups, to);
     }
 
     /// The bytes of one row as its format defines it, whatever the layout. Copies where rows do not lie by themselves.

@@ -3,7 +3,7 @@
 use crate::buffer::{Buffer, Extent, HostWindow};
 use crate::kv::{KvCache, KvSpec};
 use crate::op::Op;
-use odmoe_formats::{BlockFormat, ByteCount};
+use odmoe_formats::{BlockFormat, ByteCount, WeightLayout};
 use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
@@ -55,6 +55,19 @@ pub struct Capabilities {
     pub invariance: Invariance,
     /// Weight formats that its matrix products take.
     pub formats: Vec<BlockFormat>,
+    /// In which order blocks of weights may lie; row-major is always among them.
+    pub layouts: Vec<WeightLayout>,
+}
+
+impl Capabilities {
+    /// In which layout weights of a store lie in memory: their own, or row-major where the backend does not take that.
+    /// Whoever loads them lays them out so ([`WeightLayout::into_rows`]), once, rather than every product.
+    pub fn layout_in_memory(&self, stored: WeightLayout) -> WeightLayout {
+        match self.layouts.contains(&stored) {
+            true => stored,
+            false => WeightLayout::RowMajor,
+        }
+    }
 }
 
 /// What the largest op of a forward pass looks like, for [`scratch_bytes_max`].

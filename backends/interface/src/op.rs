@@ -17,7 +17,8 @@ pub struct Weight {
     pub offset_bytes: usize,
     /// How it is stored.
     pub format: BlockFormat,
-    /// In which order its blocks lie; fits format and rows, as [`WeightLayout::of_matrix`] says.
+    /// In which order its blocks lie: one that the backend takes ([`crate::Capabilities::layouts`]), and that fits format and
+    /// rows, as [`WeightLayout::of_matrix`] says.
     pub layout: WeightLayout,
     /// Output width, N.
     pub rows: usize,

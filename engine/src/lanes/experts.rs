@@ -74,7 +74,7 @@ impl ExpertWork {
             match expert {
                 Landed::Ready { key, slot, pin } => {
                     work.groups
-                        .push(group(catalog.object(key), &slot, self.rows(key)));
+                        .push(group(store, catalog.object(key), &slot, self.rows(key)));
                     work.pins.push(pin);
                 }
                 Landed::Failed { key, error } => {
@@ -93,14 +93,19 @@ impl ExpertWork {
     }
 }
 
-fn group(object: &PageableObject, slot: &Buffer, rows: Arc<[ExpertRow]>) -> ExpertGroup {
+fn group(
+    store: &ExpertStore,
+    object: &PageableObject,
+    slot: &Buffer,
+    rows: Arc<[ExpertRow]>,
+) -> ExpertGroup {
     let weight = |role: ExpertRole| {
         let tensor = &object.tensors[role.name()];
         Weight {
             buffer: slot.clone(),
             offset_bytes: tensor.offset as usize,
             format: tensor.format,
-            layout: object.layout_of(tensor),
+            layout: store.layout_in_slots(object, tensor),
             rows: tensor.shape[0] as usize,
             columns: tensor.shape[1] as usize,
         }

@@ -2,11 +2,11 @@
 //! their places; [`WeightLoader::finish`] fills these, several at once.
 
 use crate::api::{LoadProgress, StartError};
-use odmoe_backend::{Backend, Buffer, StreamId, Weight};
+use odmoe_backend::{Backend, Buffer, Capabilities, StreamId, Weight};
 use odmoe_expert_store::{LoadError, ReadError, ShardReader};
 use odmoe_formats::checksum::Xxh3Hasher;
 use odmoe_formats::manifest::{Manifest, ResidentTensor};
-use odmoe_formats::{BlockFormat, ByteCount};
+use odmoe_formats::{BlockFormat, ByteCount, WeightLayout};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
@@ -17,7 +17,7 @@ pub const READ_BYTES: usize = 8 << 20;
 pub struct WeightLoader<'a> {
     manifest: &'a Manifest,
     backend: &'a dyn Backend,
-    formats: Vec<BlockFormat>,
+    capabilities: Capabilities,
     asked: BTreeSet<&'a str>,
     places: Vec<Place<'a>>,
 }
@@ -35,7 +35,7 @@ impl<'a> WeightLoader<'a> {
         Self {
             manifest,
             backend,
-            formats: backend.capabilities().formats,
+            capabilities: backend.capabilities(),
             asked: BTreeSet::new(),
             places: Vec::new(),
         }
@@ -49,7 +49,7 @@ impl<'a> WeightLoader<'a> {
         columns: usize,
     ) -> Result<Weight, StartError> {
         let (name, tensor) = self.tensor(name, &[rows, columns])?;
-        if !self.formats.contains(&tensor.format) {
+        if !self.capabilities.formats.contains(&tensor.format) {
             let format = tensor.format;
             return Err(StartError::Shape(format!(
                 "{name} is {format:?}, which this backend cannot multiply"
@@ -110,6 +110,7 @@ impl<'a> WeightLoader<'a> {
         let loading = Loading {
             manifest: self.manifest,
             backend: self.backend,
+            capabilities: self.capabilities,
             reader,
             progress,
             total: self.places.iter().map(|place| place.tensor.bytes).sum(),
@@ -174,7 +175,7 @@ impl<'a> WeightLoader<'a> {
             buffer,
             offset_bytes: 0,
             format: tensor.format,
-            layout: tensor.layout,
+            layout: self.capabilities.layout_in_memory(tensor.layout),
             rows,
             columns,
         })
@@ -185,6 +186,7 @@ impl<'a> WeightLoader<'a> {
 struct Loading<'a> {
     manifest: &'a Manifest,
     backend: &'a dyn Backend,
+    capabilities: Capabilities,
     reader: &'a dyn ShardReader,
     progress: LoadProgress<'a>,
     total: u64,
@@ -194,6 +196,14 @@ struct Loading<'a> {
 }
 
 impl Loading<'_> {
+    fn lay_out(&self, tensor: &ResidentTensor, bytes: &mut [u8]) {
+        let stored = tensor.layout;
+        if self.capabilities.layout_in_memory(stored) != stored {
+            let columns = tensor.shape.last().copied().unwrap_or(0);
+            stored.into_rows(tensor.format, columns, bytes, &mut Vec::new());
+        }
+    }
+
     /// Loads what is left, one after another.
     fn run(&self) -> Result<(), StartError> {
         loop {
@@ -215,21 +225,19 @@ impl Loading<'_> {
         Err(StartError::Load(damaged))
     }
 
-    /// Reads a tensor into its buffer; returns the checksum of what was read.
+    /// Reads a tensor into its buffer, in the layout that the backend takes; returns the checksum of what was read.
     fn fill(&self, tensor: &ResidentTensor, buffer: &Buffer) -> Result<String, StartError> {
         let mut hasher = Xxh3Hasher::new();
         let bytes = tensor.bytes as usize;
+        let at_once = piece_bytes(tensor);
         if let Some(mut window) = self.backend.host_window(buffer) {
-            for (index, piece) in window.bytes_mut()[..bytes]
-                .chunks_mut(READ_BYTES)
-                .enumerate()
-            {
-                self.read(tensor, index * READ_BYTES, piece, &mut hasher)?;
+            for (index, piece) in window.bytes_mut()[..bytes].chunks_mut(at_once).enumerate() {
+                self.read(tensor, index * at_once, piece, &mut hasher)?;
             }
         } else {
-            let mut staging = vec![0; bytes.min(READ_BYTES)];
-            for offset in (0..bytes).step_by(READ_BYTES) {
-                let piece = &mut staging[..READ_BYTES.min(bytes - offset)];
+            let mut staging = vec![0; bytes.min(at_once)];
+            for offset in (0..bytes).step_by(at_once) {
+                let piece = &mut staging[..at_once.min(bytes - offset)];
                 self.read(tensor, offset, piece, &mut hasher)?;
                 self.backend
                     .upload(StreamId::COMPUTE, piece, buffer, offset)?;
@@ -249,11 +257,25 @@ impl Loading<'_> {
             .read_at(tensor.file, tensor.offset + offset as u64, into)
             .map_err(|error| StartError::Load(LoadError::Read(error)))?;
         hasher.update(into);
+        self.lay_out(tensor, into);
         let mut done = lock(&self.done);
         *done += into.len() as u64;
         // Told under the lock, so that it never goes back.
         (self.progress)(ByteCount(*done), ByteCount(self.total));
         Ok(())
+    }
+}
+
+/// Bytes of a tensor that are read at once: whole groups of rows, which can be laid out by themselves.
+fn piece_bytes(tensor: &ResidentTensor) -> usize {
+    let columns = tensor.shape.last().copied().unwrap_or(0);
+    let row_bytes = tensor.format.row_bytes(columns).unwrap_or(0) as usize;
+    match tensor.layout {
+        WeightLayout::RowMajor => READ_BYTES,
+        other => {
+            let group_bytes = (other.rows_together() * row_bytes).max(1);
+            (READ_BYTES / group_bytes).max(1) * group_bytes
+        }
     }
 }
 

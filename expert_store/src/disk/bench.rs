@@ -122,7 +122,7 @@ impl DiskBench {
             Verify::No => Checks::None,
         };
         let waker: odmoe_backend::Waker = Arc::new(|| ());
-        let pool = ReaderPool::start(plan.at_once, &self.catalog, &reader, checks, &waker)?;
+        let pool = ReaderPool::start(plan.at_once, &self.catalog, None, &reader, checks, &waker)?;
         let mut waiting: Vec<ReadId> = (0..at_hand).map(|_| self.submit(&pool, plan)).collect();
         let mut stretch = Stretch::begin(plan.at_once as u64, time);
         let mut failed = None;

@@ -7,7 +7,7 @@ use crate::api::{LoadError, ShardReader};
 use crate::catalog::Catalog;
 use crate::io::HostSlot;
 use crate::residency::{Priority, ReadId, ReadReport};
-use odmoe_backend::{HostWindow, Waker};
+use odmoe_backend::{Capabilities, HostWindow, Waker};
 use odmoe_formats::ExpertKey;
 use queue::Queue;
 use std::sync::Arc;
@@ -100,10 +100,12 @@ pub(crate) struct ReaderPool {
 const VERIFYING_MAX: usize = 2;
 
 impl ReaderPool {
-    /// Starts threads that have `at_once` jobs at storage at most.
+    /// Starts threads that have `at_once` jobs at storage at most. What they have verified they lay out as a backend takes
+    /// it; None: it stays as it is stored.
     pub fn start(
         at_once: usize,
         catalog: &Arc<Catalog>,
+        laid_out_for: Option<&Capabilities>,
         reader: &Arc<dyn ShardReader>,
         checks: Checks,
         waker: &Waker,
@@ -119,6 +121,7 @@ impl ReaderPool {
                 reports: sender.clone(),
                 waker: waker.clone(),
                 checks,
+                laid_out_for: laid_out_for.cloned(),
             };
             thread::Builder::new()
                 .name(format!("odmoe-read-{index}"))

@@ -6,7 +6,7 @@ use crate::api::{LoadError, ReadError, ShardReader};
 use crate::catalog::Catalog;
 use crate::io::{AlignedBuffer, hash};
 use crate::residency::{ReadId, ReadReport};
-use odmoe_backend::Waker;
+use odmoe_backend::{Capabilities, Waker};
 use odmoe_formats::checksum::Xxh3Hasher;
 use odmoe_formats::manifest::PageableObject;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ pub(super) struct Worker {
     pub reports: Sender<Report>,
     pub waker: Waker,
     pub checks: Checks,
+    /// Whose slots are filled; None: bytes stay as they are stored.
+    pub laid_out_for: Option<Capabilities>,
 }
 
 impl Worker {
@@ -58,6 +60,9 @@ impl Worker {
         let (result, reread) = self.fill(object, into, turn);
         let source = self.reader.source(object.file);
         let seconds = start.elapsed().as_secs_f64();
+        if result.is_ok() {
+            self.lay_out(object, into);
+        }
         let result = result.map(|()| ReadReport {
             bytes: object.bytes,
             seconds,
@@ -72,6 +77,23 @@ impl Worker {
             reread,
             at: Instant::now(),
         })
+    }
+
+    /// Lays verified tensors out row-major where the backend does not take the layout that they are stored in.
+    fn lay_out(&self, object: &PageableObject, bytes: &mut [u8]) {
+        let Some(capabilities) = &self.laid_out_for else {
+            return;
+        };
+        let mut group = Vec::new();
+        for tensor in object.tensors.values() {
+            let stored = object.layout_of(tensor);
+            if capabilities.layout_in_memory(stored) == stored {
+                continue;
+            }
+            let columns = tensor.shape.last().copied().unwrap_or(0);
+            let bytes = &mut bytes[tensor.offset as usize..][..tensor.bytes as usize];
+            stored.into_rows(tensor.format, columns, bytes, &mut group);
+        }
     }
 
     /// Reads and verifies; wrong bytes are read once more from a newly opened file, for memory and cables err and

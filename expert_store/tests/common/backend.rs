@@ -1,7 +1,7 @@
 //! A backend that has memory, events that tests reach when they like, and nothing else.
 
 use odmoe_backend::*;
-use odmoe_formats::ByteCount;
+use odmoe_formats::{ByteCount, WeightLayout};
 use std::any::Any;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -145,6 +145,7 @@ impl Backend for FakeBackend {
             unified_memory: self.unified,
             invariance: Invariance { batch: true },
             formats: Vec::new(),
+            layouts: vec![WeightLayout::RowMajor],
         }
     }
 

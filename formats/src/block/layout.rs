@@ -68,6 +68,37 @@ impl WeightLayout {
     pub fn is_row_major(&self) -> bool {
         *self == Self::RowMajor
     }
+
+    /// How many rows lie together: whole groups of so many can be laid out anew by themselves.
+    pub const fn rows_together(self) -> usize {
+        match self {
+            Self::RowMajor => 1,
+            Self::Lanes16 => LANES,
+        }
+    }
+
+    /// Lays whole groups of rows in this layout out row-major, where they are. `group` is room for one of them.
+    ///
+    /// Panics where the bytes are not whole groups.
+    pub fn into_rows(
+        self,
+        format: BlockFormat,
+        columns: u64,
+        bytes: &mut [u8],
+        group: &mut Vec<u8>,
+    ) {
+        match self {
+            Self::RowMajor => {}
+            Self::Lanes16 => {
+                let group_bytes = whole_groups(format, columns, bytes.len()).bytes();
+                group.resize(group_bytes, 0);
+                for rows in bytes.chunks_exact_mut(group_bytes) {
+                    group.copy_from_slice(rows);
+                    rows_of_lanes(format, columns, group, rows);
+                }
+            }
+        }
+    }
 }
 
 impl fmt::Display for WeightLayout {
@@ -340,6 +371,12 @@ mod tests {
             let mut all = vec![0; rows.len()];
             rows_of_lanes(format, columns, &lanes, &mut all);
             assert_eq!(rows, all, "{format}");
+            // A group by itself, then the others: parts of a matrix are laid out as they are read.
+            let (first, rest) = lanes.split_at_mut(LANES * row_bytes);
+            for part in [first, rest] {
+                WeightLayout::Lanes16.into_rows(format, columns, part, &mut Vec::new());
+            }
+            assert_eq!(rows, lanes, "{format} in place");
         }
     }
 

@@ -11,8 +11,7 @@ use crate::blocks::{BLOCK, SUPERBLOCK};
 use crate::memory::SharedSlice;
 use crate::reference::LANES;
 use crate::view::WeightView;
-use odmoe_formats::{BlockFormat, WeightLayout};
-use std::cell::Cell;
+use odmoe_formats::BlockFormat;
 use std::ops::Range;
 
 /// Weight rows of one chunk of work. Half a megabyte of F32 at a width of 2048: it stays in a core's own cache while
@@ -137,9 +136,11 @@ impl Kernel for Product<'_> {
         if simd.rows_in_lanes(&self) {
             return;
         }
-        if self.weight.layout != WeightLayout::RowMajor {
-            return self.out_of_lanes(simd);
-        }
+        assert!(
+            self.weight.layout.is_row_major(),
+            "the kernel set takes no weights in {}",
+            self.weight.layout
+        );
         match self.weight.format {
             BlockFormat::F32 => self.float::<S, F32>(simd),
             BlockFormat::F16 => self.float::<S, F16>(simd),
@@ -162,31 +163,7 @@ impl Kernel for Product<'_> {
     }
 }
 
-thread_local! {
-    /// Rows that were brought out of their layout; kept between products.
-    static ROWS: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
 impl Product<'_> {
-    /// For sets that have no kernels of the weight's layout: copies rows into row-major order, a few at a time.
-    fn out_of_lanes<S: Simd>(&self, simd: S) {
-        let (weight, row_bytes) = (&self.weight, self.weight.row_bytes());
-        let mut bytes = ROWS.take();
-        for first in self.rows.clone().step_by(PANEL_ROWS) {
-            let rows = PANEL_ROWS.min(self.rows.end - first);
-            bytes.resize(rows * row_bytes, 0);
-            weight.copy_rows(first..first + rows, &mut bytes);
-            simd.run(Product {
-                weight: WeightView::new(&bytes, 0, weight.format, rows, weight.columns),
-                rows: 0..rows,
-                x: self.x,
-                tokens: self.tokens,
-                out: self.out.starting_at(first),
-            });
-        }
-        ROWS.set(bytes);
-    }
-
     #[inline(always)]
     fn float<S: Simd, E: Element>(&self, simd: S) {
         let (columns, x) = (self.weight.columns, self.x.floats);
