@@ -84,6 +84,7 @@ fn expert_ffn(shape: Shape, tokens: usize) -> Case {
         });
         scene.rows(&out, tokens.len(), top_k * hidden * 4)
     })
+    .in_layout(layout)
 }
 
 /// Token t goes to experts t, t + 1, ... (modulo), its j-th choice to out row t * K + j.

@@ -77,6 +77,7 @@ fn embed(
             scene.rows(&out, tokens.len(), hidden * 4)
         },
     )
+    .in_layout(layout)
 }
 
 fn rms_norm(width: usize, tokens: usize, in_place: bool) -> Case {

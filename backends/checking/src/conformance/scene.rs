@@ -80,7 +80,7 @@ impl<'a> Scene<'a> {
         self.weight_in(WeightLayout::RowMajor, purpose, format, rows, columns)
     }
 
-    /// The same in a layout, as far as it can have it and the backend takes it.
+    /// The same in a layout, as far as it can have it.
     pub fn weight_in(
         &self,
         layout: WeightLayout,
@@ -120,7 +120,6 @@ impl<'a> Scene<'a> {
         for bytes in bytes[OFFSET_BYTES..].chunks_exact_mut(format.block_bytes()) {
             block(format, &mut numbers, bytes);
         }
-        let layout = self.backend.capabilities().layout_in_memory(layout);
         let layout = layout.of_matrix(format, rows as u64);
         if layout == WeightLayout::Lanes16 {
             let row_major = bytes[OFFSET_BYTES..].to_vec();

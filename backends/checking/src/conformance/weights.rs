@@ -148,6 +148,7 @@ fn hostile_mat_mul(
         let weight = scene.hostile_weight(layout, 2, format, rows, columns);
         multiply(scene, &x, weight, tokens.len())
     })
+    .in_layout(layout)
 }
 
 /// Rows that give the largest integers, floats of every exponent, zeros among denormals, or a NaN.
@@ -189,6 +190,7 @@ fn mat_mul(
         let weight = scene.weight_in(layout, 2, format, rows, columns);
         multiply(scene, &x, weight, tokens.len())
     })
+    .in_layout(layout)
 }
 
 fn multiply(scene: &Scene<'_>, x: &[f32], weight: Weight, tokens: usize) -> Vec<Vec<u8>> {
