@@ -13,6 +13,7 @@ use odmoe_formats::checksum::Xxh3;
 use odmoe_formats::manifest::{Manifest, ObjectTensor};
 use odmoe_formats::{BlockFormat, ByteCount, WeightLayout};
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -92,28 +93,24 @@ impl Pass {
     }
 }
 
+/// A store with so many times the least budget.
+fn open(dir: &Path, manifest: &Manifest, backend: Arc<dyn Backend>, times: u64) -> ExpertStore {
+    let reader = Arc::new(FileReader::open(dir, manifest).unwrap());
+    let catalog = Arc::new(Catalog::new(manifest));
+    let config = StoreConfig {
+        budget: ByteCount(catalog.least_budget().0 * times),
+        readers: 2,
+        ..StoreConfig::default()
+    };
+    let (observer, waker) = (Arc::new(NoObserver), Arc::new(|| {}));
+    ExpertStore::new(catalog, backend, reader, config, observer, waker).unwrap()
+}
+
 fn run(backend: Arc<dyn Backend>, seed: u32) {
     let dir = tempfile::tempdir().unwrap();
     write_files(dir.path(), &sizes());
     let manifest = manifest(&sizes());
-    let reader = Arc::new(FileReader::open(dir.path(), &manifest).unwrap());
-    let catalog = Arc::new(Catalog::new(&manifest));
-    let budget = ByteCount(catalog.least_budget().0 * 2);
-    let config = StoreConfig {
-        budget,
-        readers: 2,
-        ..StoreConfig::default()
-    };
-    let waker = Arc::new(|| {});
-    let mut store = ExpertStore::new(
-        catalog,
-        backend.clone(),
-        reader,
-        config,
-        Arc::new(NoObserver),
-        waker,
-    )
-    .unwrap();
+    let mut store = open(dir.path(), &manifest, backend.clone(), 2);
     let mut pass = Pass {
         backend,
         reading: VecDeque::new(),
@@ -166,7 +163,7 @@ fn nothing_is_touched_before_its_time_with_two_tiers() {
 const TENSOR: (BlockFormat, u64, u64) = (BlockFormat::Q8_0, 48, 64);
 
 /// A store of one object, whose only tensor lies in lanes; the same tensor in rows.
-fn in_lanes(dir: &std::path::Path) -> (Manifest, Vec<u8>) {
+fn in_lanes(dir: &Path) -> (Manifest, Vec<u8>) {
     let (format, rows, columns) = TENSOR;
     let bytes = rows * format.row_bytes(columns).unwrap();
     let mut manifest = manifest(&[8192]);
@@ -196,21 +193,7 @@ fn in_lanes(dir: &std::path::Path) -> (Manifest, Vec<u8>) {
 fn landed(backend: Arc<dyn Backend>) -> (Vec<u8>, WeightLayout, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let (manifest, in_rows) = in_lanes(dir.path());
-    let reader = Arc::new(FileReader::open(dir.path(), &manifest).unwrap());
-    let catalog = Arc::new(Catalog::new(&manifest));
-    let config = StoreConfig {
-        budget: catalog.least_budget(),
-        ..StoreConfig::default()
-    };
-    let mut store = ExpertStore::new(
-        catalog,
-        backend.clone(),
-        reader,
-        config,
-        Arc::new(NoObserver),
-        Arc::new(|| {}),
-    )
-    .unwrap();
+    let mut store = open(dir.path(), &manifest, backend.clone(), 1);
     let ticket = store.acquire(&[key(0)], Phase::Decode, Instant::now());
     let mut landed = Vec::new();
     while store.take_landed(ticket, &mut landed) > 0 {

@@ -6,7 +6,7 @@ use odmoe_backend::{Backend, Buffer, Capabilities, StreamId, Weight};
 use odmoe_expert_store::{LoadError, ReadError, ShardReader};
 use odmoe_formats::checksum::Xxh3Hasher;
 use odmoe_formats::manifest::{Manifest, ResidentTensor};
-use odmoe_formats::{BlockFormat, ByteCount, WeightLayout};
+use odmoe_formats::{BlockFormat, ByteCount};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
@@ -196,14 +196,6 @@ struct Loading<'a> {
 }
 
 impl Loading<'_> {
-    fn lay_out(&self, tensor: &ResidentTensor, bytes: &mut [u8]) {
-        let stored = tensor.layout;
-        if self.capabilities.layout_in_memory(stored) != stored {
-            let columns = tensor.shape.last().copied().unwrap_or(0);
-            stored.into_rows(tensor.format, columns, bytes, &mut Vec::new());
-        }
-    }
-
     /// Loads what is left, one after another.
     fn run(&self) -> Result<(), StartError> {
         loop {
@@ -229,7 +221,10 @@ impl Loading<'_> {
     fn fill(&self, tensor: &ResidentTensor, buffer: &Buffer) -> Result<String, StartError> {
         let mut hasher = Xxh3Hasher::new();
         let bytes = tensor.bytes as usize;
-        let at_once = piece_bytes(tensor);
+        let at_once = match self.is_laid_out_anew(tensor) {
+            true => whole_groups_bytes(tensor),
+            false => READ_BYTES,
+        };
         if let Some(mut window) = self.backend.host_window(buffer) {
             for (index, piece) in window.bytes_mut()[..bytes].chunks_mut(at_once).enumerate() {
                 self.read(tensor, index * at_once, piece, &mut hasher)?;
@@ -257,26 +252,29 @@ impl Loading<'_> {
             .read_at(tensor.file, tensor.offset + offset as u64, into)
             .map_err(|error| StartError::Load(LoadError::Read(error)))?;
         hasher.update(into);
-        self.lay_out(tensor, into);
+        if self.is_laid_out_anew(tensor) {
+            let columns = tensor.shape.last().copied().unwrap_or(0);
+            let (layout, mut group) = (tensor.layout, Vec::new());
+            layout.into_rows(tensor.format, columns, into, &mut group);
+        }
         let mut done = lock(&self.done);
         *done += into.len() as u64;
         // Told under the lock, so that it never goes back.
         (self.progress)(ByteCount(*done), ByteCount(self.total));
         Ok(())
     }
+
+    fn is_laid_out_anew(&self, tensor: &ResidentTensor) -> bool {
+        self.capabilities.layout_in_memory(tensor.layout) != tensor.layout
+    }
 }
 
-/// Bytes of a tensor that are read at once: whole groups of rows, which can be laid out by themselves.
-fn piece_bytes(tensor: &ResidentTensor) -> usize {
+/// About [`READ_BYTES`] of a tensor, in whole groups of rows: these can be laid out by themselves.
+fn whole_groups_bytes(tensor: &ResidentTensor) -> usize {
     let columns = tensor.shape.last().copied().unwrap_or(0);
     let row_bytes = tensor.format.row_bytes(columns).unwrap_or(0) as usize;
-    match tensor.layout {
-        WeightLayout::RowMajor => READ_BYTES,
-        other => {
-            let group_bytes = (other.rows_together() * row_bytes).max(1);
-            (READ_BYTES / group_bytes).max(1) * group_bytes
-        }
-    }
+    let group_bytes = (tensor.layout.rows_together() * row_bytes).max(1);
+    (READ_BYTES / group_bytes).max(1) * group_bytes
 }
 
 /// A panic of another thread goes up by itself.
@@ -294,4 +292,30 @@ fn damaged(manifest: &Manifest, name: &str, tensor: &ResidentTensor, found: &str
         "tensor {name}: checksum {found} where the manifest says {expected}; the file is damaged, convert the model again"
     );
     LoadError::Read(ReadError::Io { path, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use odmoe_formats::WeightLayout;
+    use odmoe_formats::manifest::FileIndex;
+
+    #[test]
+    fn what_is_laid_out_anew_is_read_in_whole_groups() {
+        let bytes = |columns: u64| {
+            whole_groups_bytes(&ResidentTensor {
+                file: FileIndex(0),
+                offset: 0,
+                bytes: 0,
+                shape: vec![1 << 20, columns],
+                format: BlockFormat::Q4_K,
+                layout: WeightLayout::Lanes16,
+                xxh3_128: String::new(),
+            })
+        };
+        // 1152 bytes a row: 455 groups of sixteen fit into 8 MiB.
+        assert_eq!(bytes(2048), 455 * 16 * 1152);
+        // A group that is longer by itself.
+        assert_eq!(bytes(1 << 20), 16 * 4096 * 144);
+    }
 }

@@ -54,7 +54,8 @@ impl NullaryFnOnce for Sum<'_> {
     }
 }
 
-/// The greatest of the values that are no NaN, -inf where all are, and whether one is NaN: in one pass, since a vocabulary is long.
+/// The greatest of the values that are no NaN, -inf where all are, and whether one is NaN: in one pass, since a
+/// vocabulary is long.
 pub(super) fn max(values: &[f32]) -> (f32, bool) {
     ARCH.dispatch(Max(values))
 }
