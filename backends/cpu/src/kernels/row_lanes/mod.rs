@@ -37,8 +37,11 @@ pub use superblocks::{Format as SuperblockFormat, Slice, WORD, add};
 /// How many tokens are multiplied straight from registers. On AMD's cores a store of a register takes two cycles, so that
 /// unpacking into memory pays later.
 fn few_max(on_amd: usize) -> usize {
-    if is_amd() { on_amd } else { 4 }
+    if is_amd() { on_amd } else { FEW_ELSEWHERE }
 }
+
+/// On other cores than AMD's.
+const FEW_ELSEWHERE: usize = 4;
 
 /// Tokens from which on superblocks in lanes are multiplied by dozens.
 const SUPERBLOCKS_BY_DOZENS: usize = 3;

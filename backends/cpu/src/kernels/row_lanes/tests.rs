@@ -31,12 +31,26 @@ fn one_way<F: SuperblockFormat, const WHOLE: bool>(format: BlockFormat) {
         check(tokens, many_tokens::<F, WHOLE>);
     }
     for tokens in 1..=few::TOKENS_MAX {
-        check(tokens, few_tokens::<F, WHOLE>);
+        check(tokens, few_or_many::<F, WHOLE>);
     }
     if WHOLE {
-        for tokens in (1..=13).chain([29]) {
+        let least = <dozen::Superblocks<F> as dozen::Kind>::LEAST;
+        for tokens in (least..=13).chain([29]) {
             check(tokens, by_dozens_or_many::<F>);
         }
+    }
+}
+
+fn few_or_many<F: SuperblockFormat, const WHOLE: bool>(
+    proof: Avx512,
+    product: &Product<'_>,
+    x: &SuperblockRows,
+) {
+    let most = <few::Superblocks<F, WHOLE> as few::Kind>::MOST;
+    if product.tokens.len() <= most.of(product.weight.layout) {
+        few_tokens::<F, WHOLE>(proof, product, x);
+    } else {
+        many_tokens::<F, WHOLE>(proof, product, x);
     }
 }
 
@@ -96,7 +110,8 @@ fn blocks_by_dozens<F: blocks::Format>(format: BlockFormat) {
     let weight = weight_bytes(format, WeightLayout::Lanes16, rows, columns);
     let weight = WeightView::new(&weight, 0, format, rows, columns);
     let weight = weight.in_layout(WeightLayout::Lanes16);
-    for tokens in (1..=13).chain([29]) {
+    let least = <dozen::Blocks<F> as dozen::Kind>::LEAST;
+    for tokens in (least..=13).chain([29]) {
         let mut x = BlockRows::default();
         let bytes = bytes(tokens as u64, tokens * columns);
         let floats: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte as i8)).collect();

@@ -1,9 +1,12 @@
 //! Blocks of 32.
 
+// The compiler takes twice as long over iterators here.
+#![allow(clippy::needless_range_loop)]
+
 use super::super::blocks::{Format, WORD};
 use super::super::few::{Part, Wishes};
 use super::super::sixteen::{Rows, TogetherRows};
-use super::Kind;
+use super::{Kind, LEAST_OF_SEVERAL};
 use crate::blocks::BLOCK;
 use crate::kernels::activations::BlockRow;
 use std::arch::x86_64::*;
@@ -26,6 +29,7 @@ impl<const T: usize> Places<T> {
 }
 
 impl<F: Format> Kind for Blocks<F> {
+    const LEAST: usize = LEAST_OF_SEVERAL;
     type Block = F::Block;
     type X<'x> = BlockRow<'x>;
     type Head = ();
@@ -68,13 +72,13 @@ impl<F: Format> Kind for Blocks<F> {
                 let rows = rows.at(index);
                 let float = |word: usize| _mm512_set1_ps(f32::from_bits(x[word] as u32));
                 let mut dots = [_mm512_setzero_si512(); T];
-                for (t, dots) in dots.iter_mut().enumerate() {
-                    *dots = _mm512_set1_epi32(x[Places::<T>::STARTS + t]);
+                for t in 0..T {
+                    dots[t] = _mm512_set1_epi32(x[Places::<T>::STARTS + t]);
                 }
                 for (word, quants) in F::quants(rows).into_iter().enumerate() {
-                    for (t, dots) in dots.iter_mut().enumerate() {
+                    for t in 0..T {
                         let x = _mm512_set1_epi32(x[t * WORDS + word]);
-                        *dots = _mm512_dpbusd_epi32(*dots, quants, x);
+                        dots[t] = _mm512_dpbusd_epi32(dots[t], quants, x);
                     }
                 }
                 let (scales, minima) = (F::scales(rows), F::minima(rows));

@@ -20,9 +20,13 @@ pub use superblocks::Superblocks;
 
 /// The most tokens of a pass.
 const TOKENS_MAX: usize = 12;
+/// The least of several passes.
+const LEAST_OF_SEVERAL: usize = TOKENS_MAX / 2;
 
 /// A kind of format: what sixteen rows with T tokens are.
 pub trait Kind {
+    /// The least tokens of a pass. As few's [`super::few::Kind::MOST`].
+    const LEAST: usize;
     /// One as it lies in memory.
     type Block: InLanes;
     /// A row of activations.
@@ -63,14 +67,13 @@ thread_local! {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub unsafe fn product<'a, K: Kind>(product: &Product<'a>, x: impl Fn(u32) -> K::X<'a>) {
     let mut operands = OPERANDS.take();
-    let passes = product.tokens.len().div_ceil(TOKENS_MAX).max(1);
-    let most = product.tokens.len().div_ceil(passes).max(1);
+    let most = most_of_a_pass(product.tokens.len());
     for (index, tokens) in product.tokens.chunks(most).enumerate() {
         let first = index * most;
         macro_rules! pass_of {
             ($($count:literal)*) => {
                 match tokens.len() {
-                    $($count => {
+                    $($count if const { $count >= K::LEAST } => {
                         let mut rows = [x(tokens[0]); $count];
                         for (row, &token) in rows.iter_mut().zip(tokens) {
                             *row = x(token);
@@ -85,6 +88,12 @@ pub unsafe fn product<'a, K: Kind>(product: &Product<'a>, x: impl Fn(u32) -> K::
         pass_of!(1 2 3 4 5 6 7 8 9 10 11 12);
     }
     OPERANDS.set(operands);
+}
+
+/// How many tokens a pass of so many has, but for the last.
+fn most_of_a_pass(tokens: usize) -> usize {
+    let passes = tokens.div_ceil(TOKENS_MAX).max(1);
+    tokens.div_ceil(passes).max(1)
 }
 
 /// T of the product's tokens, from `first` on.
@@ -105,7 +114,8 @@ unsafe fn pass<K: Kind, const T: usize>(
         K::fill(&x, index, operand);
     }
     let mut head = K::EMPTY;
-    let wishes = Wishes::of_this_machine(T);
+    // Passes of a dozen are AMD's; what is known here costs neither branches nor the compiler's time.
+    let wishes = Wishes::OF_SEVERAL_ON_AMD;
     for row in rows.clone().step_by(ROWS) {
         let group = TogetherRows(weight.groups(row..row + ROWS));
         if row == rows.start {
@@ -119,6 +129,27 @@ unsafe fn pass<K: Kind, const T: usize>(
                 let mut sums = [0.0f32; ROWS];
                 _mm512_storeu_ps(sums.as_mut_ptr(), of_token);
                 out.put(first + token, row, &sums);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{BLOCKS_BY_DOZENS, BY_DOZENS_MAX, SUPERBLOCKS_BY_DOZENS};
+    use super::*;
+
+    #[test]
+    fn each_pass_has_as_many_tokens_as_are_compiled() {
+        for (from, least) in [
+            (SUPERBLOCKS_BY_DOZENS, SUPERBLOCKS_BY_DOZENS),
+            (BLOCKS_BY_DOZENS, LEAST_OF_SEVERAL),
+        ] {
+            for tokens in from..=BY_DOZENS_MAX {
+                let all = vec![(); tokens];
+                for pass in all.chunks(most_of_a_pass(tokens)) {
+                    assert!((least..=TOKENS_MAX).contains(&pass.len()), "of {tokens}");
+                }
             }
         }
     }

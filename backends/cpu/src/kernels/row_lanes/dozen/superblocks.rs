@@ -1,5 +1,9 @@
 //! Superblocks of 256.
 
+// The compiler takes twice as long over iterators here.
+#![allow(clippy::needless_range_loop)]
+
+use super::super::SUPERBLOCKS_BY_DOZENS;
 use super::super::columns::down;
 use super::super::few::{Part, Wishes};
 use super::super::sixteen::{Rows, Together, TogetherRows};
@@ -27,6 +31,32 @@ impl<F: Format, const T: usize> Places<F, T> {
     const SUMS: usize = Self::STARTS + starts::<F>() * T;
 }
 
+/// An operand's parts. Arrays, so that no index is checked while the program runs.
+#[derive(Clone, Copy)]
+struct Operand<'x, const T: usize> {
+    quants: &'x [[i32; WORDS]; T],
+    /// Bits of floats.
+    scales: &'x [i32; T],
+    starts: &'x [[i32; T]],
+    sums: &'x [[i32; T]],
+}
+
+impl<'x, const T: usize> Operand<'x, T> {
+    #[inline(always)]
+    fn of<F: Format>(words: &'x [i32]) -> Self {
+        let (quants, rest) = words.split_at(Places::<F, T>::SCALES);
+        let (scales, rest) = rest.split_at(T);
+        let (starts, sums) = rest.split_at(starts::<F>() * T);
+        let whole = "an operand has its parts";
+        Self {
+            quants: quants.as_chunks().0.try_into().expect(whole),
+            scales: scales.try_into().expect(whole),
+            starts: starts.as_chunks().0,
+            sums: sums.as_chunks().0,
+        }
+    }
+}
+
 /// Sub-blocks that begin with what an offset adds.
 const fn starts<F: Format>() -> usize {
     if F::OFFSET > 0 { sub_blocks::<F>() } else { 0 }
@@ -37,6 +67,7 @@ const fn sub_blocks<F: Format>() -> usize {
 }
 
 impl<F: Format> Kind for Superblocks<F> {
+    const LEAST: usize = SUPERBLOCKS_BY_DOZENS;
     type Block = F::Block;
     type X<'x> = &'x [ActivationSuperblock];
     type Head = Head;
@@ -84,6 +115,7 @@ impl<F: Format> Kind for Superblocks<F> {
         unsafe {
             let mut sums = [_mm512_setzero_ps(); T];
             for (block, x) in operands.chunks_exact(words).enumerate() {
+                let x = Operand::of::<F>(x);
                 F::head::<true, _>(rows.at(block), head);
                 let dots = dots::<F, T>(rows.at(block), head, x, |part| {
                     rows.go_on(wishes, block, part);
@@ -92,7 +124,7 @@ impl<F: Format> Kind for Superblocks<F> {
                 let scale = _mm512_load_ps(head.scale.as_ptr());
                 let minimum = _mm512_load_ps(head.minimum.as_ptr());
                 for t in 0..T {
-                    let x_scale = f32::from_bits(x[Places::<F, T>::SCALES + t] as u32);
+                    let x_scale = f32::from_bits(x.scales[t] as u32);
                     let x_scale = _mm512_set1_ps(x_scale);
                     let dots = _mm512_cvtepi32_ps(dots[t]);
                     sums[t] = _mm512_fmadd_ps(_mm512_mul_ps(scale, x_scale), dots, sums[t]);
@@ -110,15 +142,15 @@ impl<F: Format> Kind for Superblocks<F> {
 
 /// The integer sums of minima times activations.
 #[inline(always)]
-unsafe fn corrections<F: Format, const T: usize>(head: &Head, x: &[i32]) -> [__m512i; T] {
+unsafe fn corrections<F: Format, const T: usize>(head: &Head, x: Operand<'_, T>) -> [__m512i; T] {
     // SAFETY: heads are aligned to registers; the instructions are there by the contract of `panel`.
     unsafe {
         let mut totals = [_mm512_setzero_si512(); T];
-        for pair in 0..F::MINIMA / 2 {
+        for (pair, sums) in x.sums.iter().enumerate() {
             let minima = _mm512_load_si512(head.minima[pair].as_ptr().cast());
-            for (t, total) in totals.iter_mut().enumerate() {
-                let sums = _mm512_set1_epi32(x[Places::<F, T>::SUMS + pair * T + t]);
-                *total = _mm512_dpwssd_epi32(*total, minima, sums);
+            for t in 0..T {
+                let sums = _mm512_set1_epi32(sums[t]);
+                totals[t] = _mm512_dpwssd_epi32(totals[t], minima, sums);
             }
         }
         totals
@@ -130,7 +162,7 @@ unsafe fn corrections<F: Format, const T: usize>(head: &Head, x: &[i32]) -> [__m
 unsafe fn dots<F: Format, const T: usize>(
     rows: Together<'_, F::Block>,
     head: &Head,
-    x: &[i32],
+    mut x: Operand<'_, T>,
     go_on: impl Fn(Part),
 ) -> [__m512i; T] {
     // SAFETY: the instructions are there by the contract of `panel`.
@@ -139,14 +171,11 @@ unsafe fn dots<F: Format, const T: usize>(
         // In a loop the compiler would look up at run time where words lie, and pass them through memory.
         macro_rules! sub_blocks {
             ($($index:literal)*) => {
-                $(let x = if $index < sub_blocks::<F>() {
+                $(if const { $index < sub_blocks::<F>() } {
                     go_on(Part { index: $index, of: sub_blocks::<F>() });
                     sub_block::<F, T>($index, rows, head, x, &mut totals);
-                    in_order(x, &mut totals)
-                } else {
-                    x
-                };)*
-                let _ = x;
+                    x.quants = in_order(x.quants, &mut totals);
+                })*
             };
         }
         sub_blocks!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
@@ -165,7 +194,7 @@ unsafe fn sub_block<F: Format, const T: usize>(
     index: usize,
     rows: Together<'_, F::Block>,
     head: &Head,
-    x: &[i32],
+    x: Operand<'_, T>,
     totals: &mut [__m512i; T],
 ) {
     let runs = F::SUB_BLOCK / WORD / RUN;
@@ -173,17 +202,17 @@ unsafe fn sub_block<F: Format, const T: usize>(
     unsafe {
         let mut sums = [_mm512_setzero_si512(); T];
         if F::OFFSET > 0 {
-            for (t, sum) in sums.iter_mut().enumerate() {
-                *sum = _mm512_set1_epi32(x[Places::<F, T>::STARTS + index * T + t]);
+            for t in 0..T {
+                sums[t] = _mm512_set1_epi32(x.starts[index][t]);
             }
         }
-        add_run::<F, T>(index * runs, rows, x, &mut sums);
+        add_run::<F, T>(index * runs, rows, x.quants, &mut sums);
         if runs > 1 {
-            add_run::<F, T>(index * runs + 1, rows, x, &mut sums);
+            add_run::<F, T>(index * runs + 1, rows, x.quants, &mut sums);
         }
         let scales = _mm512_load_si512(head.scales[index].as_ptr().cast());
-        for (total, sum) in totals.iter_mut().zip(sums) {
-            *total = _mm512_add_epi32(*total, _mm512_mullo_epi32(sum, scales));
+        for t in 0..T {
+            totals[t] = _mm512_add_epi32(totals[t], _mm512_mullo_epi32(sums[t], scales));
         }
     }
 }
@@ -192,7 +221,7 @@ unsafe fn sub_block<F: Format, const T: usize>(
 unsafe fn add_run<F: Format, const T: usize>(
     index: usize,
     rows: Together<'_, F::Block>,
-    x: &[i32],
+    x: &[[i32; WORDS]; T],
     sums: &mut [__m512i; T],
 ) {
     let (column, run) = F::place(index);
@@ -201,9 +230,9 @@ unsafe fn add_run<F: Format, const T: usize>(
         let quants = F::column(rows, &F::shared(rows), column).as_ref()[run];
         for (word, quants) in quants.into_iter().enumerate() {
             let quants = down(quants, F::shift(run));
-            for (t, sum) in sums.iter_mut().enumerate() {
-                let x = _mm512_set1_epi32(x[t * WORDS + index * RUN + word]);
-                *sum = _mm512_dpbusd_epi32(*sum, quants, x);
+            for t in 0..T {
+                let x = _mm512_set1_epi32(x[t][index * RUN + word]);
+                sums[t] = _mm512_dpbusd_epi32(sums[t], quants, x);
             }
         }
     }
@@ -214,18 +243,21 @@ unsafe fn add_run<F: Format, const T: usize>(
 #[inline]
 #[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read")]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn in_order<'a, const T: usize>(x: &'a [i32], totals: &mut [__m512i; T]) -> &'a [i32] {
-    let mut start = x.as_ptr();
+fn in_order<'x, const T: usize>(
+    x: &'x [[i32; WORDS]; T],
+    totals: &mut [__m512i; T],
+) -> &'x [[i32; WORDS]; T] {
+    let mut start: *const [[i32; WORDS]; T] = x;
     // SAFETY: no instructions; `start` stays as it was.
     unsafe {
-        for total in totals {
+        for t in 0..T {
             asm!(
                 "/* {0} */",
-                inout(zmm_reg) * total,
+                inout(zmm_reg) totals[t],
                 options(nomem, nostack, preserves_flags)
             );
         }
         asm!("/* {0} */", inout(reg) start, options(nomem, nostack, preserves_flags));
-        std::slice::from_raw_parts(start, x.len())
+        &*start
     }
 }

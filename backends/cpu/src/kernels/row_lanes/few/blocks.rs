@@ -2,7 +2,7 @@
 
 use super::super::blocks::{Format, WORD};
 use super::super::sixteen::Rows;
-use super::{Kind, Part, Wishes};
+use super::{Kind, Most, Part, TOKENS_MAX, Wishes};
 use crate::kernels::activations::BlockRow;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -11,6 +11,10 @@ use std::marker::PhantomData;
 pub struct Blocks<F>(PhantomData<F>);
 
 impl<F: Format> Kind for Blocks<F> {
+    const MOST: Most = Most {
+        apart: TOKENS_MAX,
+        together: TOKENS_MAX,
+    };
     type Block = F::Block;
     type X<'x> = BlockRow<'x>;
     type Head = ();

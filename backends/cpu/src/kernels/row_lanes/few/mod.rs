@@ -4,16 +4,19 @@
 //! goes over rows that lie one after another, sixteen streams at once, each of which the machine's own prefetcher follows.
 //! Rows that lie in lanes are one stream as they are.
 
+mod apart;
 mod blocks;
 mod steps;
 mod superblocks;
+mod together;
 mod wishes;
 
 use super::columns::ROWS;
-use super::sixteen::{ApartRows, Rows, TogetherRows};
+use super::sixteen::Rows;
 use crate::blocks::InLanes;
+#[cfg(test)]
+use odmoe_formats::WeightLayout;
 use std::arch::x86_64::*;
-use steps::{STEPS, Steps};
 
 pub use blocks::Blocks;
 pub use superblocks::Superblocks;
@@ -22,8 +25,31 @@ pub use wishes::{Part, Wishes};
 /// The most tokens that are multiplied straight from registers.
 pub const TOKENS_MAX: usize = 8;
 
+/// The most tokens that a kind of format is multiplied with here. Each number is code of its own, and what nobody runs would
+/// be compiled too.
+pub struct Most {
+    /// Where rows lie by themselves.
+    pub apart: usize,
+    /// Where they lie in lanes.
+    pub together: usize,
+}
+
+impl Most {
+    /// Of weights that lie so.
+    #[cfg(test)]
+    pub fn of(&self, layout: WeightLayout) -> usize {
+        if layout == WeightLayout::Lanes16 {
+            self.together
+        } else {
+            self.apart
+        }
+    }
+}
+
 /// A kind of format: what sixteen rows with T tokens are.
 pub trait Kind {
+    /// Neither is above [`TOKENS_MAX`].
+    const MOST: Most;
     /// One as it lies in memory.
     type Block: InLanes;
     /// One of a row of activations.
@@ -54,7 +80,7 @@ pub enum Weights<'a, B, F> {
     Together(&'a [[B; ROWS]], usize),
 }
 
-/// Every product of weight rows with rows of x, at most [`TOKENS_MAX`]; `emit(token, row, sums)` gets
+/// Every product of weight rows with rows of x, at most [`Kind::MOST`]; `emit(token, row, sums)` gets
 /// consecutive rows of one token.
 ///
 /// # Safety
@@ -99,83 +125,17 @@ unsafe fn with_tokens<'a, K: Kind, const T: usize>(
     // SAFETY: as this function's.
     unsafe {
         match weights {
-            Weights::Apart(rows, row) => of_rows_apart::<K, T>(rows, row, x, emit),
-            Weights::Together(groups, blocks) => of_lanes::<K, T>(groups, blocks, x, emit),
-        }
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn of_lanes<K: Kind, const T: usize>(
-    groups: &[[K::Block; ROWS]],
-    blocks: usize,
-    x: [K::X<'_>; T],
-    mut emit: impl FnMut(usize, usize, &[f32]),
-) {
-    let mut head = K::EMPTY;
-    let wishes = Wishes::of_this_machine(T);
-    for (group, rows) in groups.chunks_exact(blocks).enumerate() {
-        let rows = TogetherRows(rows);
-        if group == 0 {
-            rows.begin(wishes);
-        }
-        // SAFETY: as this function's; sixteen floats are a register.
-        unsafe {
-            let of_tokens = K::panel(rows, &x, &mut head, wishes);
-            for (token, of_token) in of_tokens.into_iter().enumerate() {
-                let mut sums = [0.0f32; ROWS];
-                _mm512_storeu_ps(sums.as_mut_ptr(), of_token);
-                emit(token, group * ROWS, &sums);
-            }
-        }
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn of_rows_apart<'a, K: Kind, const T: usize>(
-    rows: usize,
-    weight: impl Fn(usize) -> &'a [K::Block],
-    x: [K::X<'_>; T],
-    mut emit: impl FnMut(usize, usize, &[f32]),
-) where
-    K::Block: 'a,
-{
-    // Rows of a lane. Where they do not go up, the last lanes repeat the last row.
-    let each = rows.div_ceil(ROWS);
-    let mut head = K::EMPTY;
-    let wishes = Wishes::of_this_machine(T);
-    let mut sums = [Steps::EMPTY; T];
-    for first in (0..each).step_by(STEPS) {
-        let steps = STEPS.min(each - first);
-        for step in 0..steps {
-            let row = first + step;
-            let mut group = [weight(row); ROWS];
-            let blocks = group[0].len();
-            for (lane, to) in group.iter_mut().enumerate().skip(1) {
-                *to = &weight((row + lane * each).min(rows - 1))[..blocks];
-            }
-            let group = ApartRows(group);
-            if row == 0 {
-                group.begin(wishes);
-            }
-            // SAFETY: as this function's.
-            unsafe {
-                let of_tokens = K::panel(group, &x, &mut head, wishes);
-                for (sums, of_token) in sums.iter_mut().zip(of_tokens) {
-                    sums.put(step, of_token);
+            Weights::Apart(rows, row) => {
+                if const { T <= K::MOST.apart } {
+                    return apart::products::<K, T>(rows, row, x, emit);
                 }
             }
-        }
-        for (token, sums) in sums.iter().enumerate() {
-            // SAFETY: as this function's.
-            let lanes = unsafe { sums.turn() };
-            for (lane, sums) in lanes.0.iter().enumerate() {
-                let row = first + lane * each;
-                // Rows of the last lanes may be those of others once more.
-                if row < rows {
-                    emit(token, row, &sums[..steps.min(rows - row)]);
+            Weights::Together(groups, blocks) => {
+                if const { T <= K::MOST.together } {
+                    return together::products::<K, T>(groups, blocks, x, emit);
                 }
             }
         }
     }
+    unreachable!("{T} tokens are not few");
 }

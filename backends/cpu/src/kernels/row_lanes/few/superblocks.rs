@@ -4,7 +4,8 @@
 use super::super::columns::down;
 use super::super::sixteen::{Rows, Sixteen};
 use super::super::superblocks::{Format, Head, RUN, WORD, correction, offset};
-use super::{Kind, Part, Wishes};
+use super::super::{FEW_ELSEWHERE, SUPERBLOCKS_BY_DOZENS};
+use super::{Kind, Most, Part, Wishes};
 use crate::kernels::activations::ActivationSuperblock;
 use crate::kernels::rows::blocks_at;
 use std::arch::x86_64::*;
@@ -14,6 +15,24 @@ use std::marker::PhantomData;
 pub struct Superblocks<F, const WHOLE: bool>(PhantomData<F>);
 
 impl<F: Format, const WHOLE: bool> Kind for Superblocks<F, WHOLE> {
+    // On AMD's cores sums are scaled as a whole, and from some number of tokens on dozens do what lies in lanes. What has
+    // only that way to scale has it on others too.
+    const MOST: Most = if !WHOLE {
+        Most {
+            apart: FEW_ELSEWHERE,
+            together: FEW_ELSEWHERE,
+        }
+    } else if F::GROUP > 0 {
+        Most {
+            apart: F::FEW_ON_AMD,
+            together: SUPERBLOCKS_BY_DOZENS - 1,
+        }
+    } else {
+        Most {
+            apart: F::FEW_ON_AMD,
+            together: FEW_ELSEWHERE,
+        }
+    };
     type Block = F::Block;
     type X<'x> = &'x [ActivationSuperblock];
     type Head = Head;

@@ -42,21 +42,33 @@ enum Cache {
 }
 
 impl Wishes {
+    /// Of several tokens on AMD's cores.
+    pub const OF_SEVERAL_ON_AMD: Self = Self {
+        streams: Ahead {
+            bytes: 1024,
+            into: Cache::Second,
+        },
+        stream: [
+            Some(Ahead {
+                bytes: 8 << 10,
+                into: Cache::Second,
+            }),
+            None,
+        ],
+    };
+
     /// What was found best for so many tokens, see decisions 9 and 23. AMD's first cache waits for some twenty lines at a
     /// time, also for those that come by a wish; its second for twice as many. With one token its own
     /// prefetcher goes ahead of a single stream faster than wishes do, and a block's lines are only asked for together.
     pub fn of_this_machine(tokens: usize) -> Self {
         let ahead = |bytes, into| Ahead { bytes, into };
-        if is_amd() {
-            let stream = if tokens == 1 {
-                ahead(0, Cache::First)
-            } else {
-                ahead(8 << 10, Cache::Second)
-            };
+        if is_amd() && tokens == 1 {
             Self {
-                streams: ahead(1024, Cache::Second),
-                stream: [Some(stream), None],
+                stream: [Some(ahead(0, Cache::First)), None],
+                ..Self::OF_SEVERAL_ON_AMD
             }
+        } else if is_amd() {
+            Self::OF_SEVERAL_ON_AMD
         } else {
             Self {
                 streams: ahead(256, Cache::First),
