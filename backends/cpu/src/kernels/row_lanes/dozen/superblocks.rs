@@ -31,7 +31,7 @@ impl<F: Format, const T: usize> Places<F, T> {
     const SUMS: usize = Self::STARTS + starts::<F>() * T;
 }
 
-/// An operand's parts. Arrays, so that no index is checked while the program runs.
+/// An operand's parts, as [`Places`] has them. Arrays of tokens, whose indices need no check.
 #[derive(Clone, Copy)]
 struct Operand<'x, const T: usize> {
     quants: &'x [[i32; WORDS]; T],
@@ -44,15 +44,14 @@ struct Operand<'x, const T: usize> {
 impl<'x, const T: usize> Operand<'x, T> {
     #[inline(always)]
     fn of<F: Format>(words: &'x [i32]) -> Self {
-        let (quants, rest) = words.split_at(Places::<F, T>::SCALES);
-        let (scales, rest) = rest.split_at(T);
-        let (starts, sums) = rest.split_at(starts::<F>() * T);
+        let (scales, starts) = (Places::<F, T>::SCALES, Places::<F, T>::STARTS);
+        let sums = Places::<F, T>::SUMS;
         let whole = "an operand has its parts";
         Self {
-            quants: quants.as_chunks().0.try_into().expect(whole),
-            scales: scales.try_into().expect(whole),
-            starts: starts.as_chunks().0,
-            sums: sums.as_chunks().0,
+            quants: words[..scales].as_chunks().0.try_into().expect(whole),
+            scales: words[scales..starts].try_into().expect(whole),
+            starts: words[starts..sums].as_chunks().0,
+            sums: words[sums..].as_chunks().0,
         }
     }
 }
